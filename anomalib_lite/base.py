@@ -1,0 +1,300 @@
+"""The template every detector fills in: fit, scores, maps, threshold."""
+
+import copy
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from .images import ImageStream, ValueRange
+from .patches import MapRenderer
+from .runtime import make_generator, progress, resolve_device
+
+_CPU_BATCH, _ACCELERATOR_BATCH = 4, 32
+
+
+class Inspection(NamedTuple):
+    """What one look at a set of images tells.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_images,)
+        As ``score_samples``: lower = more anomalous.
+    labels : ndarray of shape (n_images,)
+        As ``predict``: +1 normal, -1 anomalous.
+    maps : ndarray of shape (n_images, H, W), or list of ndarray of shape (H, W)
+        As ``anomaly_map``: higher = more anomalous. A list where sizes differ.
+    paths : list of (str or None)
+        The file each image was read from.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    maps: np.ndarray | list
+    paths: list
+
+
+class BaseDetector(OutlierMixin, BaseEstimator):
+    """Fit on images of good parts, score any images, in scikit-learn's conventions.
+
+    A method stores its parameters in ``__init__``, these among them: ``false_alarm_rate``,
+    ``smoothing``, ``batch_size``, ``device``, ``random_state``, ``verbose``. It implements
+
+    ``_build(generator)``
+        Make what is needed before any image is seen; return a
+        :class:`~anomalib_lite.images.NetworkInput`.
+    ``_learn(batches, n_images, generator)``
+        Learn from an iterable of network inputs (B, 3, h, w); return the anomaly scores of the
+        normal images *out of sample*, from which the threshold is read.
+    ``_infer(batch)``
+        Anomaly scores (B,) and patch grids (B, h, w) of a network input.
+    ``_check_params()``
+        Raise ValueError on parameters that make no sense.
+    """
+
+    # -- fitting ----------------------------------------------------------------------------------
+
+    def fit(self, X, y=None):
+        """Learn what normal images look like.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images of good parts; see :mod:`anomalib_lite.images`.
+        y : ignored
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If a parameter or an image is not what it should be. A fit that fails leaves the
+            estimator as it was before.
+        """
+        with self._all_or_nothing():
+            for name in [name for name in vars(self) if name.endswith("_")]:
+                delattr(self, name)
+            self._start()
+            self._calibrate(X)
+        return self
+
+    def _start(self):
+        """Check parameters and build what comes before the images."""
+        check_share("false_alarm_rate", self.false_alarm_rate)
+        check_number("smoothing", self.smoothing, minimum=0)
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size)
+        self._check_params()
+        self.device_ = resolve_device(self.device)
+        self.input_ = self._build(make_generator(self.random_state))
+        self.value_range_ = ValueRange()
+        self.n_images_ = 0
+
+    def _calibrate(self, X):
+        """Learn from images and set the threshold."""
+        self.value_range_ = copy.deepcopy(self.value_range_)  # a failed partial_fit loses nothing
+        stream = self._open(X)
+        batches = self._learning_batches(stream)
+        with torch.no_grad():
+            anomaly_scores = self._learn(
+                batches, stream.n_images, make_generator(self.random_state)
+            )
+        self.calibration_scores_ = -np.asarray(anomaly_scores, dtype=np.float64)
+        self.offset_ = float(np.quantile(self.calibration_scores_, self.false_alarm_rate))
+
+    def _learning_batches(self, stream):
+        for images in self._batches(stream, "fit"):
+            for image in images:
+                self.value_range_.learn(image)
+            self.n_images_ += len(images)
+            yield self.input_.batch(images).to(self.device_)
+
+    @contextmanager
+    def _all_or_nothing(self):
+        """Whatever goes wrong inside, an interrupt too, leaves the estimator as it was."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    # -- scoring ----------------------------------------------------------------------------------
+
+    def score_samples(self, X):
+        """Normality of each image: minus the anomaly score, so lower = more anomalous.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images; see :mod:`anomalib_lite.images`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images,)
+            In the method's unit.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read or checked; it names the image.
+        """
+        return -self.anomaly_score(X)
+
+    def anomaly_score(self, X):
+        """Anomaly score of each image, higher = more anomalous: minus ``score_samples``."""
+        return np.concatenate([scores for _, scores, _ in self._look(X)])
+
+    def decision_function(self, X):
+        """``score_samples(X) - offset_``: negative where an image is called anomalous."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """+1 for images called normal, -1 for anomalous ones, shape (n_images,)."""
+        return self._labels(self.score_samples(X))
+
+    def anomaly_map(self, X):
+        """Anomaly map of each image at its own size, higher = more anomalous.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images; see :mod:`anomalib_lite.images`.
+
+        Returns
+        -------
+        maps : ndarray of shape (n_images, H, W), or list of ndarray of shape (H, W)
+            float32, in the unit of the anomaly score, smoothed. A list where sizes differ.
+        """
+        return self.inspect(X).maps
+
+    def inspect(self, X):
+        """Scores, labels and maps from one pass over the images.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images; see :mod:`anomalib_lite.images`.
+
+        Returns
+        -------
+        inspection : Inspection
+            Named tuple (scores, labels, maps, paths).
+        """
+        check_is_fitted(self)
+        stream = self._open(X)
+        render = MapRenderer(
+            self.input_.image_size,
+            self.input_.seen_size,
+            self.input_.crop_offset,
+            smoothing=self.smoothing,
+        )
+        maps, scores, paths = _MapCollector(stream.n_images), [], []
+        for images, batch_scores, grids in self._look(stream):
+            scores.append(-batch_scores)
+            for image, grid in zip(images, grids, strict=True):
+                maps.add(render(grid, image.size).cpu().numpy())
+                paths.append(image.path)
+        scores = np.concatenate(scores)
+        return Inspection(scores, self._labels(scores), maps.result(), paths)
+
+    def _labels(self, scores):
+        return np.where(scores < self.offset_, -1, 1)
+
+    @torch.no_grad()
+    def _look(self, X):
+        """(images, anomaly scores, grids) batch by batch."""
+        check_is_fitted(self)
+        for images in self._batches(self._open(X), "score"):
+            for image in images:
+                self.value_range_.check(image)
+            scores, grids = self._infer(self.input_.batch(images).to(self.device_))
+            yield images, scores.cpu().numpy().astype(np.float64), grids
+
+    # -- images -----------------------------------------------------------------------------------
+
+    def _open(self, X):
+        if isinstance(X, ImageStream):
+            return X
+        return ImageStream(X, min_side=self.input_.patch_size)
+
+    def _batches(self, stream, desc):
+        """Lists of at most ``batch_size`` images."""
+        size = self.batch_size
+        if size is None:
+            size = _CPU_BATCH if self.device_.type == "cpu" else _ACCELERATOR_BATCH
+        images = []
+        with progress(total=stream.n_images, desc=desc, verbose=self.verbose) as bar:
+            for image in stream:
+                images.append(image)
+                if len(images) == size:
+                    yield images
+                    bar.update(size)
+                    images = []
+            if images:
+                yield images
+                bar.update(len(images))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class _MapCollector:
+    """Maps written into one array while their sizes agree, kept apart once they do not."""
+
+    def __init__(self, n_images):
+        self._n_images = n_images
+        self._array = None
+        self._maps = []
+
+    def add(self, image_map):
+        if self._array is None and self._n_images is not None:
+            self._array = np.empty((self._n_images, *image_map.shape), image_map.dtype)
+        if self._array is not None and self._array.shape[1:] == image_map.shape:
+            place = self._array[len(self._maps)]
+            place[:] = image_map
+            image_map = place
+        self._maps.append(image_map)
+
+    def result(self):
+        if len({image_map.shape for image_map in self._maps}) > 1:
+            return self._maps
+        return np.stack(self._maps) if self._array is None else self._array
+
+
+# -- parameters -----------------------------------------------------------------------------------
+
+
+def check_number(name, value, *, minimum):
+    """Raise ValueError unless ``value`` is a finite number of at least ``minimum``."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and minimum <= value < float("inf")):
+        raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
+
+
+def check_count(name, value):
+    """Raise ValueError unless ``value`` is a positive int."""
+    if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= 1):
+        raise ValueError(f"{name}: expected a positive int, got {value!r}.")
+
+
+def check_share(name, value):
+    """Raise ValueError unless ``value`` is a number in [0, 1)."""
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1):
+        raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")
+
+
+def check_choice(name, value, choices):
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")

@@ -1,0 +1,395 @@
+"""The one door for images: whatever a caller has, checked, as float tensors in [0, 1].
+
+===============================================  ===============================================
+given                                            read as
+===============================================  ===============================================
+numpy (N, H, W) or (N, H, W, C)                  channels last, C in {1, 3, 4}
+torch (N, C, H, W)                               channels first
+list, tuple, 1-D object or string array          one image each: arrays, tensors, PIL images,
+                                                 paths; mixed sizes allowed
+str or Path of a folder                          the image files below it, sorted by path
+torch Dataset, DataLoader, any iterable          streamed; of a (image, label) pair the image
+===============================================  ===============================================
+
+Values are uint8, uint16, bool, or floats in [0, 1]. Grey images stay one channel until the
+network needs three; an alpha channel is dropped with a warning; EXIF orientation is applied.
+Nothing but the images of one batch is ever held in memory.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+_FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """One image that passed the door.
+
+    Attributes
+    ----------
+    pixels : torch.Tensor of shape (C, H, W)
+        float32 in [0, 1] on the CPU; C is 1 or 3.
+    dtype : str
+        Name of the dtype the values came in.
+    label : str
+        How errors and reports call it: its index and, if it has one, its path.
+    path : str or None
+        The file it was read from.
+    """
+
+    pixels: torch.Tensor
+    dtype: str
+    label: str
+    path: str | None = None
+
+    @property
+    def size(self):
+        """(H, W) in pixels."""
+        return tuple(self.pixels.shape[-2:])
+
+
+class ImageStream:
+    """Anything image-like as a stream of :class:`CheckedImage`.
+
+    Parameters
+    ----------
+    X : array, tensor, list, folder, Dataset, DataLoader or iterable
+        See the table at the top of this module.
+    min_side : int, default=1
+        Smallest height and width accepted, in pixels.
+
+    Attributes
+    ----------
+    n_images : int or None
+        How many images there are; None where only reading to the end can tell.
+
+    Raises
+    ------
+    ValueError
+        At once if ``X`` as a whole cannot be images; while iterating if one image is broken,
+        empty, too small, of another dtype or rank, or holds NaN, infinity or floats outside
+        [0, 1]. The message names the image and what to do about it.
+
+    Examples
+    --------
+    >>> stream = ImageStream(np.zeros((2, 32, 48), dtype=np.uint8))
+    >>> stream.n_images, [image.size for image in stream]
+    (2, [(32, 48), (32, 48)])
+    """
+
+    def __init__(self, X, *, min_side=1):
+        self.min_side = min_side
+        self.n_images, self._items = _open(X)
+
+    def __iter__(self):
+        count = 0
+        for index, item in enumerate(self._items()):
+            count += 1
+            path = os.fspath(item) if isinstance(item, str | os.PathLike) else None
+            label = f"image {index}" if path is None else f"image {index} ({path})"
+            try:
+                array, channels_first = _to_array(item)
+                pixels = _to_pixels(array, channels_first, label)
+                if min(pixels.shape[-2:]) < self.min_side:
+                    raise ValueError(
+                        f"expected at least {self.min_side} pixels a side (one patch), got "
+                        f"{pixels.shape[-2]} x {pixels.shape[-1]}. Is the axis order right?"
+                    )
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
+            yield CheckedImage(pixels, array.dtype.name, label, path)
+        if count == 0:
+            raise ValueError("X: expected at least one image, got none.")
+
+
+# -- the whole: what kind of collection is X? -----------------------------------------------------
+
+
+def _open(X):
+    """(number of images or None, function giving a fresh iterator over raw images)."""
+    if isinstance(X, str | os.PathLike):
+        paths = _folder(Path(X))
+        return len(paths), lambda: iter(paths)
+    if isinstance(X, Image.Image):
+        raise ValueError("X: expected a collection of images, got one PIL image. Pass [image].")
+    if isinstance(X, torch.Tensor):
+        return _open_tensor(X)
+    if isinstance(X, np.ndarray):
+        return _open_array(X)
+    if isinstance(X, list | tuple):
+        return _sized(X)
+    if isinstance(X, Dataset) and hasattr(X, "__len__") and hasattr(X, "__getitem__"):
+        return len(X), lambda: (_first(X[i]) for i in range(len(X)))
+    if hasattr(X, "__iter__"):
+        return None, lambda: _flatten_batches(X)
+    raise ValueError(
+        "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
+        f"got {type(X).__name__}."
+    )
+
+
+def _sized(items):
+    if len(items) == 0:
+        raise ValueError("X: expected at least one image, got none.")
+    return len(items), lambda: iter(items)
+
+
+def _folder(folder):
+    if not folder.exists():
+        raise ValueError(f"X: the folder {folder} does not exist.")
+    if not folder.is_dir():
+        raise ValueError(f"X: expected a folder, got the file {folder}. Pass a list: [path].")
+    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(
+            f"X: no image files below {folder}. Read are {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    return paths
+
+
+def _open_array(X):
+    if X.dtype.kind in "OUS" and X.ndim == 1:
+        return _sized(X.tolist())
+    shape = X.shape
+    if X.ndim == 3 and shape[-1] in (1, 3, 4):
+        raise ValueError(
+            f"X: expected (N, H, W) or (N, H, W, C), got {shape}, which looks like one colour "
+            "image. Pass X[None]."
+        )
+    if X.ndim == 4 and shape[-1] not in (1, 3, 4) and shape[1] in (1, 3, 4):
+        raise ValueError(
+            f"X: numpy images are channels last, (N, H, W, C), got {shape}, which looks channels "
+            "first. Pass X.transpose(0, 2, 3, 1), or the tensor torch.from_numpy(X)."
+        )
+    if X.ndim not in (3, 4):
+        hint = " A table (n_samples, n_features) is not a set of images." if X.ndim == 2 else ""
+        raise ValueError(f"X: expected images (N, H, W) or (N, H, W, C), got shape {shape}.{hint}")
+    return _sized(X)
+
+
+def _open_tensor(X):
+    if X.ndim == 4 and X.shape[1] not in (1, 3, 4) and X.shape[-1] in (1, 3, 4):
+        raise ValueError(
+            f"X: torch images are channels first, (N, C, H, W), got {tuple(X.shape)}, which looks "
+            "channels last. Pass X.permute(0, 3, 1, 2)."
+        )
+    if X.ndim != 4:
+        raise ValueError(
+            f"X: expected a tensor (N, C, H, W), got shape {tuple(X.shape)}. "
+            "Grey images? X[:, None]. One image? X[None]."
+        )
+    return _sized(X)
+
+
+def _first(item):
+    """The image of an (image, label, ...) pair, as data sets give them."""
+    return item[0] if isinstance(item, list | tuple) and len(item) > 0 else item
+
+
+def _flatten_batches(iterable):
+    for item in iterable:
+        item = _first(item)
+        if isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 4:
+            yield from item
+        else:
+            yield item
+
+
+# -- one image ------------------------------------------------------------------------------------
+
+
+def _to_array(item):
+    """(array, whether its channels come first) of one raw image."""
+    if isinstance(item, str | os.PathLike):
+        item = _read(item)
+    if isinstance(item, Image.Image):
+        return _from_pil(item), False
+    if isinstance(item, torch.Tensor):
+        tensor = item.detach().cpu()
+        if tensor.is_floating_point() and tensor.dtype != torch.float64:
+            tensor = tensor.float()  # numpy has no bfloat16
+        return tensor.numpy(), True
+    if isinstance(item, np.ndarray):
+        return item, False
+    raise ValueError(
+        f"expected an array, tensor, PIL image or path, got {type(item).__name__}. "
+        "Nested lists? Pass numpy.asarray(image)."
+    )
+
+
+def _read(path):
+    """Decode a file in full, or say in a ValueError why it cannot be."""
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames != 1:
+                raise ValueError(f"expected one picture in the file, got {frames} frames.")
+            return ImageOps.exif_transpose(image).copy()
+    except (PermissionError, MemoryError, ValueError):
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
+        raise ValueError(
+            f"cannot be read as an image: {error}. Repair the file or leave it out."
+        ) from error
+
+
+def _from_pil(image):
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    elif image.mode in ("LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    array = np.asarray(image)
+    if image.mode == "I" and array.min() >= 0 and array.max() <= 65535:
+        array = array.astype(np.uint16)  # how 16-bit grey files may come
+    return array
+
+
+def _to_pixels(array, channels_first, label):
+    """(C, H, W) float32 in [0, 1] from an array of one image."""
+    if array.ndim not in (2, 3):
+        wanted = "(C, H, W)" if channels_first else "(H, W) or (H, W, C)"
+        raise ValueError(f"expected one image {wanted}, got shape {array.shape}.")
+    if array.size == 0:
+        raise ValueError(f"the image is empty, its shape is {array.shape}.")
+    pixels = torch.from_numpy(_to_unit_range(array))
+    if pixels.ndim == 2:
+        return pixels[None]
+    if not channels_first:
+        pixels = pixels.permute(2, 0, 1)
+    if pixels.shape[0] == 4:
+        warnings.warn(f"{label}: the alpha channel is dropped.", UserWarning, stacklevel=2)
+        pixels = pixels[:3]
+    if pixels.shape[0] not in (1, 3):
+        where = "first" if channels_first else "last"
+        raise ValueError(
+            f"expected 1, 3 or 4 channels on the {where} axis, got shape {array.shape}."
+        )
+    return pixels.contiguous()
+
+
+def _to_unit_range(array):
+    """A new float32 array in [0, 1]; refuses what cannot be scaled without guessing."""
+    if array.dtype.name in _FULL_SCALE:
+        return array.astype(np.float32) / np.float32(_FULL_SCALE[array.dtype.name])
+    if array.dtype.kind != "f":
+        raise ValueError(
+            f"expected dtype uint8, uint16, bool or float in [0, 1], got {array.dtype}. "
+            "Values 0..255? Pass image.astype(numpy.uint8)."
+        )
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        row, column = np.argwhere(~np.isfinite(array))[0][:2]
+        raise ValueError(f"holds NaN or infinity, first at index ({row}, {column}).")
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"float values must lie in [0, 1], got [{low:g}, {high:g}]. "
+            "Values 0..255? Divide by 255. Normalised already? Pass the image as it was before."
+        )
+    return array.astype(np.float32)
+
+
+# -- what was seen at fit -------------------------------------------------------------------------
+
+
+@dataclass
+class ValueRange:
+    """The range of values seen at fit, so that data scaled another way is refused.
+
+    Dtypes seen at fit are trusted to be scaled as they were then, floats excepted, whose scale
+    is only a convention. Others must reach a brightness that one and the same scaling can
+    explain: not ``brighter`` times above all that was seen, nor ``darker`` times below it
+    (unless the image is constant: a black picture is a finding, not a mistake).
+    """
+
+    highest: float = 0.0
+    dtypes: set = field(default_factory=set)
+    brighter = 8.0
+    darker = 128.0
+
+    def learn(self, image):
+        self.highest = max(self.highest, float(image.pixels.max()))
+        self.dtypes.add(image.dtype)
+
+    def check(self, image):
+        if image.dtype in self.dtypes and not image.dtype.startswith("float"):
+            return
+        low, high = (float(value) for value in torch.aminmax(image.pixels))
+        too_dark = low < high and high * self.darker < self.highest
+        too_bright = image.dtype not in self.dtypes and high > self.highest * self.brighter
+        if self.highest > 0 and (too_dark or too_bright):
+            raise ValueError(
+                f"{image.label}: its {image.dtype} values reach {high:.3g} of full scale, the "
+                f"images seen at fit ({', '.join(sorted(self.dtypes))}) reached "
+                f"{self.highest:.3g}. Scale both the same way."
+            )
+
+
+# -- to the network -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What a network wants to see: size, crop and normalisation.
+
+    Attributes
+    ----------
+    image_size : tuple (H, W)
+        Images are resized to it, whatever their proportions: bilinear, antialiased.
+    mean, std : tuple of 3 floats
+        Of the network's pretraining, for pixels in [0, 1].
+    patch_size : int
+        Smallest side of an image worth looking at, in pixels.
+    center_crop : tuple (H, W) or None, default=None
+        What is kept of the resized image; None keeps everything.
+    """
+
+    image_size: tuple
+    mean: tuple
+    std: tuple
+    patch_size: int
+    center_crop: tuple | None = None
+
+    def __post_init__(self):
+        crop = self.center_crop
+        if crop and any(c > s for c, s in zip(crop, self.image_size, strict=True)):
+            raise ValueError(f"center_crop {crop} does not fit into image_size {self.image_size}.")
+
+    def batch(self, images):
+        """(B, 3, h, w) float32, channels-last in memory, of a list of CheckedImage."""
+        planes = []
+        for image in images:
+            plane = image.pixels[None]  # (1, C, H, W)
+            if image.size != self.image_size:
+                plane = F.interpolate(plane, self.image_size, mode="bilinear", antialias=True)
+            planes.append(plane.expand(-1, 3, -1, -1))
+        batch = torch.cat(planes)  # (B, 3, H, W)
+        if self.center_crop is not None:
+            (top, left), (height, width) = self.crop_offset, self.center_crop
+            batch = batch[..., top : top + height, left : left + width]
+        mean, std = (batch.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    @property
+    def seen_size(self):
+        """(h, w) of what the network sees."""
+        return self.center_crop or self.image_size
+
+    @property
+    def crop_offset(self):
+        """(top, left) of what the network sees in the resized image."""
+        return tuple((s - c) // 2 for s, c in zip(self.image_size, self.seen_size, strict=True))

@@ -1,0 +1,296 @@
+"""PatchCore: the distance of every patch to a memory bank of normal patches."""
+
+from numbers import Integral
+
+import torch
+
+from ..backbones import Backbone
+from ..base import BaseDetector, check_choice, check_count
+from ..coreset import coreset_size, merge_coresets, select_coreset
+from ..geometry import as_pair
+from ..neighbors import NearestRows, squared_distance
+from ..patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
+
+_N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
+
+
+class PatchCore(BaseDetector):
+    r"""PatchCore: nearest neighbours in a coreset of normal patch features.
+
+    Mid-level features of a pretrained network, averaged over small neighbourhoods, describe each
+    patch of the normal images. A greedy coreset of these vectors is the memory bank
+    :math:`\mathcal{M}`. A patch is as anomalous as it is far from the bank, an image as its most
+    anomalous patch :math:`m^{test}`, whose distance :math:`s^*` to its nearest bank row
+    :math:`m^*` is re-weighted (equation 7 of the paper) by how rare :math:`m^*` itself is:
+
+    .. math:: s = \Big(1 - \frac{\exp \|m^{test} - m^*\|}
+              {\sum_{m \in \mathcal{N}_b(m^*)} \exp \|m^{test} - m\|}\Big)\, s^*
+
+    where :math:`\mathcal{N}_b(m^*)` are the b bank rows nearest to :math:`m^*`, itself among them.
+
+    Parameters
+    ----------
+    backbone : str or nn.Module, default="efficientnet_lite0"
+        The default has ImageNet weights that come with the installation. Any timm name works,
+        CLIP (``"resnet50_clip.openai"``, ``"vit_base_patch16_clip_224.openai"``) and DINO names
+        too; see :class:`~anomalib_lite.backbones.Backbone`.
+    layers : sequence or None, default=None
+        Strides (None: 8 and 16), transformer blocks (None: at half and three quarters of the
+        depth), or module names.
+    weights : {"pretrained", "random"} or path, default="pretrained"
+    image_size : int, tuple (H, W) or None, default=None
+        Images are resized to it, whatever their proportions. None: the backbone's own (224).
+    center_crop : int, tuple (H, W) or None, default=None
+        What to keep of the resized image. The paper resizes to 256 and keeps 224; by default
+        nothing is cut off, since a defect at the border counts.
+    aggregation : {"concat", "official"}, default="concat"
+        How the layers become one vector: as in the paper's text, or as in its authors' code; see
+        :func:`~anomalib_lite.patches.patch_embedding`.
+    neighbourhood : int, default=3
+        Side in cells, odd, of the neighbourhood that is averaged.
+    coreset : float or int, default=0.1
+        Share of the patches to keep, in (0, 1], or their count.
+    projection : "auto", int or None, default="auto"
+        Random projection in which the coreset is chosen; see
+        :func:`~anomalib_lite.coreset.select_coreset`. Scores never use it.
+    n_reweight : int or None, default=9
+        b of equation 7; 1 or None leave the score at :math:`s^*`.
+    smoothing : float, default=4.0
+        Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
+    false_alarm_rate : float, default=0.01
+        Share of normal images that ``predict`` may call anomalous, as far as the normal images
+        of ``fit`` can tell.
+    batch_size : int or None, default=None
+        Images that pass through the network at once; None: 4 on a CPU, where larger batches are
+        slower, 32 elsewhere.
+    device : str or torch.device, default="auto"
+    random_state : None, int, RandomState or Generator, default=None
+        Draws the coreset's first pick, its projection, and random weights.
+    verbose : bool, default=False
+        Show progress bars.
+
+    Attributes
+    ----------
+    memory_bank_ : NearestRows
+        The bank; ``memory_bank_.rows`` has shape (n_bank, D).
+    coreset_radius_ : float
+        Largest distance of a training patch to the bank, at most (in the projection, if one was
+        used).
+    calibration_scores_ : ndarray of shape (n_images,)
+        ``score_samples`` of each training image against the bank without the rows that come
+        from that image.
+    offset_ : float
+        The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    n_images_ : int
+        Images learned from.
+    backbone_ : Backbone
+    device_ : torch.device
+
+    Notes
+    -----
+    The unit of scores and maps is the Euclidean distance between patch features (not squared).
+    Distances are exact to float32 rounding of the features.
+
+    Leaving an image out also removes rows that other images would have filled in for, so
+    calibration scores are a little more anomalous than those of new normal images, and the
+    threshold errs towards fewer false alarms; the fewer images, the more so.
+
+    ``partial_fit`` adds the coreset of the new images to the bank; with ``coreset`` as a count
+    the union is then reduced to it again, and every earlier patch stays within the sum of the two
+    radii. To set the threshold anew without the earlier images, the few patches of each that were
+    farthest from the rest are kept.
+
+    References
+    ----------
+    K. Roth, L. Pemula, J. Zepeda, B. Schölkopf, T. Brox, P. Gehler, "Towards Total Recall in
+    Industrial Anomaly Detection", CVPR 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomalib_lite import PatchCore
+    >>> rng = np.random.default_rng(0)
+    >>> normal = rng.integers(90, 110, size=(8, 64, 64), dtype=np.uint8)
+    >>> odd = normal[:2].copy()
+    >>> odd[:, 20:40, 20:40] = 255
+    >>> detector = PatchCore(image_size=64, random_state=0).fit(normal)
+    >>> detector.predict(odd)
+    array([-1, -1])
+    >>> detector.anomaly_map(odd).shape
+    (2, 64, 64)
+    """
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        layers=None,
+        weights="pretrained",
+        image_size=None,
+        center_crop=None,
+        aggregation="concat",
+        neighbourhood=3,
+        coreset=0.1,
+        projection="auto",
+        n_reweight=9,
+        smoothing=4.0,
+        false_alarm_rate=0.01,
+        batch_size=None,
+        device="auto",
+        random_state=None,
+        verbose=False,
+    ):
+        self.backbone = backbone
+        self.layers = layers
+        self.weights = weights
+        self.image_size = image_size
+        self.center_crop = center_crop
+        self.aggregation = aggregation
+        self.neighbourhood = neighbourhood
+        self.coreset = coreset
+        self.projection = projection
+        self.n_reweight = n_reweight
+        self.smoothing = smoothing
+        self.false_alarm_rate = false_alarm_rate
+        self.batch_size = batch_size
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def partial_fit(self, X, y=None):
+        """Learn from more normal images without going back to the earlier ones.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images of good parts; see :mod:`anomalib_lite.images`.
+        y : ignored
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If an image is not what it should be; the estimator is then as it was before.
+        """
+        with self._all_or_nothing():
+            if not hasattr(self, "memory_bank_"):
+                self._start()
+            self._calibrate(X)
+        return self
+
+    def _check_params(self):
+        check_choice("aggregation", self.aggregation, AGGREGATIONS)
+        check_count("neighbourhood", self.neighbourhood)
+        if self.neighbourhood % 2 == 0:
+            raise ValueError(f"neighbourhood: expected an odd int, got {self.neighbourhood}.")
+        coreset_size(self.coreset, 1)
+        if self.n_reweight is not None:
+            check_count("n_reweight", self.n_reweight)
+
+    def _build(self, generator):
+        crop = None if self.center_crop is None else as_pair("center_crop", self.center_crop)
+        self.backbone_ = Backbone(
+            self.backbone,
+            layers=self.layers,
+            weights=self.weights,
+            image_size=self.image_size,
+            center_crop=crop,
+            device=self.device_,
+            generator=generator,
+        )
+        return self.backbone_.input
+
+    def _learn(self, batches, n_images, generator):
+        store = RowStore(n_images)
+        for batch in batches:
+            store.append(self._embed(batch)[0])
+        first = self.n_images_ - store.n_images
+        if self.n_images_ < 2:
+            raise ValueError(
+                "X: expected at least 2 images, got 1 sample. The threshold is read from scores "
+                "of each image against the others."
+            )
+        indices, radius = select_coreset(
+            store.rows,
+            self.coreset,
+            generator=generator,
+            projection=self.projection,
+            verbose=self.verbose,
+        )
+        bank = store.rows[indices]
+        owners = first + indices // store.by_image.shape[1]
+        if first:
+            bank, owners, radius = self._merge(bank, owners, radius, generator)
+        self.memory_bank_ = NearestRows.over(bank)
+        self._bank_owners_, self.coreset_radius_ = owners, radius
+        suspects = [self._suspects(rows, first + i) for i, rows in enumerate(store.by_image)]
+        earlier = [self._suspects_] if first else []
+        self._suspects_ = torch.cat([*earlier, torch.stack(suspects)])
+        return self._leave_one_out_scores()
+
+    def _merge(self, bank, owners, radius, generator):
+        """The union of the old bank and a new coreset, reduced if the coreset is a count."""
+        parts = [self.memory_bank_.rows, bank]
+        bank, owners = torch.cat(parts), torch.cat([self._bank_owners_, owners])
+        radius = max(radius, self.coreset_radius_)
+        if isinstance(self.coreset, Integral) and len(bank) > self.coreset:
+            kept, extra = merge_coresets(
+                parts, self.coreset, generator=generator, projection=self.projection
+            )
+            bank, owners, radius = bank[kept], owners[kept], radius + extra
+        return bank, owners, radius
+
+    def _embed(self, batch):
+        """Patch rows (B, P, D) and their grid (h, w)."""
+        embedding = patch_embedding(
+            self.backbone_(batch),
+            aggregation=self.aggregation,
+            neighbourhood=self.neighbourhood,
+        )
+        return grid_rows(embedding), embedding.shape[-2:]
+
+    def _infer(self, batch):
+        rows, grid = self._embed(batch)  # (B, P, D)
+        found = [self.memory_bank_.query(image_rows) for image_rows in rows]
+        distance, index = (torch.stack(part) for part in zip(*found, strict=True))  # (B, P)
+        return self._image_scores(rows, distance, index), distance.float().unflatten(1, grid)
+
+    def _image_scores(self, rows, distance, index, exclude=None):
+        """Equation 7 for rows (B, P, D) at ``distance`` (B, P) from bank rows ``index`` (B, P)."""
+        score, patch = distance.max(1)  # (B,)
+        if self.n_reweight in (None, 1):
+            return score
+        image = torch.arange(len(rows), device=rows.device)
+        candidate = rows[image, patch]  # (B, D)
+        nearest = self.memory_bank_.rows[index[image, patch]]  # (B, D)
+        _, neighbours = self.memory_bank_.k_nearest(nearest, self.n_reweight, exclude=exclude)
+        weights = []
+        for row, rare, star in zip(candidate, neighbours, score, strict=True):
+            apart = squared_distance(row, self.memory_bank_.rows[rare]).sqrt()  # (b,)
+            # exp(s*) / sum(exp(apart)), without overflow; a bank of one row has no neighbours
+            share = (star - apart.logsumexp(0)).exp()
+            weights.append(1 - share if len(apart) > 1 else torch.ones_like(share))
+        return torch.stack(weights) * score
+
+    def _others(self, image):
+        """What to exclude for the bank without the rows of one training image."""
+        return (self._bank_owners_ == image).nonzero()[:, 0]
+
+    def _suspects(self, rows, image):
+        """The patches of a training image that are farthest from the bank without it."""
+        distance, _ = self.memory_bank_.query(rows, exclude=self._others(image))
+        return rows[distance.topk(min(_N_SUSPECTS, len(rows))).indices]
+
+    def _leave_one_out_scores(self):
+        """Anomaly score of each training image against the bank without its own rows."""
+        scores = []
+        for image, rows in enumerate(self._suspects_):
+            exclude = self._others(image)
+            if len(exclude) == len(self._bank_owners_):
+                continue  # the whole bank is this image: nothing to compare it with
+            distance, index = self.memory_bank_.query(rows, exclude=exclude)
+            scores += self._image_scores(rows[None], distance[None], index[None], exclude)
+        return torch.stack(scores).cpu()

@@ -1,0 +1,92 @@
+"""Where and how things run: device, random generator, progress."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+
+
+def resolve_device(device):
+    """Turn a device request into a :class:`torch.device` that exists here.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` takes the first of CUDA, MPS and CPU that is available; anything else
+        is read as PyTorch reads it (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``).
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If the request cannot be read, or names a device that is not available.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device, "
+            f"got {device!r}."
+        ) from error
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={device!r}, but {torch.cuda.device_count()} CUDA devices are available. "
+            "Use device='auto' to take what there is."
+        )
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={device!r} is not available. Use device='auto'.")
+    return resolved
+
+
+def make_generator(random_state):
+    """A CPU :class:`torch.Generator` seeded from a scikit-learn style ``random_state``.
+
+    Parameters
+    ----------
+    random_state : None, int, numpy.random.RandomState or numpy.random.Generator
+        None seeds from the operating system's entropy. Unlike
+        :func:`sklearn.utils.check_random_state` it leaves NumPy's global generator alone.
+
+    Returns
+    -------
+    generator : torch.Generator
+
+    Examples
+    --------
+    >>> a, b = make_generator(0), make_generator(0)
+    >>> bool((torch.rand(3, generator=a) == torch.rand(3, generator=b)).all())
+    True
+    """
+    if random_state is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    elif isinstance(random_state, Integral) and 0 <= random_state < 2**32:
+        seed = int(random_state)
+    elif isinstance(random_state, np.random.RandomState):
+        seed = int(random_state.randint(2**31))
+    elif isinstance(random_state, np.random.Generator):
+        seed = int(random_state.integers(2**31))
+    else:
+        raise ValueError(
+            "random_state: expected None, an int in [0, 2**32), a numpy RandomState or "
+            f"Generator, got {random_state!r}."
+        )
+    return torch.Generator().manual_seed(seed)
+
+
+def progress(iterable=None, *, total=None, desc=None, verbose=False):
+    """A tqdm progress bar over ``iterable``; silent unless ``verbose``."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, total=total, desc=desc, disable=not verbose)
