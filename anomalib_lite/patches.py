@@ -185,6 +185,6 @@ class MapRenderer:
 
 def resize_matrix(n_in, n_out):
     """(n_out, n_in) matrix of PyTorch's bilinear resizing, antialiased where it shrinks."""
-    identity = torch.eye(n_in, dtype=torch.float64)[None, :, :, None]  # channel i: unit vector i
-    resized = F.interpolate(identity, size=(n_out, 1), mode="bilinear", antialias=n_out < n_in)
-    return resized[0, :, :, 0].T.numpy()
+    identity = torch.eye(n_in, dtype=torch.float64)[None, None]  # a picture resized in height only
+    resized = F.interpolate(identity, (n_out, n_in), mode="bilinear", antialias=n_out < n_in)
+    return resized[0, 0].numpy()

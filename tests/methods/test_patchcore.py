@@ -1,0 +1,230 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import slow_concat_embedding, slow_greedy_coreset, slow_patchcore_score
+from torch import nn
+from worlds import scratched, stripes
+
+from anomalib_lite import PatchCore
+
+NORMAL = stripes(6)
+ODD = scratched(2)
+
+
+def small(**params):
+    """A PatchCore that fits in well under a second."""
+    return PatchCore(**{"image_size": 64, "coreset": 40, "random_state": 0, **params})
+
+
+def patch_rows(detector, images):
+    """(n, P, D) through the detector's own network."""
+    batch = detector.input_.batch(list(detector._open(images)))
+    return detector._embed(batch)[0]
+
+
+# -- against the paper ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_reweight", [9, 3, 1, None])
+def test_scores_are_those_of_the_paper(n_reweight):
+    detector = small(n_reweight=n_reweight).fit(NORMAL)
+    bank = detector.memory_bank_.rows
+    expected = [slow_patchcore_score(rows, bank, n_reweight) for rows in patch_rows(detector, ODD)]
+    np.testing.assert_allclose(detector.anomaly_score(ODD), expected, rtol=1e-4)
+
+
+def test_memory_bank_is_the_greedy_coreset_of_literal_patch_rows():
+    detector = small(projection=None).fit(NORMAL)
+    batch = detector.input_.batch(list(detector._open(NORMAL)))
+    maps = [grid.numpy() for grid in detector.backbone_(batch)]
+    embedding = slow_concat_embedding(maps, 3)  # (n, D, h, w)
+    rows = embedding.transpose(0, 2, 3, 1).reshape(-1, embedding.shape[1])
+    np.testing.assert_allclose(patch_rows(detector, NORMAL).flatten(0, 1), rows, atol=1e-4)
+
+    generator = torch.Generator().manual_seed(0)
+    start = int(torch.randint(len(rows), (1,), generator=generator))
+    picks, _ = slow_greedy_coreset(patch_rows(detector, NORMAL).flatten(0, 1), 40, start)
+    np.testing.assert_array_equal(
+        detector.memory_bank_.rows, patch_rows(detector, NORMAL).flatten(0, 1)[picks]
+    )
+
+
+def test_calibration_scores_leave_each_image_out():
+    detector = small().fit(NORMAL)
+    rows = patch_rows(detector, NORMAL)
+    bank, owners = detector.memory_bank_.rows, detector._bank_owners_
+    expected = [
+        slow_patchcore_score(image_rows, bank[owners != i], 9) for i, image_rows in enumerate(rows)
+    ]
+    np.testing.assert_allclose(-detector.calibration_scores_, expected, rtol=1e-6)
+    assert detector.offset_ == np.quantile(detector.calibration_scores_, 0.01)
+    in_sample = detector.score_samples(NORMAL)
+    assert (in_sample > detector.calibration_scores_).all(), "in-sample scores look too normal"
+
+
+def test_distant_patches_do_not_overflow():
+    class Far(nn.Module):
+        def forward(self, x):
+            return 1e4 * nn.functional.avg_pool2d(x, 8)
+
+    detector = small(backbone=Far(), image_size=64).fit(NORMAL)
+    assert np.isfinite(detector.score_samples(ODD)).all()
+
+
+def test_patch_map_holds_distances_to_the_bank():
+    detector = small(smoothing=0, neighbourhood=1).fit(NORMAL)
+    rows = patch_rows(detector, ODD)
+    distance = torch.cdist(rows.double(), detector.memory_bank_.rows.double()).amin(2).numpy()
+    assert distance.shape == (2, 64)
+    heat = detector.anomaly_map(ODD)
+    assert heat.max() <= distance.max() * (1 + 1e-6)
+    cell = tuple(s // 8 for s in np.unravel_index(heat[0].argmax(), (64, 64)))
+    assert cell == np.unravel_index(distance[0].argmax(), (8, 8))
+
+
+# -- planted worlds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "official"])
+def test_scratch_is_found_where_it_is(aggregation):
+    detector = small(aggregation=aggregation, image_size=128).fit(NORMAL)
+    for centre in [(16, 16), (20, 44), (50, 30)]:
+        seen = detector.inspect(scratched(1, centre=centre))
+        assert seen.labels.tolist() == [-1]
+        assert math.dist(np.unravel_index(seen.maps[0].argmax(), (64, 64)), centre) < 10
+    fresh = stripes(20, seed=9)
+    assert detector.score_samples(fresh).min() > detector.score_samples(ODD).max()
+
+
+def test_defect_at_the_border_counts():
+    normal, fresh = stripes(6, 96), stripes(4, 96, seed=5)
+    odd = scratched(1, 96, centre=(2, 88))
+    whole = small(image_size=96).fit(normal)
+    assert whole.anomaly_score(odd)[0] > 1.3 * whole.anomaly_score(fresh).max()
+    cropped = small(image_size=96, center_crop=64).fit(normal)
+    assert cropped.anomaly_score(odd)[0] < 1.1 * cropped.anomaly_score(fresh).max()
+    heat = cropped.anomaly_map(odd)[0]
+    assert heat.shape == (96, 96)
+    assert (heat[:16] == 0).all()
+    assert (heat[:, -16:] == 0).all()
+    assert (heat[16:80, 16:80] > 0).all()
+
+
+# -- partial_fit ----------------------------------------------------------------------------------
+
+
+def test_partial_fit_on_everything_equals_fit():
+    whole, part = small().fit(NORMAL), small().partial_fit(NORMAL)
+    assert torch.equal(whole.memory_bank_.rows, part.memory_bank_.rows)
+    assert whole.offset_ == part.offset_
+
+
+@pytest.mark.parametrize("coreset", [0.2, 60])
+def test_partial_fit_covers_all_batches_within_the_radius_it_states(coreset):
+    images = stripes(12)
+    detector = small(coreset=coreset)
+    for start in range(0, 12, 4):
+        detector.partial_fit(images[start : start + 4])
+    assert detector.n_images_ == 12
+    per_batch = round(0.2 * 4 * 64)
+    assert len(detector.memory_bank_.rows) == (coreset if coreset > 1 else 3 * per_batch)
+    distance, _ = detector.memory_bank_.query(patch_rows(detector, images).flatten(0, 1))
+    assert distance.max() <= detector.coreset_radius_ * (1 + 1e-6)
+    assert len(detector.calibration_scores_) == 12
+
+
+def test_partial_fit_learns_a_second_kind_of_normal():
+    lying = stripes(6).transpose(0, 2, 1)
+    detector = small(coreset=0.2).partial_fit(NORMAL)
+    fresh = stripes(6, seed=4)
+    turned = fresh.transpose(0, 2, 1)
+    before = detector.anomaly_score(turned)
+    detector.partial_fit(lying)
+    assert detector.anomaly_score(turned).max() < before.min()
+    assert detector.predict(scratched(3)).tolist() == [-1] * 3
+
+
+def test_partial_fit_threshold_is_close_to_that_of_one_fit():
+    images = stripes(16)
+    whole, part = small(coreset=0.2).fit(images), small(coreset=0.2)
+    for start in range(0, 16, 2):
+        part.partial_fit(images[start : start + 2])
+    early = small(coreset=0.2).fit(images[:2])
+    assert abs(part.offset_ / whole.offset_ - 1) < 0.15
+    assert abs(early.offset_ / whole.offset_ - 1) > 0.15, "the stale threshold would do as well"
+
+
+def test_failed_partial_fit_loses_nothing():
+    detector = small().fit(NORMAL)
+    before, scores = dict(vars(detector)), detector.score_samples(ODD)
+    bad = [*NORMAL[:3], np.zeros((64, 64), np.int64)]
+    with pytest.raises(ValueError, match="image 3"):
+        detector.partial_fit(bad)
+    assert vars(detector) == before
+    np.testing.assert_array_equal(detector.score_samples(ODD), scores)
+
+
+# -- parameters -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"aggregation": "mean"}, "aggregation"),
+        ({"neighbourhood": 2}, "odd"),
+        ({"neighbourhood": 0}, "neighbourhood"),
+        ({"coreset": 0.0}, "coreset"),
+        ({"coreset": "10%"}, "coreset"),
+        ({"n_reweight": 0}, "n_reweight"),
+        ({"projection": -5}, "projection"),
+        ({"false_alarm_rate": 1.0}, "false_alarm_rate"),
+        ({"false_alarm_rate": -0.1}, "false_alarm_rate"),
+        ({"smoothing": -1}, "smoothing"),
+        ({"smoothing": float("nan")}, "smoothing"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"image_size": (64, 64, 3)}, "image_size"),
+        ({"image_size": 64.0}, "image_size"),
+        ({"center_crop": 80}, "center_crop"),
+        ({"layers": (8, 10)}, "strides"),
+        ({"backbone": "no_such_net"}, "no_such_net"),
+        ({"backbone": 3}, "backbone"),
+        ({"weights": "no/such/file"}, "weights"),
+        ({"device": "tpu"}, "device"),
+        ({"random_state": -1}, "random_state"),
+    ],
+)
+def test_bad_parameters_are_refused_at_fit(params, message):
+    detector = small(**params)
+    with pytest.raises(ValueError, match=message):
+        detector.fit(NORMAL)
+    assert not [name for name in vars(detector) if name.endswith("_")]
+
+
+def test_one_image_is_too_few():
+    with pytest.raises(ValueError, match="at least 2 images, got 1 sample"):
+        small().fit(NORMAL[:1])
+
+
+@pytest.mark.parametrize("coreset", [1, 2])
+def test_tiny_banks_score(coreset):
+    detector = small(coreset=coreset).fit(NORMAL)
+    assert len(detector.memory_bank_.rows) == coreset
+    assert np.isfinite(detector.score_samples(ODD)).all()
+    assert np.isfinite(detector.offset_)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_size", "n_patches", "dim"),
+    [
+        ("resnet50_clip.openai", 64, 64, 1536),
+        ("vit_base_patch16_clip_224.openai", 64, 16, 1536),
+        ("vit_small_patch14_dinov2.lvd142m", 70, 25, 768),
+    ],
+)
+def test_clip_and_dino_encoders_run(backbone, image_size, n_patches, dim):
+    detector = small(backbone=backbone, weights="random", image_size=image_size, coreset=10)
+    detector.fit(NORMAL[:2])
+    assert patch_rows(detector, NORMAL[:2]).shape == (2, n_patches, dim)
+    assert detector.anomaly_map(ODD[:1]).shape == (1, 64, 64)

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from oracles import slow_nearest
+
+from anomalib_lite.neighbors import NearestRows, PrincipalCodes, squared_distance
+
+
+def gaussian_rows(n, d, seed=0, spread=3.0, shift=0.0):
+    """Rows whose variance falls off along the coordinates, as features do."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, d)) * np.exp(-spread * np.arange(d) / d) + shift
+    return torch.from_numpy(rows.astype(np.float32))
+
+
+@pytest.mark.parametrize("n_stored", [1, 63, 64, 65, 3000])
+@pytest.mark.parametrize("d", [1, 40, 200])
+def test_query_equals_sorting_all_distances(n_stored, d):
+    stored, rows = gaussian_rows(n_stored, d), gaussian_rows(90, d, seed=1)
+    distance, index = NearestRows.over(stored).query(rows)
+    slow_distance, slow_index = slow_nearest(rows, stored)
+    np.testing.assert_allclose(distance, slow_distance[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(index, slow_index[:, 0])
+
+
+def test_query_survives_cancellation():
+    # far from the origin a float32 matrix product cannot see these differences
+    stored, rows = gaussian_rows(500, 30, shift=300.0), gaussian_rows(50, 30, seed=1, shift=300.0)
+    distance, index = NearestRows.over(stored).query(rows)
+    slow_distance, slow_index = slow_nearest(rows, stored)
+    np.testing.assert_allclose(distance, slow_distance[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(index, slow_index[:, 0])
+    products = stored.square().sum(1) - 2 * rows @ stored.T
+    assert (products.argmin(1).numpy() != slow_index[:, 0]).any(), "the trap is no trap"
+
+
+def test_ties_go_to_the_lowest_index():
+    stored = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]).repeat(100, 1)
+    _, index = NearestRows.over(stored).query(torch.tensor([[0.0, 0.0], [0.0, 1.0], [5.0, 5.0]]))
+    assert index.tolist() == [0, 0, 3]
+
+
+def test_excluded_rows_do_not_count():
+    stored, rows = gaussian_rows(2500, 20), gaussian_rows(30, 20, seed=1)
+    exclude = torch.arange(0, 2500, 3)
+    nearest = NearestRows.over(stored)
+    distance, index = nearest.query(rows, exclude=exclude)
+    slow_distance, slow_index = slow_nearest(rows, stored, exclude=exclude.numpy())
+    np.testing.assert_allclose(distance, slow_distance[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(index, slow_index[:, 0])
+    distance, index = nearest.query(rows, exclude=torch.arange(2500))
+    assert distance.isinf().all()
+    assert (index == -1).all()
+
+
+def test_result_does_not_depend_on_the_rows_asked_for_together():
+    stored, rows = gaussian_rows(3000, 60), gaussian_rows(1700, 60, seed=1)
+    nearest = NearestRows.over(stored)
+    together, _ = nearest.query(rows)
+    apart = torch.cat([nearest.query(part)[0] for part in rows.split(7)])
+    assert torch.equal(together, apart)
+
+
+def test_rows_can_be_stored_in_pieces():
+    stored, rows = gaussian_rows(300, 12), gaussian_rows(20, 12, seed=1)
+    whole = NearestRows.over(stored)
+    pieces = NearestRows(PrincipalCodes(stored), 300)
+    for piece in stored.split(77):
+        pieces.append(piece)
+    assert torch.equal(pieces.rows, stored)
+    assert torch.equal(whole.query(rows)[0], pieces.query(rows)[0])
+
+
+@pytest.mark.parametrize("exclude", [None, torch.arange(0, 400, 2)])
+def test_k_nearest_equals_sorting_all_distances(exclude):
+    stored, rows = gaussian_rows(400, 50), gaussian_rows(5, 50, seed=1)
+    distance, index = NearestRows.over(stored).k_nearest(rows, 9, exclude=exclude)
+    slow_distance, slow_index = slow_nearest(
+        rows, stored, k=9, exclude=() if exclude is None else exclude.numpy()
+    )
+    np.testing.assert_allclose(torch.stack(distance), slow_distance, rtol=1e-12)
+    np.testing.assert_array_equal(torch.stack(index), slow_index)
+
+
+def test_k_nearest_of_too_few_gives_what_there_is():
+    stored = gaussian_rows(4, 3)
+    distance, index = NearestRows.over(stored).k_nearest(stored[:2], 9)
+    assert [len(part) for part in distance] == [4, 4]
+    assert [part[0].item() for part in index] == [0, 1]
+    assert distance[0][0] == 0
+
+
+@pytest.mark.parametrize("n_components", [4, 12, 30])
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_code_distances_never_exceed_row_distances(n_components, shift):
+    rows = gaussian_rows(300, 30, shift=shift)
+    codes = PrincipalCodes(rows, n_components)
+    code = codes.encode(rows).double()
+    below = squared_distance(code[:, None], code[None])
+    true = squared_distance(rows[:, None], rows[None])
+    lengths = code.square().sum(1)
+    slack = codes.slack * (lengths[:, None] + lengths[None])
+    assert (below <= true + slack).all()
+    assert (below > 0.2 * true).float().mean() > 0.5, "a bound this loose would be of no use"
