@@ -9,6 +9,7 @@ import copy
 import hashlib
 import os
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .geometry import as_pair
 from .images import NetworkInput
+from .runtime import make_generator
 
 BUNDLED = "efficientnet_lite0"
 _BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
@@ -38,7 +40,7 @@ class Backbone:
         ``"efficientnet_lite0"`` (bundled weights), any timm name, or a module of yours. A module
         is copied, never changed. If it follows timm's ``forward_intermediates`` it is read by
         stride or block; otherwise its output must be a feature map (B, C, h, w), a token grid
-        (B, n*n, C), or a list, tuple or dict of these.
+        (B, h*w, C), or a list, tuple or dict of these.
     layers : sequence or None, default=None
         Which maps to give. For hierarchical networks ints are strides (None: 8 and 16); for
         transformers of one resolution ints are block indices, negative ones from the end (None:
@@ -53,13 +55,14 @@ class Backbone:
         What the network sees of an image resized to ``image_size``.
     device : torch.device, default=cpu
     generator : torch.Generator or None, default=None
-        Seeds random weights.
+        Seeds random weights; None takes a fresh seed.
 
     Attributes
     ----------
     input : NetworkInput
         Size, crop and normalisation the network wants, the last of its own pretraining.
     layer_names : tuple of str
+        In the order of the maps; empty for a module that is not asked for any.
 
     Notes
     -----
@@ -104,10 +107,13 @@ class Backbone:
             reader = _TimmReader(model, layers)
         else:
             reader = _ModuleReader(model, layers)
-        self.layer_names = reader.names
         example = torch.rand(1, 3, *seen_size, generator=torch.Generator().manual_seed(0))
         example = example.to(device, memory_format=torch.channels_last)
+        self._seen_size = seen_size
         self._reader = _fold_batch_norms(reader, example)
+        widths = [grid.shape[-1] for grid in self._grids(example)]
+        self._order = sorted(range(len(widths)), key=lambda i: -widths[i])
+        self.layer_names = tuple(reader.names[i] for i in self._order if reader.names)
         self.input = NetworkInput(
             image_size=image_size,
             mean=tuple(config.get("mean", _IMAGENET_MEAN)),
@@ -116,7 +122,6 @@ class Backbone:
             center_crop=center_crop,
         )
 
-    @torch.no_grad()
     def __call__(self, batch):
         """Feature maps of a batch.
 
@@ -129,8 +134,12 @@ class Backbone:
         maps : list of torch.Tensor of shape (B, C, h, w)
             Finest first.
         """
-        maps = [_as_grid(output) for output in self._reader(batch)]
-        return sorted(maps, key=lambda grid: -grid.shape[-1])
+        grids = self._grids(batch)
+        return [grids[i] for i in self._order]
+
+    @torch.no_grad()
+    def _grids(self, batch):
+        return [_as_grid(output, self._seen_size) for output in self._reader(batch)]
 
     def __repr__(self):
         return f"Backbone({self.name!r}, layers={self.layer_names})"
@@ -161,7 +170,7 @@ class _ModuleReader:
 
     def __init__(self, model, layers):
         self.model = model
-        self.names = tuple(layers or ())
+        self.names = () if layers is None else tuple(layers)
         known = dict(model.named_modules())
         unknown = [name for name in self.names if name not in known]
         if unknown:
@@ -171,23 +180,41 @@ class _ModuleReader:
             )
 
     def __call__(self, batch):
-        caught = {}
-        hooks = [
-            self.model.get_submodule(name).register_forward_hook(
-                lambda _module, _inputs, output, name=name: caught.update({name: output})
-            )
-            for name in self.names
-        ]
-        try:
-            output = self.model(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
         if self.names:
-            return [caught[name] for name in self.names]
+            return self._read_named(batch)
+        output = self.model(batch)
         if isinstance(output, dict):
             return list(output.values())
         return list(output) if isinstance(output, list | tuple) else [output]
+
+    def _read_named(self, batch):
+        """Outputs of the named submodules; the network runs until it has given them all."""
+        caught = {}
+
+        def catch(name):
+            def hook(_module, _inputs, output):
+                caught[name] = output
+                if len(caught) == len(self.names):
+                    raise _AllCaught
+
+            return hook
+
+        hooks = [
+            self.model.get_submodule(name).register_forward_hook(catch(name)) for name in self.names
+        ]
+        try:
+            self.model(batch)
+        except _AllCaught:
+            return [caught[name] for name in self.names]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        missing = next(name for name in self.names if name not in caught)
+        raise ValueError(f"layers: {missing!r} takes no part in {type(self.model).__name__}.")
+
+
+class _AllCaught(Exception):
+    """Ends a forward pass whose remainder nobody needs."""
 
 
 def _choose_layers(info, layers):
@@ -198,7 +225,7 @@ def _choose_layers(info, layers):
     if layers is None:
         depth = len(info)
         layers = (depth // 2 - 1, 3 * depth // 4 - 1) if one_resolution else _DEFAULT_STRIDES
-    if isinstance(layers, str | int) or len(layers) == 0:
+    if isinstance(layers, str | Integral) or len(layers) == 0:
         raise ValueError(
             f"layers: expected a sequence of strides, blocks or names, got {layers!r}."
         )
@@ -206,9 +233,9 @@ def _choose_layers(info, layers):
     def index_of(layer):
         if isinstance(layer, str) and layer in names:
             return names.index(layer)
-        if isinstance(layer, int) and one_resolution and -len(info) <= layer < len(info):
+        if isinstance(layer, Integral) and one_resolution and -len(info) <= layer < len(info):
             return layer % len(info)
-        if isinstance(layer, int) and not one_resolution and layer in strides:
+        if isinstance(layer, Integral) and not one_resolution and layer in strides:
             return strides.index(layer)
         kind = f"blocks 0..{len(info) - 1}" if one_resolution else f"strides {strides}"
         raise ValueError(f"layers: {layer!r} is not there. Choose from {kind} or names {names}.")
@@ -216,17 +243,19 @@ def _choose_layers(info, layers):
     return {index_of(layer) for layer in layers}
 
 
-def _as_grid(output):
-    """A feature map (B, C, h, w); square token grids (B, n*n, C) are unrolled."""
+def _as_grid(output, seen_size):
+    """A feature map (B, C, h, w); token grids (B, h*w, C) of the image's shape are unrolled."""
     if isinstance(output, torch.Tensor) and output.ndim == 3:
-        side = round(output.shape[1] ** 0.5)
-        if side * side == output.shape[1]:
-            return output.transpose(1, 2).unflatten(2, (side, side))
+        height, width = seen_size
+        rows = round((output.shape[1] * height / width) ** 0.5)
+        columns = output.shape[1] // max(rows, 1)
+        if rows * columns == output.shape[1] and rows * width == columns * height:
+            return output.transpose(1, 2).unflatten(2, (rows, columns))
     if not isinstance(output, torch.Tensor) or output.ndim != 4:
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(
-            "backbone: expected feature maps (B, C, h, w) or square token grids (B, n*n, C), "
-            f"got {got}. Name inner layers with layers=[...]."
+            "backbone: expected feature maps (B, C, h, w) or token grids (B, h*w, C) of the "
+            f"image's proportions, got {got}. Name inner layers with layers=[...]."
         )
     return output
 
@@ -250,9 +279,9 @@ def _create(name, weights, seen_size, generator):
     arguments = {"pretrained": pretrained and name != BUNDLED}
     if seen_size is not None and timm.get_pretrained_cfg_value(architecture, "fixed_input_size"):
         arguments["img_size"] = seen_size
-    seed = torch.randint(2**31, (1,), generator=generator).item() if random else 0
+    seed = int(torch.randint(2**31, (1,), generator=generator or make_generator(None)))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone; put back afterwards
         try:
             model = timm.create_model(architecture, **arguments)
         except (OSError, RuntimeError) as error:
@@ -304,11 +333,17 @@ def _read_weights(path):
         raise ValueError(
             f"weights: expected 'pretrained', 'random' or the path of a file, got {path!r}."
         )
-    if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
+    try:
+        if str(path).endswith(".safetensors"):
+            from safetensors.torch import load_file
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, pickle and zip readers each raise their own
+        raise ValueError(f"weights: {path} cannot be read as a state dict: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"weights: expected a state dict in {path}, got {type(state).__name__}.")
+    return state
 
 
 # -- BatchNorm folding ----------------------------------------------------------------------------
@@ -331,7 +366,8 @@ def _fold_batch_norms(reader, example):
         # timm's BatchNormAct2d carries the activation that follows it
         folded.model.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
     same = all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+        isinstance(a, torch.Tensor)
+        and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
         for a, b in zip(reader(example), folded(example), strict=True)
     )
     return folded if same else reader
@@ -342,12 +378,16 @@ def _conv_norm_pairs(reader, example):
     outputs, pairs, hooks = {}, [], []
 
     def remember(name):
-        return lambda _module, _inputs, output: outputs.update({id(output): (name, output)})
+        def hook(_module, _inputs, output):
+            outputs[id(output)] = name, output, output._version
+
+        return hook
 
     def match(name):
         def hook(_module, inputs):
-            if id(inputs[0]) in outputs:
-                pairs.append((outputs.pop(id(inputs[0]))[0], name))
+            conv_name, output, version = outputs.pop(id(inputs[0]), (None, None, None))
+            if conv_name is not None and output._version == version:  # nothing in place between
+                pairs.append((conv_name, name))
 
         return hook
 

@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+_ROUNDING = 1e-6  # floats may leave [0, 1] by this much, as resampling makes them
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class ImageStream:
 def _open(X):
     """(number of images or None, function giving a fresh iterator over raw images)."""
     if isinstance(X, str | os.PathLike):
+        if not os.fspath(X):
+            raise ValueError("X: expected the path of a folder, got an empty string.")
         paths = _folder(Path(X))
         return len(paths), lambda: iter(paths)
     if isinstance(X, Image.Image):
@@ -131,8 +134,8 @@ def _open(X):
         return _open_array(X)
     if isinstance(X, list | tuple):
         return _sized(X)
-    if isinstance(X, Dataset) and hasattr(X, "__len__") and hasattr(X, "__getitem__"):
-        return len(X), lambda: (_first(X[i]) for i in range(len(X)))
+    if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
+        return len(X), lambda: (_image_of_pair(X[i]) for i in range(len(X)))
     if hasattr(X, "__iter__"):
         return None, lambda: _flatten_batches(X)
     raise ValueError(
@@ -152,7 +155,8 @@ def _folder(folder):
         raise ValueError(f"X: the folder {folder} does not exist.")
     if not folder.is_dir():
         raise ValueError(f"X: expected a folder, got the file {folder}. Pass a list: [path].")
-    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    paths = sorted(str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(
             f"X: no image files below {folder}. Read are {', '.join(sorted(IMAGE_SUFFIXES))}."
@@ -161,6 +165,8 @@ def _folder(folder):
 
 
 def _open_array(X):
+    if isinstance(X, np.ma.MaskedArray):
+        raise ValueError("X: masked pixels have no value. Fill them: X.filled(...).")
     if X.dtype.kind in "OUS" and X.ndim == 1:
         return _sized(X.tolist())
     shape = X.shape
@@ -194,14 +200,18 @@ def _open_tensor(X):
     return _sized(X)
 
 
-def _first(item):
+def _image_of_pair(item):
     """The image of an (image, label, ...) pair, as data sets give them."""
     return item[0] if isinstance(item, list | tuple) and len(item) > 0 else item
 
 
 def _flatten_batches(iterable):
+    """Images of images, (image, label) pairs, batches, (batch, labels) and lists of images."""
     for item in iterable:
-        item = _first(item)
+        if isinstance(item, list) and item and isinstance(item[0], Image.Image | str | os.PathLike):
+            yield from item
+            continue
+        item = _image_of_pair(item)
         if isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 4:
             yield from item
         else:
@@ -213,15 +223,17 @@ def _flatten_batches(iterable):
 
 def _to_array(item):
     """(array, whether its channels come first) of one raw image."""
-    if isinstance(item, str | os.PathLike):
-        item = _read(item)
-    if isinstance(item, Image.Image):
-        return _from_pil(item), False
+    if isinstance(item, str | os.PathLike | Image.Image):
+        return _decode(item), False
     if isinstance(item, torch.Tensor):
+        if item.layout != torch.strided:
+            raise ValueError(f"expected a dense tensor, got layout {item.layout}.")
         tensor = item.detach().cpu()
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
             tensor = tensor.float()  # numpy has no bfloat16
         return tensor.numpy(), True
+    if isinstance(item, np.ma.MaskedArray):
+        raise ValueError("masked pixels have no value. Fill them: image.filled(...).")
     if isinstance(item, np.ndarray):
         return item, False
     raise ValueError(
@@ -230,14 +242,13 @@ def _to_array(item):
     )
 
 
-def _read(path):
-    """Decode a file in full, or say in a ValueError why it cannot be."""
+def _decode(item):
+    """The array of a file or PIL image, or a ValueError that says why there is none."""
     try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames != 1:
-                raise ValueError(f"expected one picture in the file, got {frames} frames.")
-            return ImageOps.exif_transpose(image).copy()
+        if isinstance(item, Image.Image):
+            return _from_pil(item)
+        with Image.open(item) as image:
+            return _from_pil(image)
     except (PermissionError, MemoryError, ValueError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
@@ -247,6 +258,10 @@ def _read(path):
 
 
 def _from_pil(image):
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        raise ValueError(f"expected one picture in the file, got {frames} frames.")
+    image = ImageOps.exif_transpose(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -295,12 +310,12 @@ def _to_unit_range(array):
     if not (np.isfinite(low) and np.isfinite(high)):
         row, column = np.argwhere(~np.isfinite(array))[0][:2]
         raise ValueError(f"holds NaN or infinity, first at index ({row}, {column}).")
-    if low < 0 or high > 1:
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(
-            f"float values must lie in [0, 1], got [{low:g}, {high:g}]. "
+            f"float values must lie in [0, 1], got [{float(low):.8g}, {float(high):.8g}]. "
             "Values 0..255? Divide by 255. Normalised already? Pass the image as it was before."
         )
-    return array.astype(np.float32)
+    return array.astype(np.float32).clip(0, 1)
 
 
 # -- what was seen at fit -------------------------------------------------------------------------
@@ -310,27 +325,29 @@ def _to_unit_range(array):
 class ValueRange:
     """The range of values seen at fit, so that data scaled another way is refused.
 
-    Dtypes seen at fit are trusted to be scaled as they were then, floats excepted, whose scale
-    is only a convention. Others must reach a brightness that one and the same scaling can
-    explain: not ``brighter`` times above all that was seen, nor ``darker`` times below it
-    (unless the image is constant: a black picture is a finding, not a mistake).
+    Integer images of a dtype seen at fit are trusted to be scaled as they were then. Others must
+    reach a brightness that one and the same scaling can explain: another dtype may not be
+    ``other_dtype`` times brighter than all that was seen, floats, whose scale is only a
+    convention, not ``other_scale`` times brighter or darker (a constant image excepted: a black
+    picture is a finding, not a mistake).
     """
 
     highest: float = 0.0
     dtypes: set = field(default_factory=set)
-    brighter = 8.0
-    darker = 128.0
+    other_dtype = 8.0
+    other_scale = 128.0
 
     def learn(self, image):
         self.highest = max(self.highest, float(image.pixels.max()))
         self.dtypes.add(image.dtype)
 
     def check(self, image):
-        if image.dtype in self.dtypes and not image.dtype.startswith("float"):
+        seen = image.dtype in self.dtypes
+        if seen and not image.dtype.startswith("float"):
             return
         low, high = (float(value) for value in torch.aminmax(image.pixels))
-        too_dark = low < high and high * self.darker < self.highest
-        too_bright = image.dtype not in self.dtypes and high > self.highest * self.brighter
+        too_dark = low < high and high * self.other_scale < self.highest
+        too_bright = high > self.highest * (self.other_scale if seen else self.other_dtype)
         if self.highest > 0 and (too_dark or too_bright):
             raise ValueError(
                 f"{image.label}: its {image.dtype} values reach {high:.3g} of full scale, the "

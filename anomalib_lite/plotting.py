@@ -76,7 +76,9 @@ class AnomalyMapDisplay:
             raise ValueError("X: expected images that can be read twice. Pass list(X).")
         seen = estimator.inspect(X)
         if names is None and any(seen.paths):
-            names = [path.replace("\\", "/").rsplit("/", 1)[-1] if path else "" for path in seen.paths]
+            names = [
+                path.replace("\\", "/").rsplit("/", 1)[-1] if path else "" for path in seen.paths
+            ]
         display = cls(
             images=[_as_picture(image) for image in ImageStream(X)],
             maps=seen.maps,

@@ -35,11 +35,13 @@ def resolve_device(device):
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError):
+        resolved = None
+    if resolved is None or resolved.type not in ("cpu", "cuda", "mps"):
         raise ValueError(
-            f"device: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device, "
+            "device: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or such a torch.device, "
             f"got {device!r}."
-        ) from error
+        )
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device={device!r}, but {torch.cuda.device_count()} CUDA devices are available. "

@@ -29,9 +29,8 @@ scored = time.perf_counter()
 good, defective = cells.test_labels == 1, cells.test_labels == -1
 flagged = scores < detector.offset_
 print(f"fitted on {len(train)} good cells in {fitted - start:.1f} s")
-print(
-    f"scored {len(cells.test)} unseen cells at {1e3 * (scored - fitted) / len(cells.test):.0f} ms each"
-)
+ms = 1e3 * (scored - fitted) / len(cells.test)
+print(f"scored {len(cells.test)} unseen cells at {ms:.0f} ms each")
 print(f"image AUROC {image_auroc(defective, -scores):.3f}")
 print(
     f"called anomalous: {flagged[defective].mean():.0%} of {defective.sum()} defective, "

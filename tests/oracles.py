@@ -1,8 +1,11 @@
 """Slow, literal readings of what the library computes fast. Nothing here is called by it."""
 
+import itertools
 import math
 
 import numpy as np
+import torch
+from scipy import ndimage
 
 
 def slow_greedy_coreset(rows, n_keep, start=0):
@@ -50,5 +53,109 @@ def slow_patchcore_score(rows, bank, b):
     return (1 - math.exp(math.dist(test, nearest)) / total) * star
 
 
-def slow_concat_embedding(maps, n):
-    """placeholder"""
+def slow_resize(plane, size):
+    """Bilinear resizing of (h, w) between pixel centres, one output pixel after another."""
+    resized = np.zeros(size)
+    for i, j in np.ndindex(*size):
+        y = max((i + 0.5) * plane.shape[0] / size[0] - 0.5, 0.0)
+        x = max((j + 0.5) * plane.shape[1] / size[1] - 0.5, 0.0)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, plane.shape[0] - 1), min(left + 1, plane.shape[1] - 1)
+        dy, dx = y - top, x - left
+        resized[i, j] = (
+            (1 - dy) * (1 - dx) * plane[top, left]
+            + (1 - dy) * dx * plane[top, right]
+            + dy * (1 - dx) * plane[bottom, left]
+            + dy * dx * plane[bottom, right]
+        )
+    return resized
+
+
+def slow_concat_embedding(maps, neighbourhood=3):
+    """Section 3.1 of the PatchCore paper: for every cell of the first of the maps (B, C, h, w)
+    the mean of its neighbourhood, zero beyond the border; other maps resized to it; stacked.
+    """
+    reach = neighbourhood // 2
+    size = maps[0].shape[-2:]
+    embedding = []
+    for image in range(len(maps[0])):
+        channels = []
+        for grid in maps:
+            for plane in np.asarray(grid[image], dtype=np.float64):
+                height, width = plane.shape
+                mean = np.zeros((height, width))
+                for i, j in np.ndindex(height, width):
+                    for di in range(-reach, reach + 1):
+                        for dj in range(-reach, reach + 1):
+                            if 0 <= i + di < height and 0 <= j + dj < width:
+                                mean[i, j] += plane[i + di, j + dj] / neighbourhood**2
+                channels.append(slow_resize(mean, size))
+        embedding.append(channels)
+    return np.array(embedding)
+
+
+def slow_official_embedding(maps, neighbourhood=3, dim=1024):
+    """The steps of the PatchCore authors' code, in its order: patches, resized patch tensors,
+    ``MeanMapper`` for each layer, ``Aggregator``. Gives rows (B * h * w, dim), patch by patch.
+    """
+    size = maps[0].shape[-2:]
+    layers = []
+    for grid in maps:
+        n_images, n_channels, height, width = grid.shape
+        patches = torch.nn.Unfold(neighbourhood, stride=1, padding=(neighbourhood - 1) // 2)(grid)
+        patches = patches.reshape(n_images, n_channels, neighbourhood, neighbourhood, -1)
+        patches = patches.permute(0, 4, 1, 2, 3)  # (B, P, C, n, n)
+        if (height, width) != tuple(size):
+            patches = patches.reshape(n_images, height, width, *patches.shape[2:])
+            patches = patches.permute(0, -3, -2, -1, 1, 2)  # (B, C, n, n, h, w)
+            before = patches.shape
+            patches = patches.reshape(-1, 1, height, width)
+            patches = torch.nn.functional.interpolate(
+                patches, size=tuple(size), mode="bilinear", align_corners=False
+            )
+            patches = patches.reshape(*before[:-2], *size)
+            patches = patches.permute(0, -2, -1, 1, 2, 3)
+            patches = patches.reshape(n_images, -1, *patches.shape[-3:])
+        patches = patches.reshape(-1, *patches.shape[-3:])  # (B * P, C, n, n)
+        rows = patches.reshape(len(patches), 1, -1)
+        layers.append(torch.nn.functional.adaptive_avg_pool1d(rows, dim).squeeze(1))
+    stacked = torch.stack(layers, dim=1)  # (B * P, layers, dim)
+    stacked = stacked.reshape(len(stacked), 1, -1)
+    return torch.nn.functional.adaptive_avg_pool1d(stacked, dim).reshape(len(stacked), -1)
+
+
+def slow_f1_max(y_true, scores):
+    """Try every score as a threshold and count; of equal F1 the highest threshold wins."""
+    y_true, best = np.asarray(y_true, dtype=bool), (-1.0, 0.0)
+    for threshold in sorted(set(np.asarray(scores).tolist()), reverse=True):
+        alarm = np.asarray(scores) >= threshold
+        hits = int((alarm & y_true).sum())
+        f1 = 2 * hits / (2 * hits + int((alarm & ~y_true).sum()) + int((~alarm & y_true).sum()))
+        if f1 > best[0]:
+            best = f1, threshold
+    return best
+
+
+def slow_aupro(masks, maps, max_fpr=0.3):
+    """Loop over thresholds, images and 8-connected regions; trapezoids up to max_fpr."""
+    masks = [np.asarray(mask, dtype=bool) for mask in masks]
+    maps = [np.asarray(heat) for heat in maps]
+    regions = []
+    for i, mask in enumerate(masks):
+        labels, n = ndimage.label(mask, structure=[[1, 1, 1], [1, 1, 1], [1, 1, 1]])
+        regions += [(i, labels == k) for k in range(1, n + 1)]
+    n_normal = sum(int((~mask).sum()) for mask in masks)
+    curve = [(0.0, 0.0)]  # (false positive rate, per-region overlap): no pixel is above +inf
+    for threshold in sorted({v for heat in maps for v in heat.ravel().tolist()}, reverse=True):
+        alarms = [heat >= threshold for heat in maps]
+        fpr = sum(int((a & ~mask).sum()) for a, mask in zip(alarms, masks, strict=True)) / n_normal
+        curve.append((fpr, np.mean([(alarms[i] & r).sum() / r.sum() for i, r in regions])))
+    area = 0.0
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
+        if x1 > max_fpr:  # cut the piece that crosses the limit, then stop
+            y1 = y0 + (y1 - y0) * (max_fpr - x0) / (x1 - x0)
+            x1 = max_fpr
+        area += (x1 - x0) * (y0 + y1) / 2
+        if x1 >= max_fpr:
+            break
+    return area / max_fpr

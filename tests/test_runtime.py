@@ -1,0 +1,136 @@
+"""Device, generator and progress, without a GPU: what torch reports is replaced."""
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_lite.runtime import make_generator, progress, resolve_device
+
+# -- device ---------------------------------------------------------------------------------------
+
+
+def pretend(monkeypatch, *, cuda=0, mps=False):
+    """Make torch report this many CUDA devices, and whether there is MPS."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(0, False, "cpu"), (0, True, "mps"), (1, False, "cuda"), (2, True, "cuda")],
+)
+def test_auto_takes_the_best_there_is(monkeypatch, cuda, mps, expected):
+    pretend(monkeypatch, cuda=cuda, mps=mps)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+@pytest.mark.parametrize("request_", ["cpu", torch.device("cpu")])
+def test_the_cpu_is_there_and_is_taken_even_beside_a_gpu(monkeypatch, request_):
+    pretend(monkeypatch, cuda=1)
+    assert resolve_device(request_) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("request_", ["cuda", "cuda:0", "cuda:1", torch.device("cuda", 1)])
+def test_a_cuda_device_that_is_there_is_taken(monkeypatch, request_):
+    pretend(monkeypatch, cuda=2)
+    assert resolve_device(request_) == torch.device(request_)
+
+
+@pytest.mark.parametrize(("request_", "cuda"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_a_cuda_device_that_is_not_there_is_refused(monkeypatch, request_, cuda):
+    pretend(monkeypatch, cuda=cuda)
+    with pytest.raises(ValueError, match=rf"'{request_}'.* {cuda} CUDA devices .*device='auto'"):
+        resolve_device(request_)
+
+
+def test_mps_is_taken_only_where_it_is(monkeypatch):
+    pretend(monkeypatch, mps=True)
+    assert resolve_device("mps") == torch.device("mps")
+    pretend(monkeypatch, mps=False)
+    with pytest.raises(ValueError, match="'mps' is not available"):
+        resolve_device("mps")
+
+
+@pytest.mark.parametrize("request_", ["gpu", "", "cuda:x", "CPU", None, 3.5, [], -1])
+def test_what_is_no_device_is_refused(request_):
+    with pytest.raises(ValueError, match="device: expected 'auto', 'cpu'") as error:
+        resolve_device(request_)
+    assert repr(request_) in str(error.value)
+
+
+@pytest.mark.parametrize("request_", ["meta", "hip"])
+def test_a_device_that_cannot_hold_data_here_is_refused(request_):
+    with pytest.raises(ValueError, match="device"):
+        resolve_device(request_)
+
+
+# -- generator ------------------------------------------------------------------------------------
+
+
+def draws(random_state):
+    generator = make_generator(random_state)
+    assert generator.device == torch.device("cpu")
+    return torch.rand(8, generator=generator).tolist()
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, np.int64(7), np.uint8(7)])
+def test_an_int_gives_the_same_draws_every_time(seed):
+    assert draws(seed) == draws(seed)
+    assert draws(seed) == draws(int(seed))
+    assert draws(seed) != draws(1)
+
+
+@pytest.mark.parametrize("kind", [np.random.RandomState, np.random.default_rng])
+def test_a_numpy_generator_gives_the_same_draws_from_the_same_state(kind):
+    assert draws(kind(0)) == draws(kind(0))
+    assert draws(kind(0)) != draws(kind(1))
+
+
+@pytest.mark.parametrize("kind", [np.random.RandomState, np.random.default_rng])
+def test_a_numpy_generator_moves_on(kind):
+    state = kind(0)
+    assert draws(state) != draws(state)
+
+
+def test_none_gives_new_draws_every_time():
+    assert draws(None) != draws(None)
+
+
+@pytest.mark.parametrize("bad", [-1, 2**32, 0.5, "0", [0], torch.Generator()])
+def test_what_is_no_random_state_is_refused(bad):
+    with pytest.raises(ValueError, match="random_state: expected None, an int") as error:
+        make_generator(bad)
+    assert repr(bad) in str(error.value)
+
+
+@pytest.mark.parametrize("random_state", [None, 0, "RandomState", "Generator"])
+def test_the_global_generators_are_left_alone(random_state):
+    if random_state == "RandomState":
+        random_state = np.random.RandomState(0)
+    elif random_state == "Generator":
+        random_state = np.random.default_rng(0)
+    numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    draws(random_state)
+    numpy_after, torch_after = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    assert numpy_before[2] == numpy_after[2]
+    np.testing.assert_array_equal(numpy_before[1], numpy_after[1])
+    assert torch.equal(torch_before, torch_after)
+
+
+# -- progress -------------------------------------------------------------------------------------
+
+
+def test_progress_is_silent_and_gives_what_it_was_given(capfd):
+    assert list(progress(range(3), desc="fit")) == [0, 1, 2]
+    with progress(total=3) as bar:
+        bar.update(3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_is_shown_on_request_and_not_on_stdout(capfd):
+    assert list(progress(range(3), total=3, desc="fit", verbose=True)) == [0, 1, 2]
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "fit" in err
+    assert "3/3" in err
