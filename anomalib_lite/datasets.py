@@ -455,7 +455,7 @@ def _photograph(texture):
 
 
 def _install_hint(function, package):
-    return f'{function} needs {package}: pip install "anomalib_lite[benchmark]"'
+    return f'{function} needs {package}: pip install "anomalib_lite[examples]"'
 
 
 def _categories_below(root):

@@ -1,5 +1,7 @@
 """Pictures of what a detector found. Matplotlib is imported when something is drawn."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .images import ImageStream
@@ -72,7 +74,7 @@ class AnomalyMapDisplay:
         -------
         display : AnomalyMapDisplay
         """
-        if iter(X) is X if hasattr(X, "__iter__") else False:
+        if isinstance(X, Iterator):
             raise ValueError("X: expected images that can be read twice. Pass list(X).")
         seen = estimator.inspect(X)
         if names is None and any(seen.paths):
@@ -111,7 +113,7 @@ class AnomalyMapDisplay:
         display = cls(images=pictures, maps=maps, masks=masks, names=names)
         return display.plot(vmin=vmin, vmax=vmax, figure=figure, **kwargs)
 
-    def plot(self, *, vmin=None, vmax=None, figure=None, cmap="inferno", alpha=0.6):
+    def plot(self, *, vmin=None, vmax=None, figure=None, cmap="inferno", alpha=0.7):
         """Draw images above and overlaid maps below.
 
         Parameters
@@ -122,14 +124,16 @@ class AnomalyMapDisplay:
         figure : matplotlib Figure or None, default=None
             None makes one.
         cmap : str, default="inferno"
-        alpha : float, default=0.6
-            Opacity of the map over the image.
+        alpha : float, default=0.7
+            Opacity of the map over the image where it reaches ``vmax``; it is transparent at
+            ``vmin``, so that what is normal can be seen as it is.
 
         Returns
         -------
         self : object
         """
         from matplotlib import pyplot as plt
+        from matplotlib.cm import ScalarMappable
 
         n_images = len(self.images)
         if len(self.maps) != n_images or (self.masks is not None and len(self.masks) != n_images):
@@ -147,7 +151,10 @@ class AnomalyMapDisplay:
             picture = {"cmap": "gray", "vmin": 0, "vmax": 1}
             top.imshow(self.images[i], **picture)
             bottom.imshow(self.images[i], **picture)
-            heat = bottom.imshow(self.maps[i], cmap=cmap, vmin=vmin, vmax=vmax, alpha=alpha)
+            share = np.clip((self.maps[i] - vmin) / max(vmax - vmin, 1e-12), 0, 1)
+            heat = bottom.imshow(
+                self.maps[i], cmap=cmap, vmin=vmin, vmax=vmax, alpha=alpha * np.sqrt(share)
+            )
             if self.masks is not None and np.any(self.masks[i]):
                 for axis in (top, bottom):
                     axis.contour(self.masks[i], levels=[0.5], colors="cyan", linewidths=0.8)
@@ -156,8 +163,8 @@ class AnomalyMapDisplay:
             bottom.set_title(self._verdict(i), fontsize="small")
             for axis in (top, bottom):
                 axis.set_axis_off()
-        bar = figure.colorbar(heat, ax=axes.ravel().tolist(), shrink=0.8)
-        bar.solids.set_alpha(1)
+        scale = ScalarMappable(heat.norm, cmap)
+        bar = figure.colorbar(scale, ax=axes.ravel().tolist(), shrink=0.8)
         bar.set_label("anomaly map")
         self.figure_, self.axes_ = figure, axes
         return self

@@ -192,7 +192,7 @@ def test_elpv_refuses_what_it_does_not_have(small_elpv):
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, load, package):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'{package}: pip install "anomalib_lite\[benchmark\]"'):
+    with pytest.raises(ImportError, match=rf'{package}: pip install "anomalib_lite\[examples\]"'):
         load()
 
 

@@ -150,6 +150,17 @@ def test_an_iterable_dataset_with_a_length_is_streamed():
     np.testing.assert_array_equal(pixels(SizedStream(tensor(COLOUR))), unit(COLOUR))
 
 
+@pytest.mark.xfail(strict=True, reason="the label is read as the next image", raises=ValueError)
+@pytest.mark.parametrize("kind", ["PIL images", "paths"])
+def test_a_loader_without_batches_gives_pairs_as_lists(kind, tmp_path):
+    images = (
+        [Image.fromarray(x) for x in COLOUR] if kind == "PIL images" else save(COLOUR, tmp_path)
+    )
+    loader = DataLoader(Pairs(images), batch_size=None)
+    assert isinstance(next(iter(loader)), list)
+    np.testing.assert_array_equal(pixels(loader), unit(COLOUR))
+
+
 def test_no_image_of_the_lists_of_a_loader_is_lost():
     """Whether a list of PIL images is taken apart or refused: none may go unseen."""
     loader = DataLoader(Stream([Image.fromarray(x) for x in COLOUR]), 3, collate_fn=list)
@@ -516,6 +527,11 @@ def test_masked_pixels_are_refused(form):
         read(array if form == "array" else list(array))
 
 
+@pytest.mark.xfail(strict=True, reason="numpy() refuses it", raises=RuntimeError)
+def test_a_tensor_that_is_lazily_negated_is_read():
+    np.testing.assert_array_equal(pixels(torch.full((1, 3, 4, 5), -0.5)._neg_view()), 0.5)
+
+
 def test_a_sparse_tensor_is_named():
     with pytest.raises(ValueError, match="image 1: "):
         read([GREY[0], torch.eye(9).to_sparse()])
@@ -718,6 +734,8 @@ def test_images_scaled_another_way_than_at_fit_are_refused(at_fit, at_scoring):
         pytest.param(BYTES, BYTES.astype(np.uint16) * 257, id="bytes, then 16 bits"),
         pytest.param(BYTES, BYTES // 200, id="dark bytes"),
         pytest.param(BYTES // 20, BYTES, id="dark field bytes, then bright ones"),
+        pytest.param(BYTES // 5, BRIGHT, id="dark bytes, then floats five times brighter"),
+        pytest.param(BRIGHT / 20, BRIGHT, id="dark field floats, then bright ones"),
         pytest.param(TWELVE_BIT, TWELVE_BIT * 16, id="uint16, then brighter uint16"),
         pytest.param(BRIGHT, BRIGHT / 10, id="darker floats"),
         pytest.param(BRIGHT, np.zeros((8, 10)), id="a black float image"),

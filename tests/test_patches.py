@@ -187,10 +187,11 @@ def slow_map(grid, image_size, size, *, seen_size=None, offset=(0, 0), smoothing
     return resized(whole, size)
 
 
-@pytest.mark.parametrize("size", [(32, 48), (64, 50), (20, 96), (11, 13)])
+@pytest.mark.parametrize("size", [(32, 48), (64, 50), (20, 96), (11, 13), (40, 40)])
 @pytest.mark.parametrize("smoothing", [0, 0.7, 4.0])
-def test_a_map_is_upsampling_blur_and_resizing(size, smoothing):
-    (grid,) = feature_maps((4, 6))
+@pytest.mark.parametrize("cells", [(4, 6), (5, 5)])
+def test_a_map_is_upsampling_blur_and_resizing(cells, size, smoothing):
+    (grid,) = feature_maps(cells)
     renderer = MapRenderer((32, 48), smoothing=smoothing)
     expected = slow_map(grid, (32, 48), size, smoothing=smoothing)
     assert expected.shape == size
