@@ -11,10 +11,14 @@ _HOME = {
     "PatchCore": "methods.patchcore",
 }
 
+_ROOMS = {"backbones", "coreset", "datasets", "metrics", "neighbors", "patches", "plotting"}
+
 __all__ = ["PatchCore", "__version__"]
 
 
 def __getattr__(name):
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -23,4 +27,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted(set(globals()) | set(_HOME))
+    return sorted(set(globals()) | set(_HOME) | _ROOMS)

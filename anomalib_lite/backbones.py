@@ -8,6 +8,7 @@ own hub cache. Nothing else in the library loads a network.
 import copy
 import hashlib
 import os
+import threading
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
@@ -29,6 +30,7 @@ _BUNDLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DEFAULT_STRIDES = (8, 16)
+_HOOKS = threading.Lock()  # hooks sit on the module that all threads share
 
 
 class Backbone:
@@ -77,6 +79,8 @@ class Backbone:
     [(2, 40, 28, 28), (2, 112, 14, 14)]
     """
 
+    @torch.inference_mode(False)  # whose tensors have no version counters
+    @torch.no_grad()
     def __init__(
         self,
         backbone=BUNDLED,
@@ -89,6 +93,11 @@ class Backbone:
         generator=None,
     ):
         self.name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        is_sequence = hasattr(layers, "__len__") and not isinstance(layers, str)
+        if layers is not None and not (is_sequence and len(layers)):
+            raise ValueError(
+                f"layers: expected a sequence of strides, blocks or names, got {layers!r}."
+            )
         image_size = None if image_size is None else as_pair("image_size", image_size)
         if isinstance(backbone, nn.Module):
             model = copy.deepcopy(backbone)
@@ -170,7 +179,7 @@ class _ModuleReader:
 
     def __init__(self, model, layers):
         self.model = model
-        self.names = () if layers is None else tuple(layers)
+        self.names = () if layers is None else tuple(dict.fromkeys(layers))
         known = dict(model.named_modules())
         unknown = [name for name in self.names if name not in known]
         if unknown:
@@ -181,7 +190,8 @@ class _ModuleReader:
 
     def __call__(self, batch):
         if self.names:
-            return self._read_named(batch)
+            with _HOOKS:
+                return self._read_named(batch)
         output = self.model(batch)
         if isinstance(output, dict):
             return list(output.values())
@@ -193,7 +203,8 @@ class _ModuleReader:
 
         def catch(name):
             def hook(_module, _inputs, output):
-                caught[name] = output
+                # what follows may work in place
+                caught[name] = output.clone() if isinstance(output, torch.Tensor) else output
                 if len(caught) == len(self.names):
                     raise _AllCaught
 
@@ -225,10 +236,6 @@ def _choose_layers(info, layers):
     if layers is None:
         depth = len(info)
         layers = (depth // 2 - 1, 3 * depth // 4 - 1) if one_resolution else _DEFAULT_STRIDES
-    if isinstance(layers, str | Integral) or len(layers) == 0:
-        raise ValueError(
-            f"layers: expected a sequence of strides, blocks or names, got {layers!r}."
-        )
 
     def index_of(layer):
         if isinstance(layer, str) and layer in names:
@@ -250,14 +257,14 @@ def _as_grid(output, seen_size):
         rows = round((output.shape[1] * height / width) ** 0.5)
         columns = output.shape[1] // max(rows, 1)
         if rows * columns == output.shape[1] and rows * width == columns * height:
-            return output.transpose(1, 2).unflatten(2, (rows, columns))
+            output = output.transpose(1, 2).unflatten(2, (rows, columns))
     if not isinstance(output, torch.Tensor) or output.ndim != 4:
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(
             "backbone: expected feature maps (B, C, h, w) or token grids (B, h*w, C) of the "
             f"image's proportions, got {got}. Name inner layers with layers=[...]."
         )
-    return output
+    return output.float()
 
 
 # -- loading --------------------------------------------------------------------------------------
@@ -385,7 +392,8 @@ def _conv_norm_pairs(reader, example):
 
     def match(name):
         def hook(_module, inputs):
-            conv_name, output, version = outputs.pop(id(inputs[0]), (None, None, None))
+            key = id(inputs[0]) if inputs else None
+            conv_name, output, version = outputs.pop(key, (None, None, None))
             if conv_name is not None and output._version == version:  # nothing in place between
                 pairs.append((conv_name, name))
 

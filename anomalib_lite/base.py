@@ -15,6 +15,7 @@ from .patches import MapRenderer
 from .runtime import make_generator, progress, resolve_device
 
 _CPU_BATCH, _ACCELERATOR_BATCH = 4, 32
+_NOT_FINITE = "the backbone gives NaN or infinity for it, so it gets no score. Is it constant?"
 
 
 class Inspection(NamedTuple):
@@ -49,7 +50,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         :class:`~anomalib_lite.images.NetworkInput`.
     ``_learn(batches, n_images, generator)``
         Learn from an iterable of network inputs (B, 3, h, w); return the anomaly scores of the
-        normal images *out of sample*, from which the threshold is read.
+        normal images *out of sample*, from which the threshold is read (NaN: not available).
     ``_infer(batch)``
         Anomaly scores (B,) and patch grids (B, h, w) of a network input.
     ``_check_params()``
@@ -78,6 +79,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             estimator as it was before.
         """
         with self._all_or_nothing():
+            self._check_all_params()
             for name in [name for name in vars(self) if name.endswith("_")]:
                 delattr(self, name)
             self._start()
@@ -85,16 +87,18 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return self
 
     def _start(self):
-        """Check parameters and build what comes before the images."""
+        """Build what comes before the images."""
+        self.device_ = resolve_device(self.device)
+        self.input_ = self._build(make_generator(self.random_state))
+        self.value_range_ = ValueRange()
+        self.n_images_ = 0
+
+    def _check_all_params(self):
         check_share("false_alarm_rate", self.false_alarm_rate)
         check_number("smoothing", self.smoothing, minimum=0)
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
         self._check_params()
-        self.device_ = resolve_device(self.device)
-        self.input_ = self._build(make_generator(self.random_state))
-        self.value_range_ = ValueRange()
-        self.n_images_ = 0
 
     def _calibrate(self, X):
         """Learn from images and set the threshold."""
@@ -106,11 +110,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 batches, stream.n_images, make_generator(self.random_state)
             )
         self.calibration_scores_ = -np.asarray(anomaly_scores, dtype=np.float64)
-        self.offset_ = float(np.quantile(self.calibration_scores_, self.false_alarm_rate))
+        self.offset_ = float(np.nanquantile(self.calibration_scores_, self.false_alarm_rate))
 
     def _learning_batches(self, stream):
+        first = self.n_images_ == 0
         for images in self._batches(stream, "fit"):
             for image in images:
+                if not first:
+                    self.value_range_.check(image)
                 self.value_range_.learn(image)
             self.n_images_ += len(images)
             yield self.input_.batch(images).to(self.device_)
@@ -216,7 +223,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             for image in images:
                 self.value_range_.check(image)
             scores, grids = self._infer(self.input_.batch(images).to(self.device_))
-            yield images, scores.cpu().numpy().astype(np.float64), grids
+            scores = scores.cpu().numpy().astype(np.float64)
+            for image in np.asarray(images, dtype=object)[~np.isfinite(scores)]:
+                raise ValueError(f"{image.label}: {_NOT_FINITE}")
+            yield images, scores, grids
 
     # -- images -----------------------------------------------------------------------------------
 
@@ -260,7 +270,8 @@ class _MapCollector:
     def add(self, image_map):
         if self._array is None and self._n_images is not None:
             self._array = np.empty((self._n_images, *image_map.shape), image_map.dtype)
-        if self._array is not None and self._array.shape[1:] == image_map.shape:
+        fits = self._array is not None and len(self._maps) < self._n_images
+        if fits and self._array.shape[1:] == image_map.shape:
             place = self._array[len(self._maps)]
             place[:] = image_map
             image_map = place
@@ -269,7 +280,8 @@ class _MapCollector:
     def result(self):
         if len({image_map.shape for image_map in self._maps}) > 1:
             return self._maps
-        return np.stack(self._maps) if self._array is None else self._array
+        complete = self._array is not None and len(self._maps) == self._n_images
+        return self._array if complete else np.stack(self._maps)
 
 
 # -- parameters -----------------------------------------------------------------------------------
@@ -298,3 +310,10 @@ def check_choice(name, value, choices):
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_finite(rows, first):
+    """Raise ValueError if the rows (B, P, D) of images ``first``, ``first + 1``, ... hold NaN."""
+    for i, finite in enumerate(rows.isfinite().flatten(1).all(1).tolist()):
+        if not finite:
+            raise ValueError(f"image {first + i}: {_NOT_FINITE}")

@@ -60,6 +60,8 @@ def greedy_coreset(rows, n_keep, *, start=0, verbose=False):
     n_rows = len(rows)
     if not 1 <= n_keep <= n_rows:
         raise ValueError(f"n_keep: expected 1 to {n_rows} (the number of rows), got {n_keep}.")
+    if not 0 <= start < n_rows:
+        raise ValueError(f"start: expected a row, 0 to {n_rows - 1}, got {start}.")
     codes = PrincipalCodes(rows)
     row_codes = codes.encode(rows)
     picks = NearestRows(codes, n_keep)
@@ -124,18 +126,18 @@ def _pick(group, outside, rows, gap, seen, limit):
     eligible = (gap[group] > limit_gap) | ((gap[group] == limit_gap) & (group < limit_row))
     group = group[eligible]
     positions = group.cpu().numpy()
-    gaps = gap[group].cpu().numpy()
-    vectors = rows[group].to("cpu", exact_dtype(rows.device)).numpy()
+    shared = gap[group].cpu()  # one memory for torch, which measures, and NumPy, which is quick
+    gaps = shared.numpy()
+    vectors = rows[group].to("cpu", exact_dtype(rows.device))
     chosen = []
     while len(gaps) and len(chosen) < limit:
         best = int(gaps.argmax())  # the first, hence lowest index, on ties
         if (gaps[best], -positions[best]) < (limit_gap, -limit_row):
             break
         chosen.append(best)
-        rest = vectors - vectors[best]
-        np.minimum(gaps, np.einsum("ij,ij->i", rest, rest), out=gaps)
+        torch.minimum(shared, squared_distance(vectors, vectors[best]), out=shared)
         gaps[best] = _TAKEN
-    gap[group] = torch.from_numpy(gaps).to(gap)
+    gap[group] = shared.to(gap.device)
     seen[group] += len(chosen)
     return group[torch.tensor(chosen, dtype=torch.int64, device=group.device)]
 
@@ -153,8 +155,10 @@ def _radius(rows, row_codes, gap, seen, picks):
 # -- how much, from what ---------------------------------------------------------------------------
 
 
-def coreset_size(keep, n_rows):
+def coreset_size(keep, n_rows, *, name="coreset"):
     """Number of rows to keep: ``keep`` is a share in (0, 1] or a count.
+
+    Raises ValueError, blaming the parameter ``name``, if it is neither.
 
     Examples
     --------
@@ -166,7 +170,7 @@ def coreset_size(keep, n_rows):
     if isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1:
         return max(1, round(keep * n_rows))
     raise ValueError(
-        f"coreset: expected a share in (0, 1] as a float or a count of at least 1 as an int, "
+        f"{name}: expected a share in (0, 1] as a float or a count of at least 1 as an int, "
         f"got {keep!r}."
     )
 
@@ -182,33 +186,43 @@ def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
     generator : torch.Generator
         On the CPU; draws the start and the projection.
     projection : "auto", int or None, default="auto"
-        Length of the Gaussian random projection in which distances are taken. "auto" is the
-        Johnson-Lindenstrauss length for distortion 0.9, as in the paper's code, where that is
-        shorter than D, and no projection where it is not. None measures the rows themselves.
+        Length of the Gaussian random projection in which rows are picked. "auto" is the
+        Johnson-Lindenstrauss length for distortion 0.9 where that at least halves D, and no
+        projection where it does not. None picks by the distances of the rows themselves.
     verbose : bool, default=False
 
     Returns
     -------
     indices : torch.Tensor of shape (n_keep,)
     radius : float
-        In the projection, if there is one.
+        Largest Euclidean distance of any row to its nearest pick, of the rows themselves.
     """
+    check_projection(projection)
     n_rows, n_features = rows.shape
     n_keep = coreset_size(keep, n_rows)
-    start = int(torch.randint(n_rows, (1,), generator=generator))
+    start = int(torch.randint(n_rows, (1,), generator=generator, device="cpu"))
     if projection == "auto":
-        projection = int(johnson_lindenstrauss_min_dim(max(n_rows, 2), eps=0.9))
-    elif projection is not None and not (isinstance(projection, int) and projection >= 1):
+        length = int(johnson_lindenstrauss_min_dim(max(n_rows, 2), eps=0.9))
+        projection = length if 2 * length <= n_features else None
+    if projection is None or projection >= n_features:
+        return greedy_coreset(rows, n_keep, start=start, verbose=verbose)
+    matrix = torch.randn(n_features, projection, generator=generator, device="cpu")
+    projected = rows @ matrix.div_(projection**0.5).to(rows.device)
+    indices, _ = greedy_coreset(projected, n_keep, start=start, verbose=verbose)
+    distance, _ = NearestRows.over(rows[indices]).query(rows)
+    return indices, float(distance.max())
+
+
+def check_projection(projection):
+    """Raise ValueError unless ``projection`` is "auto", None or a positive int."""
+    is_count = isinstance(projection, Integral) and not isinstance(projection, bool)
+    if not (projection is None or projection == "auto" or (is_count and projection >= 1)):
         raise ValueError(
             f"projection: expected 'auto', None or a positive int, got {projection!r}."
         )
-    if projection is not None and projection < n_features:
-        matrix = torch.randn(n_features, projection, generator=generator) / projection**0.5
-        rows = rows @ matrix.to(rows.device)
-    return greedy_coreset(rows, n_keep, start=start, verbose=verbose)
 
 
-def merge_coresets(parts, keep, *, generator, projection="auto", verbose=False):
+def merge_coresets(parts, keep, *, generator, verbose=False):
     """Coreset of the union of coresets of parts.
 
     Every row of every part is within that part's radius of its coreset, and that within the
@@ -220,8 +234,8 @@ def merge_coresets(parts, keep, *, generator, projection="auto", verbose=False):
     parts : list of torch.Tensor of shape (n_i, D)
     keep : float or int
         Share of the union, or count.
-    generator, projection, verbose
-        As in :func:`select_coreset`.
+    generator, verbose
+        As in :func:`select_coreset`, which picks here without a projection.
 
     Returns
     -------
@@ -237,7 +251,7 @@ def merge_coresets(parts, keep, *, generator, projection="auto", verbose=False):
     (3, True)
     """
     rows = torch.cat(parts)
-    return select_coreset(rows, keep, generator=generator, projection=projection, verbose=verbose)
+    return select_coreset(rows, keep, generator=generator, projection=None, verbose=verbose)
 
 
 class GreedyCoreset(BaseEstimator):
@@ -258,8 +272,7 @@ class GreedyCoreset(BaseEstimator):
     indices_ : ndarray of shape (n_keep,)
         Rows kept, in the order of picking.
     radius_ : float
-        Largest Euclidean distance of any row to its nearest kept row (in the projection, if
-        there is one).
+        Largest Euclidean distance of any row to its nearest kept row.
 
     Examples
     --------
@@ -277,6 +290,7 @@ class GreedyCoreset(BaseEstimator):
 
     def fit(self, X, y=None):
         """Choose rows of ``X`` (n_samples, n_features)."""
+        coreset_size(self.keep, 1, name="keep")
         rows = X if isinstance(X, torch.Tensor) else torch.tensor(np.asarray(X, np.float32))
         if rows.ndim != 2 or len(rows) == 0:
             raise ValueError(f"X: expected rows (n_samples, n_features), got {tuple(rows.shape)}.")
@@ -294,4 +308,5 @@ class GreedyCoreset(BaseEstimator):
 
     def fit_transform(self, X, y=None):
         """The chosen rows themselves."""
-        return X[self.fit(X).indices_]
+        rows = X if isinstance(X, torch.Tensor) else np.asarray(X)
+        return rows[self.fit(rows).indices_]

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, spatial
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+from .images import IMAGE_SUFFIXES
+
 TEXTURES = ("brick", "grass", "gravel")
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -75,7 +75,7 @@ class ImageStream:
     Attributes
     ----------
     n_images : int or None
-        How many images there are; None where only reading to the end can tell.
+        How many images there should be; None where only reading to the end can tell.
 
     Raises
     ------
@@ -137,11 +137,19 @@ def _open(X):
     if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
         return len(X), lambda: (_image_of_pair(X[i]) for i in range(len(X)))
     if hasattr(X, "__iter__"):
-        return None, lambda: _flatten_batches(X)
+        return _loader_length(X), lambda: _flatten_batches(X)
     raise ValueError(
         "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
         f"got {type(X).__name__}."
     )
+
+
+def _loader_length(X):
+    """How many images a DataLoader that batches its data set itself will give; None if unknown."""
+    if not isinstance(X, DataLoader) or isinstance(X.dataset, IterableDataset) or not X.batch_size:
+        return None
+    n_images = len(X.sampler)
+    return n_images - n_images % X.batch_size if X.drop_last else n_images
 
 
 def _sized(items):
@@ -208,7 +216,9 @@ def _image_of_pair(item):
 def _flatten_batches(iterable):
     """Images of images, (image, label) pairs, batches, (batch, labels) and lists of images."""
     for item in iterable:
-        if isinstance(item, list) and item and isinstance(item[0], Image.Image | str | os.PathLike):
+        if isinstance(item, list) and all(
+            isinstance(part, Image.Image | str | os.PathLike) for part in item
+        ):
             yield from item
             continue
         item = _image_of_pair(item)
@@ -228,7 +238,7 @@ def _to_array(item):
     if isinstance(item, torch.Tensor):
         if item.layout != torch.strided:
             raise ValueError(f"expected a dense tensor, got layout {item.layout}.")
-        tensor = item.detach().cpu()
+        tensor = item.detach().cpu().resolve_neg()
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
             tensor = tensor.float()  # numpy has no bfloat16
         return tensor.numpy(), True

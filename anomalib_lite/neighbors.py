@@ -11,7 +11,9 @@ import torch
 
 _CHUNK = 64  # neighbouring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 2048  # one block of products: 6 MB of float32
-_FLOAT32_ULP = 2.0**-24
+_PAIR_VALUES = 2**22  # float64 values measured at once: 32 MB
+# unit roundoff of float32 matrix products under torch.set_float32_matmul_precision
+_ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 _TINY = 1e-30  # keeps exact ties when every row is the same
 
 
@@ -29,18 +31,15 @@ class PrincipalCodes:
     ----------
     mean_ : torch.Tensor of shape (D,)
     components_ : torch.Tensor of shape (D, n_components)
-    slack : float
-        Bounds the rounding error of a squared code distance, as a share of the sum of the two
-        squared code lengths: a worst case over sums of D products, with room to spare.
     """
 
     def __init__(self, rows, n_components=None):
         n_features = rows.shape[1]
         self.mean_ = rows.mean(0)
-        scatter = torch.zeros(n_features, n_features, dtype=torch.float64)
+        scatter = torch.zeros(n_features, n_features, dtype=torch.float64, device="cpu")
         for block in rows.split(8192):
             centred = block - self.mean_
-            scatter += (centred.T @ centred).double().cpu()
+            scatter += (centred.T @ centred).cpu().double()
         variances, components = torch.linalg.eigh(scatter)
         variances, components = variances.flip(0).clamp_min(0), components.flip(1)
         if n_components is None:
@@ -48,7 +47,16 @@ class PrincipalCodes:
             enough = int((share < 0.95).sum()) + 1
             n_components = min(max(32, enough), 128, n_features)
         self.components_ = components[:, :n_components].float().to(rows.device).contiguous()
-        self.slack = 16 * (n_features + 16) * _FLOAT32_ULP
+
+    @property
+    def slack(self):
+        """Allowance for rounding in a squared code distance.
+
+        As a share of the sum of the two squared code lengths: about sixteen times the worst case
+        of a sum of D products. It follows the precision that PyTorch's matrix products are set to.
+        """
+        roundoff = _ROUNDOFF[torch.get_float32_matmul_precision()]
+        return min(16 * (len(self.mean_) + 16) * roundoff, 1.0)
 
     @property
     def n_codes(self):
@@ -100,7 +108,6 @@ class NearestRows:
         self._codes = torch.zeros(padded, codes.n_codes, **like)
         # an unused place is infinitely far from everything
         self._squares = torch.full((padded,), torch.inf, **like)
-        self._longest = 0.0
 
     @classmethod
     def over(cls, rows, n_components=None):
@@ -119,7 +126,6 @@ class NearestRows:
         self._rows[place] = rows
         self._codes[place] = self.codes.encode(rows) if codes is None else codes
         self._squares[place] = self._codes[place].square().sum(1)
-        self._longest = max(self._longest, float(self._squares[place].max()))
         self.n_stored += len(rows)
 
     def query(self, rows, *, exclude=None):
@@ -162,17 +168,17 @@ class NearestRows:
         exclude : torch.Tensor of int64 or None, default=None
             Stored rows that do not count, ascending.
         """
-        squares = codes.square().sum(1)
-        margin = self.codes.slack * (squares + self._longest) + _TINY
-        bound = _product_bound(nearest, squares, margin)
+        slack = self.codes.slack
+        squares = codes.square().sum(1) * (1 - slack) - _TINY
+        bound = _product_bound(nearest, squares)
         end = -(-self.n_stored // _CHUNK) * _CHUNK
         buffer = codes.new_empty(len(codes) * min(_STORED, max(end, _CHUNK)))
         for left in range(first // _CHUNK * _CHUNK, end, _STORED):
             right = min(left + _STORED, end)
             products = buffer[: len(codes) * (right - left)].view(len(codes), -1)
-            torch.addmm(
-                self._squares[left:right], codes, self._codes[left:right].T, alpha=-2, out=products
-            )  # squared code distance, less the row's own squared length
+            # squared code distance, less the row's own squared length and the allowance
+            stored_squares = self._squares[left:right] * (1 - slack)
+            torch.addmm(stored_squares, codes, self._codes[left:right].T, alpha=-2, out=products)
             if exclude is not None:
                 hidden = exclude[(exclude >= left) & (exclude < right)] - left
                 products.index_fill_(1, hidden, torch.inf)
@@ -185,17 +191,18 @@ class NearestRows:
             # the most promising pair of each row first: it usually rules out the others
             best = chunk[hit] * _CHUNK + chunks[hit, chunk[hit]].argmin(1)
             self._measure(rows, nearest, index, hit, best + left)
-            bound[hit] = _product_bound(nearest[hit], squares[hit], margin[hit])
+            bound[hit] = _product_bound(nearest[hit], squares[hit])
             pair = (lowest[hit] < bound[hit, None]).nonzero()
             row, chunk = hit[pair[:, 0]], pair[:, 1]
             pair = (chunks[row, chunk] < bound[row, None]).nonzero()
             row, column = row[pair[:, 0]], chunk[pair[:, 0]] * _CHUNK + pair[:, 1]
             self._measure(rows, nearest, index, row, column + left)
-            bound[hit] = _product_bound(nearest[hit], squares[hit], margin[hit])
+            bound[hit] = _product_bound(nearest[hit], squares[hit])
 
     def _measure(self, rows, nearest, index, row, stored):
         """Take true distances of pairs (row[i], stored[i]) into account."""
-        for row, stored in zip(row.split(65536), stored.split(65536), strict=True):  # noqa: B020
+        n_pairs = max(1, _PAIR_VALUES // rows.shape[1])
+        for row, stored in zip(row.split(n_pairs), stored.split(n_pairs), strict=True):  # noqa: B020
             distance = squared_distance(rows[row], self._rows[stored])
             if index is not None:
                 before = nearest.clone()
@@ -223,10 +230,11 @@ class NearestRows:
         index : list of n torch.Tensor of shape (<= k,)
             The lower first on exact ties.
         """
+        slack = self.codes.slack
         codes = self.codes.encode(rows)
-        squares = codes.square().sum(1)
-        stored_codes = self._codes[: self.n_stored]
-        products = torch.addmm(self._squares[: self.n_stored], codes, stored_codes.T, alpha=-2)
+        squares = codes.square().sum(1) * (1 - slack) - _TINY
+        stored_codes, stored_squares = self._codes[: self.n_stored], self._squares[: self.n_stored]
+        products = torch.addmm(stored_squares * (1 - slack), codes, stored_codes.T, alpha=-2)
         if exclude is not None:
             products.index_fill_(1, exclude, torch.inf)
         distances, indices = [], []
@@ -234,9 +242,8 @@ class NearestRows:
             available = int(product.isfinite().sum())
             # an upper bound on the k-th distance: measure the k most promising rows
             likely = product.topk(min(k, available), largest=False).indices
-            kth = squared_distance(row, self._rows[likely]).amax(0, keepdim=True)
-            margin = self.codes.slack * (square + self._longest) + _TINY
-            near = (product <= _product_bound(kth, square, margin)).nonzero()[:, 0]
+            farthest = squared_distance(row, self._rows[likely]).amax() if available else -torch.inf
+            near = (product <= _product_bound(farthest, square)).nonzero()[:, 0]
             true = squared_distance(row, self._rows[near])
             order = true.argsort(stable=True)[:k]
             distances.append(true[order].sqrt())
@@ -250,7 +257,7 @@ def squared_distance(a, b):
     Differences are taken in float64 before squaring, so equal rows are at exactly 0.
     """
     dtype = exact_dtype(a.device)
-    return (a.to(dtype) - b.to(dtype)).square_().sum(-1)
+    return a.to(dtype).sub(b.to(dtype)).square_().sum(-1)
 
 
 def exact_dtype(device):
@@ -258,6 +265,6 @@ def exact_dtype(device):
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _product_bound(nearest, squares, margin):
+def _product_bound(nearest, squares):
     """A pair whose product is above this is farther apart than ``nearest``, rounding included."""
-    return (nearest - squares + margin).float()
+    return torch.as_tensor(nearest - squares).float()

@@ -185,6 +185,8 @@ class MapRenderer:
 
 def resize_matrix(n_in, n_out):
     """(n_out, n_in) matrix of PyTorch's bilinear resizing, antialiased where it shrinks."""
-    identity = torch.eye(n_in, dtype=torch.float64)[None, None]  # a picture resized in height only
+    identity = torch.eye(n_in, dtype=torch.float64, device="cpu")[
+        None, None
+    ]  # a picture resized in height only
     resized = F.interpolate(identity, (n_out, n_in), mode="bilinear", antialias=n_out < n_in)
     return resized[0, 0].numpy()

@@ -1,8 +1,9 @@
 """Pictures of what a detector found. Matplotlib is imported when something is drawn."""
 
-from collections.abc import Iterator
+import os
 
 import numpy as np
+import torch
 
 from .images import ImageStream
 
@@ -59,7 +60,7 @@ class AnomalyMapDisplay:
         ----------
         estimator : fitted detector
         X : array, tensor, list or folder
-            A handful of images; what can only be read once (a generator) is refused.
+            A handful of images; what need not read the same twice (a DataLoader) is refused.
         masks : sequence of (H, W) arrays or None, default=None
             Where the defects are.
         names : list of str or None, default=None
@@ -74,8 +75,11 @@ class AnomalyMapDisplay:
         -------
         display : AnomalyMapDisplay
         """
-        if isinstance(X, Iterator):
-            raise ValueError("X: expected images that can be read twice. Pass list(X).")
+        if not isinstance(X, np.ndarray | torch.Tensor | list | tuple | str | os.PathLike):
+            raise ValueError(
+                "X: expected images that read the same twice (an array, tensor, list or folder), "
+                f"got {type(X).__name__}. Pass a list of them."
+            )
         seen = estimator.inspect(X)
         if names is None and any(seen.paths):
             names = [

@@ -12,8 +12,9 @@ def resolve_device(device):
     Parameters
     ----------
     device : str or torch.device
-        ``"auto"`` takes the first of CUDA, MPS and CPU that is available; anything else
-        is read as PyTorch reads it (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``).
+        ``"auto"`` takes CUDA where it is available and the CPU where it is not; anything else
+        is read as PyTorch reads it (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``). MPS is
+        taken only by name: its operators differ from release to release.
 
     Returns
     -------
@@ -30,9 +31,7 @@ def resolve_device(device):
     device(type='cpu')
     """
     if isinstance(device, str) and device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError):

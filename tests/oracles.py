@@ -11,15 +11,16 @@ from scipy import ndimage
 def slow_greedy_coreset(rows, n_keep, start=0):
     """The plain loop: pick the row farthest from all picks, one at a time, in float64.
 
-    Gives the picks and the radius they leave.
+    Gives the picks and the radius they leave. (Sums are torch's: rows that tie exactly on paper
+    are told apart by the last bit, which depends on the order of summation.)
     """
-    rows = np.asarray(rows, dtype=np.float64)
+    rows = torch.as_tensor(rows).double()
     gap = np.full(len(rows), np.inf)
     picks = []
     pick = start
     while True:
         picks.append(pick)
-        gap = np.minimum(gap, ((rows - rows[pick]) ** 2).sum(axis=1))
+        gap = np.minimum(gap, ((rows - rows[pick]) ** 2).sum(dim=1).numpy())
         gap[picks] = -1.0  # never twice
         pick = int(gap.argmax())
         if len(picks) == n_keep:

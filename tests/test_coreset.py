@@ -5,6 +5,7 @@ from oracles import slow_greedy_coreset, slow_nearest
 from sklearn.base import clone
 
 from anomalib_lite import coreset as coreset_module
+from anomalib_lite import neighbors as neighbors_module
 from anomalib_lite.coreset import (
     GreedyCoreset,
     coreset_size,
@@ -23,6 +24,7 @@ def rows_of(kind, n=5000):
         "clusters": lambda: rng.normal(size=(n, 6)) + 20 * rng.integers(0, 5, (n, 1)),
         "off-centre": lambda: rng.normal(size=(n, 12)) + 300,
         "lattice": lambda: rng.integers(0, 40, (n, 2)),
+        "lattice of tenths": lambda: rng.integers(0, 4, (n, 60)) * 0.1,
         "few distinct": lambda: rng.integers(0, 3, (n, 3)),
         "all equal": lambda: np.full((n, 4), 7.0),
         "one column": lambda: rng.normal(size=(n, 1)),
@@ -30,7 +32,16 @@ def rows_of(kind, n=5000):
     return torch.from_numpy(rows.astype(np.float32))
 
 
-KINDS = ["gaussian", "clusters", "off-centre", "lattice", "few distinct", "all equal", "one column"]
+KINDS = [
+    "gaussian",
+    "clusters",
+    "off-centre",
+    "lattice",
+    "lattice of tenths",
+    "few distinct",
+    "all equal",
+    "one column",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,8 +54,9 @@ def test_picks_are_those_of_the_plain_loop(kind):
 
 
 @pytest.mark.parametrize(("candidates", "block"), [(1, 1), (7, 3), (64, 512), (10**6, 512)])
-def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block):
-    rows = rows_of("gaussian", 800)
+@pytest.mark.parametrize("kind", ["gaussian", "lattice of tenths"])
+def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block, kind):
+    rows = rows_of(kind, 800)
     expected, _ = slow_greedy_coreset(rows, 120)
     monkeypatch.setattr(coreset_module, "_CANDIDATES", candidates)
     monkeypatch.setattr(coreset_module, "_BLOCK", block)
@@ -69,6 +81,21 @@ def test_radius_is_the_distance_of_the_worst_covered_row():
 def test_impossible_counts_are_refused(n_keep):
     with pytest.raises(ValueError, match="expected 1 to 10"):
         greedy_coreset(torch.zeros(10, 2), n_keep)
+
+
+@pytest.mark.parametrize("start", [-1, 10])
+def test_a_start_that_is_no_row_is_refused(start):
+    with pytest.raises(ValueError, match="start: expected a row, 0 to 9"):
+        greedy_coreset(torch.zeros(10, 2), 2, start=start)
+
+
+def test_devices_without_float64_pick_in_float32(monkeypatch):
+    for module in (coreset_module, neighbors_module):
+        monkeypatch.setattr(module, "exact_dtype", lambda device: torch.float32)
+    indices, radius = greedy_coreset(rows_of("gaussian", 900), 90)
+    assert len(set(indices.tolist())) == 90
+    _, slow_radius = slow_greedy_coreset(rows_of("gaussian", 900), 90)
+    assert radius == pytest.approx(slow_radius, rel=1e-3)
 
 
 def test_oracle_has_teeth():
@@ -103,10 +130,13 @@ def test_projection_is_for_wide_rows_only():
     assert picks(wide, "auto") != picks(wide, None)
     assert picks(wide, "auto") == picks(wide, "auto")
     start = int(torch.randint(300, (1,), generator=make_generator(0)))
+    _, radius = select_coreset(wide, 40, generator=make_generator(0))
+    reached, _ = slow_nearest(wide, wide[picks(wide, "auto")])
+    assert radius == pytest.approx(reached.max(), rel=1e-9), "of the rows, not their projections"
     assert picks(wide, None) == slow_greedy_coreset(wide, 40, start=start)[0].tolist()
 
 
-@pytest.mark.parametrize("projection", [0, -1, 2.5, "pca"])
+@pytest.mark.parametrize("projection", [0, -1, 2.5, True, "pca"])
 def test_projection_refuses(projection):
     with pytest.raises(ValueError, match="projection"):
         select_coreset(torch.zeros(9, 3), 2, generator=make_generator(0), projection=projection)
@@ -134,6 +164,12 @@ def test_sampler_is_a_scikit_learn_estimator():
     again = clone(sampler).fit(torch.from_numpy(table))
     np.testing.assert_array_equal(sampler.indices_, again.indices_)
     assert sampler.radius_ == again.radius_
+    np.testing.assert_array_equal(sampler.fit_transform(table.tolist()), kept)
+
+
+def test_sampler_blames_its_own_parameter():
+    with pytest.raises(ValueError, match="keep: expected a share"):
+        GreedyCoreset(2.5).fit(np.zeros((5, 2)))
 
 
 @pytest.mark.parametrize("table", [np.zeros((0, 3)), np.zeros(5), np.full((4, 2), np.nan)])

@@ -82,6 +82,35 @@ def test_k_nearest_equals_sorting_all_distances(exclude):
     np.testing.assert_array_equal(torch.stack(index), slow_index)
 
 
+def test_one_long_row_does_not_make_the_others_expensive(monkeypatch):
+    stored, rows = gaussian_rows(3000, 40), gaussian_rows(60, 40, seed=1)
+    stored[7] *= 300
+    measured = []
+    measure = NearestRows._measure
+    monkeypatch.setattr(
+        NearestRows,
+        "_measure",
+        lambda self, *args: (measured.append(len(args[3])), measure(self, *args)),
+    )
+    distance, _ = NearestRows.over(stored).query(rows)
+    np.testing.assert_allclose(distance, slow_nearest(rows, stored)[0][:, 0], rtol=1e-12)
+    assert sum(measured) < 0.1 * len(rows) * len(stored)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_allowance_grows_where_matrix_products_are_less_precise(monkeypatch, precision):
+    codes = PrincipalCodes(gaussian_rows(50, 8))
+    before = codes.slack
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    assert codes.slack > 1000 * before
+
+
+def test_k_nearest_of_nothing_is_empty():
+    nearest = NearestRows.over(gaussian_rows(4, 3))
+    distance, index = nearest.k_nearest(gaussian_rows(1, 3), 2, exclude=torch.arange(4))
+    assert len(distance[0]) == len(index[0]) == 0
+
+
 def test_k_nearest_of_too_few_gives_what_there_is():
     stored = gaussian_rows(4, 3)
     distance, index = NearestRows.over(stored).k_nearest(stored[:2], 9)

@@ -15,6 +15,7 @@ ROOMS = {path.stem for path in HOME.glob("*.py")} - {"__init__", "base"}
 NEIGHBOURS = {
     "backbones": {"images"},
     "coreset": {"neighbors"},
+    "datasets": {"images"},
     "plotting": {"images"},
 }
 GROUND = {"runtime", "geometry"}
@@ -62,5 +63,8 @@ def test_public_names():
     for name in anomalib_lite.__all__:
         assert getattr(anomalib_lite, name) is not None
         assert name in dir(anomalib_lite)
+    assert run("import anomalib_lite; print(anomalib_lite.metrics.__name__)") == [
+        "anomalib_lite.metrics"
+    ]
     with pytest.raises(AttributeError, match="Nonsense"):
         anomalib_lite.Nonsense  # noqa: B018

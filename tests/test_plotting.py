@@ -56,7 +56,7 @@ def test_wrong_numbers_are_refused(detector):
         AnomalyMapDisplay.from_maps(images, np.zeros((3, 16, 16)))
     with pytest.raises(ValueError, match="as many maps"):
         AnomalyMapDisplay.from_maps(images, np.zeros((2, 16, 16)), masks=np.zeros((1, 16, 16)))
-    with pytest.raises(ValueError, match="read twice"):
+    with pytest.raises(ValueError, match="the same twice"):
         AnomalyMapDisplay.from_estimator(detector, iter(images))
 
 

@@ -5,11 +5,12 @@ from numbers import Integral
 import torch
 
 from ..backbones import Backbone
-from ..base import BaseDetector, check_choice, check_count
-from ..coreset import coreset_size, merge_coresets, select_coreset
+from ..base import BaseDetector, check_choice, check_count, check_finite
+from ..coreset import check_projection, coreset_size, merge_coresets, select_coreset
 from ..geometry import as_pair
 from ..neighbors import NearestRows, squared_distance
 from ..patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
+from ..runtime import progress
 
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
@@ -74,11 +75,10 @@ class PatchCore(BaseDetector):
     memory_bank_ : NearestRows
         The bank; ``memory_bank_.rows`` has shape (n_bank, D).
     coreset_radius_ : float
-        Largest distance of a training patch to the bank, at most (in the projection, if one was
-        used).
+        No training patch is farther from the bank than this.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each training image against the bank without the rows that come
-        from that image.
+        from that image; NaN for an image from which all of the bank comes.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
@@ -97,8 +97,9 @@ class PatchCore(BaseDetector):
 
     ``partial_fit`` adds the coreset of the new images to the bank; with ``coreset`` as a count
     the union is then reduced to it again, and every earlier patch stays within the sum of the two
-    radii. To set the threshold anew without the earlier images, the few patches of each that were
-    farthest from the rest are kept.
+    radii. What a patch is (backbone, layers, sizes, aggregation, neighbourhood) stays as it was at
+    the first call. To set the threshold anew without the earlier images, the few patches of each
+    that were farthest from the rest are kept.
 
     References
     ----------
@@ -176,6 +177,7 @@ class PatchCore(BaseDetector):
             If an image is not what it should be; the estimator is then as it was before.
         """
         with self._all_or_nothing():
+            self._check_all_params()
             if not hasattr(self, "memory_bank_"):
                 self._start()
             self._calibrate(X)
@@ -187,6 +189,7 @@ class PatchCore(BaseDetector):
         if self.neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood: expected an odd int, got {self.neighbourhood}.")
         coreset_size(self.coreset, 1)
+        check_projection(self.projection)
         if self.n_reweight is not None:
             check_count("n_reweight", self.n_reweight)
 
@@ -201,12 +204,16 @@ class PatchCore(BaseDetector):
             device=self.device_,
             generator=generator,
         )
+        # what is fitted so is scored so, whatever set_params says later
+        self._embedding_ = {"aggregation": self.aggregation, "neighbourhood": self.neighbourhood}
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
         store = RowStore(n_images)
         for batch in batches:
-            store.append(self._embed(batch)[0])
+            rows, _ = self._embed(batch)
+            check_finite(rows, store.n_images)
+            store.append(rows)
         first = self.n_images_ - store.n_images
         if self.n_images_ < 2:
             raise ValueError(
@@ -226,7 +233,8 @@ class PatchCore(BaseDetector):
             bank, owners, radius = self._merge(bank, owners, radius, generator)
         self.memory_bank_ = NearestRows.over(bank)
         self._bank_owners_, self.coreset_radius_ = owners, radius
-        suspects = [self._suspects(rows, first + i) for i, rows in enumerate(store.by_image)]
+        by_image = progress(store.by_image, desc="threshold", verbose=self.verbose)
+        suspects = [self._suspects(rows, first + i) for i, rows in enumerate(by_image)]
         earlier = [self._suspects_] if first else []
         self._suspects_ = torch.cat([*earlier, torch.stack(suspects)])
         return self._leave_one_out_scores()
@@ -238,18 +246,14 @@ class PatchCore(BaseDetector):
         radius = max(radius, self.coreset_radius_)
         if isinstance(self.coreset, Integral) and len(bank) > self.coreset:
             kept, extra = merge_coresets(
-                parts, self.coreset, generator=generator, projection=self.projection
+                parts, self.coreset, generator=generator, verbose=self.verbose
             )
             bank, owners, radius = bank[kept], owners[kept], radius + extra
         return bank, owners, radius
 
     def _embed(self, batch):
         """Patch rows (B, P, D) and their grid (h, w)."""
-        embedding = patch_embedding(
-            self.backbone_(batch),
-            aggregation=self.aggregation,
-            neighbourhood=self.neighbourhood,
-        )
+        embedding = patch_embedding(self.backbone_(batch), **self._embedding_)
         return grid_rows(embedding), embedding.shape[-2:]
 
     def _infer(self, batch):
@@ -289,8 +293,9 @@ class PatchCore(BaseDetector):
         scores = []
         for image, rows in enumerate(self._suspects_):
             exclude = self._others(image)
-            if len(exclude) == len(self._bank_owners_):
-                continue  # the whole bank is this image: nothing to compare it with
+            if len(exclude) == len(self._bank_owners_):  # the whole bank is this image
+                scores.append(rows.new_tensor(torch.nan))
+                continue
             distance, index = self.memory_bank_.query(rows, exclude=exclude)
             scores += self._image_scores(rows[None], distance[None], index[None], exclude)
-        return torch.stack(scores).cpu()
+        return torch.stack([score.cpu() for score in scores])

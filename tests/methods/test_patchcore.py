@@ -121,10 +121,11 @@ def test_partial_fit_on_everything_equals_fit():
     assert whole.offset_ == part.offset_
 
 
+@pytest.mark.parametrize("projection", ["auto", None])
 @pytest.mark.parametrize("coreset", [0.2, 60])
-def test_partial_fit_covers_all_batches_within_the_radius_it_states(coreset):
+def test_partial_fit_covers_all_batches_within_the_radius_it_states(coreset, projection):
     images = stripes(12)
-    detector = small(coreset=coreset)
+    detector = small(coreset=coreset, projection=projection)
     for start in range(0, 12, 4):
         detector.partial_fit(images[start : start + 4])
     assert detector.n_images_ == 12
@@ -152,8 +153,11 @@ def test_partial_fit_threshold_is_close_to_that_of_one_fit():
     for start in range(0, 16, 2):
         part.partial_fit(images[start : start + 2])
     early = small(coreset=0.2).fit(images[:2])
-    assert abs(part.offset_ / whole.offset_ - 1) < 0.15
-    assert abs(early.offset_ / whole.offset_ - 1) > 0.15, "the stale threshold would do as well"
+    stale = abs(early.offset_ - whole.offset_)
+    assert abs(part.offset_ - whole.offset_) < 0.5 * stale
+    fresh = part.anomaly_score(stripes(40, seed=8))
+    assert (fresh > -part.offset_).mean() < 0.1
+    assert fresh.max() > 0.75 * -part.offset_
 
 
 def test_failed_partial_fit_loses_nothing():
@@ -164,6 +168,39 @@ def test_failed_partial_fit_loses_nothing():
         detector.partial_fit(bad)
     assert vars(detector) == before
     np.testing.assert_array_equal(detector.score_samples(ODD), scores)
+
+
+def test_partial_fit_refuses_images_of_another_scale():
+    detector = small().fit(NORMAL)
+    with pytest.raises(ValueError, match=r"image 0: .*Scale both the same way"):
+        detector.partial_fit(NORMAL / 255 / 255)
+
+
+def test_parameters_of_the_patches_stay_those_of_fit():
+    detector = small().fit(NORMAL)
+    scores = detector.score_samples(ODD)
+    detector.set_params(neighbourhood=1, aggregation="official")
+    np.testing.assert_array_equal(detector.score_samples(ODD), scores)
+    detector.partial_fit(NORMAL)
+    with pytest.raises(ValueError, match="false_alarm_rate"):
+        detector.set_params(false_alarm_rate=3).partial_fit(NORMAL)
+
+
+class Standardising(nn.Module):
+    """Divides by each image's own asymmetry, which a constant one has none of."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x / (x - x.flip(-1)).abs().amax((1, 2, 3), True), 8)
+
+
+def test_features_that_are_no_numbers_get_no_score():
+    detector = small(backbone=Standardising(), batch_size=1)
+    constant = np.concatenate([NORMAL[:2], np.zeros((1, 64, 64), np.uint8)])
+    with pytest.raises(ValueError, match="image 2: the backbone gives NaN"):
+        detector.fit(constant)
+    detector.fit(NORMAL)
+    with pytest.raises(ValueError, match="image 2: the backbone gives NaN"):
+        detector.predict(constant)
 
 
 # -- parameters -----------------------------------------------------------------------------------
@@ -213,6 +250,8 @@ def test_tiny_banks_score(coreset):
     assert len(detector.memory_bank_.rows) == coreset
     assert np.isfinite(detector.score_samples(ODD)).all()
     assert np.isfinite(detector.offset_)
+    assert len(detector.calibration_scores_) == 6
+    assert np.isnan(detector.calibration_scores_).sum() == (coreset == 1)
 
 
 @pytest.mark.parametrize(
