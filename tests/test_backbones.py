@@ -140,7 +140,8 @@ def test_later_stages_are_not_even_kept():
 
 
 def test_features_carry_no_gradients():
-    assert not any(grid.requires_grad for grid in bundled()(batch(64)))
+    assert not any(grid.requires_grad for grid in bundled()(batch(64).requires_grad_()))
+    assert not any(p.requires_grad for p in bundled()._reader.model.parameters())
 
 
 def test_another_file_than_the_pinned_one_is_refused(monkeypatch):
