@@ -93,7 +93,8 @@ class PatchCore(BaseDetector):
 
     Leaving an image out also removes rows that other images would have filled in for, so
     calibration scores are a little more anomalous than those of new normal images, and the
-    threshold errs towards fewer false alarms; the fewer images, the more so.
+    threshold errs towards fewer false alarms; the fewer images, the more so. Near-duplicates among
+    the training images pull the other way: they vouch for each other.
 
     ``partial_fit`` adds the coreset of the new images to the bank; with ``coreset`` as a count
     the union is then reduced to it again, and every earlier patch stays within the sum of the two
