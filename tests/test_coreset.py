@@ -53,6 +53,12 @@ def test_picks_are_those_of_the_plain_loop(kind):
     assert radius == pytest.approx(slow_radius, rel=1e-12)
 
 
+def test_picks_are_those_of_the_plain_loop_at_20_000_rows():
+    rows = rows_of("gaussian", 20_000)
+    indices, _ = greedy_coreset(rows, 600)
+    np.testing.assert_array_equal(indices, slow_greedy_coreset(rows, 600)[0])
+
+
 @pytest.mark.parametrize(("candidates", "block"), [(1, 1), (7, 3), (64, 512), (10**6, 512)])
 @pytest.mark.parametrize("kind", ["gaussian", "lattice of tenths"])
 def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block, kind):
