@@ -1,0 +1,14 @@
+"""Sphinx configuration: ``sphinx-build -W docs docs/_build``."""
+
+from anomalib_lite import __version__
+
+project = "anomalib_lite"
+author = "the anomalib_lite developers"
+release = __version__
+
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build"]
+html_theme = "alabaster"
+html_theme_options = {"description": "Image anomaly detectors as scikit-learn estimators"}
+numpydoc_show_class_members = False
+autodoc_member_order = "bysource"
