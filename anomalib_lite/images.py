@@ -96,14 +96,14 @@ class ImageStream:
         self.n_images, self._items = _open(X)
 
     def __iter__(self):
-        count = 0
+        count, alpha_dropped = 0, False
         for index, item in enumerate(self._items()):
             count += 1
             path = os.fspath(item) if isinstance(item, str | os.PathLike) else None
             label = f"image {index}" if path is None else f"image {index} ({path})"
             try:
                 array, channels_first = _to_array(item)
-                pixels = _to_pixels(array, channels_first, label)
+                pixels = _to_pixels(array, channels_first)
                 if min(pixels.shape[-2:]) < self.min_side:
                     raise ValueError(
                         f"expected at least {self.min_side} pixels a side (one patch), got "
@@ -111,6 +111,16 @@ class ImageStream:
                     )
             except ValueError as error:
                 raise ValueError(f"{label}: {error}") from error
+            if pixels.shape[0] == 4:
+                if not alpha_dropped:
+                    warnings.warn(
+                        f"{label}: the alpha channel is dropped, as in all images here that have "
+                        "one.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+                alpha_dropped = True
+                pixels = pixels[:3]
             yield CheckedImage(pixels, array.dtype.name, label, path)
         if count == 0:
             raise ValueError("X: expected at least one image, got none.")
@@ -213,14 +223,25 @@ def _image_of_pair(item):
     return item[0] if isinstance(item, list | tuple) and len(item) > 0 else item
 
 
+def _are_images_of_one_shape(parts):
+    arrays = all(isinstance(part, np.ndarray | torch.Tensor) for part in parts)
+    shapes = {tuple(part.shape) for part in parts} if arrays else set()
+    return len(parts) > 1 and len(shapes) == 1 and len(shapes.pop()) in (2, 3)
+
+
 def _flatten_batches(iterable):
-    """Images of images, (image, label) pairs, batches, (batch, labels) and lists of images."""
+    """Images of images, (image, label) tuples, batches, (batch, labels), lists of PIL or paths."""
     for item in iterable:
         if isinstance(item, list) and all(
             isinstance(part, Image.Image | str | os.PathLike) for part in item
         ):
             yield from item
             continue
+        if isinstance(item, list) and _are_images_of_one_shape(item):
+            raise ValueError(
+                f"X: a list of {len(item)} arrays of shape {tuple(item[0].shape)} may be so many "
+                "images or an image with its mask. Give a batch as one array, a pair as a tuple."
+            )
         item = _image_of_pair(item)
         if isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 4:
             yield from item
@@ -284,8 +305,8 @@ def _from_pil(image):
     return array
 
 
-def _to_pixels(array, channels_first, label):
-    """(C, H, W) float32 in [0, 1] from an array of one image."""
+def _to_pixels(array, channels_first):
+    """(C, H, W) float32 in [0, 1] from an array of one image; a fourth channel is alpha."""
     if array.ndim not in (2, 3):
         wanted = "(C, H, W)" if channels_first else "(H, W) or (H, W, C)"
         raise ValueError(f"expected one image {wanted}, got shape {array.shape}.")
@@ -296,10 +317,7 @@ def _to_pixels(array, channels_first, label):
         return pixels[None]
     if not channels_first:
         pixels = pixels.permute(2, 0, 1)
-    if pixels.shape[0] == 4:
-        warnings.warn(f"{label}: the alpha channel is dropped.", UserWarning, stacklevel=2)
-        pixels = pixels[:3]
-    if pixels.shape[0] not in (1, 3):
+    if pixels.shape[0] not in (1, 3, 4):
         where = "first" if channels_first else "last"
         raise ValueError(
             f"expected 1, 3 or 4 channels on the {where} axis, got shape {array.shape}."

@@ -169,6 +169,20 @@ def test_a_loader_without_batches_gives_pairs_as_lists(kind, tmp_path):
     np.testing.assert_array_equal(pixels(loader), unit(COLOUR))
 
 
+@pytest.mark.parametrize("kind", ["arrays", "tensors"])
+def test_lists_of_arrays_in_a_stream_are_not_taken_for_pairs(kind):
+    images = list(COLOUR) if kind == "arrays" else list(tensor(COLOUR))
+    with pytest.raises(ValueError, match="may be so many images or an image with its mask"):
+        read(DataLoader(images, batch_size=2, collate_fn=list))
+
+
+def test_alpha_is_spoken_of_once():
+    with pytest.warns(UserWarning, match="alpha") as caught:
+        read(np.zeros((5, 8, 9, 4), np.uint8))
+    assert len(caught) == 1
+    assert "image 0" in str(caught[0].message)
+
+
 def test_no_image_of_the_lists_of_a_loader_is_lost():
     """Whether a list of PIL images is taken apart or refused: none may go unseen."""
     loader = DataLoader(Stream([Image.fromarray(x) for x in COLOUR]), 3, collate_fn=list)
