@@ -120,14 +120,14 @@ class Backbone:
         example = example.to(device, memory_format=torch.channels_last)
         self._seen_size = seen_size
         self._reader = _fold_batch_norms(reader, example)
-        widths = [grid.shape[-1] for grid in self._grids(example)]
-        self._order = sorted(range(len(widths)), key=lambda i: -widths[i])
+        grids = [tuple(grid.shape[-2:]) for grid in self._grids(example)]
+        self._order = sorted(range(len(grids)), key=lambda i: -grids[i][1])
         self.layer_names = tuple(reader.names[i] for i in self._order if reader.names)
         self.input = NetworkInput(
             image_size=image_size,
             mean=tuple(config.get("mean", _IMAGENET_MEAN)),
             std=tuple(config.get("std", _IMAGENET_STD)),
-            patch_size=max(1, seen_size[0] // self(example)[0].shape[-2]),
+            patch_size=max(1, seen_size[0] // grids[self._order[0]][0]),
             center_crop=center_crop,
         )
 

@@ -224,8 +224,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 self.value_range_.check(image)
             scores, grids = self._infer(self.input_.batch(images).to(self.device_))
             scores = scores.cpu().numpy().astype(np.float64)
-            for image in np.asarray(images, dtype=object)[~np.isfinite(scores)]:
-                raise ValueError(f"{image.label}: {_NOT_FINITE}")
+            for image, score in zip(images, scores, strict=True):
+                if not np.isfinite(score):
+                    raise ValueError(f"{image.label}: {_NOT_FINITE}")
             yield images, scores, grids
 
     # -- images -----------------------------------------------------------------------------------

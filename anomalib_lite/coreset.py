@@ -176,7 +176,7 @@ def coreset_size(keep, n_rows, *, name="coreset"):
 
 
 def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
-    """A greedy coreset from a random start, measured in a random projection if that is shorter.
+    """A greedy coreset from a random start, picked in a random projection where rows are wide.
 
     Parameters
     ----------

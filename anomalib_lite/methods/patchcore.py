@@ -242,12 +242,12 @@ class PatchCore(BaseDetector):
 
     def _merge(self, bank, owners, radius, generator):
         """The union of the old bank and a new coreset, reduced if the coreset is a count."""
-        parts = [self.memory_bank_.rows, bank]
-        bank, owners = torch.cat(parts), torch.cat([self._bank_owners_, owners])
+        bank = torch.cat([self.memory_bank_.rows, bank])
+        owners = torch.cat([self._bank_owners_, owners])
         radius = max(radius, self.coreset_radius_)
         if isinstance(self.coreset, Integral) and len(bank) > self.coreset:
             kept, extra = merge_coresets(
-                parts, self.coreset, generator=generator, verbose=self.verbose
+                [bank], self.coreset, generator=generator, verbose=self.verbose
             )
             bank, owners, radius = bank[kept], owners[kept], radius + extra
         return bank, owners, radius
