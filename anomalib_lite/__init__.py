@@ -8,12 +8,14 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "DeepFeatures": "features",
     "PatchCore": "methods.patchcore",
+    "load": "persistence",
 }
 
 _ROOMS = {"backbones", "coreset", "datasets", "metrics", "neighbors", "patches", "plotting"}
 
-__all__ = ["PatchCore", "__version__"]
+__all__ = ["DeepFeatures", "PatchCore", "__version__", "load"]
 
 
 def __getattr__(name):

@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .geometry import as_pair
 from .images import NetworkInput
-from .runtime import make_generator
+from .runtime import make_generator, tensors_sha256
 
 BUNDLED = "efficientnet_lite0"
 _BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
@@ -53,7 +53,7 @@ class Backbone:
         reads. ``"random"`` is for tests and controls. Ignored for a module.
     image_size : int, tuple (H, W) or None, default=None
         Size of the network's input in pixels; None takes the network's own.
-    center_crop : tuple (H, W) or None, default=None
+    center_crop : int, tuple (H, W) or None, default=None
         What the network sees of an image resized to ``image_size``.
     device : torch.device, default=cpu
     generator : torch.Generator or None, default=None
@@ -65,6 +65,10 @@ class Backbone:
         Size, crop and normalisation the network wants, the last of its own pretraining.
     layer_names : tuple of str
         In the order of the maps; empty for a module that is not asked for any.
+    n_channels : tuple of int
+        Of the maps.
+    weights_sha256 : str
+        Of the part of the network that is used, before folding.
 
     Notes
     -----
@@ -92,44 +96,123 @@ class Backbone:
         device=None,
         generator=None,
     ):
-        self.name = backbone if isinstance(backbone, str) else type(backbone).__name__
         is_sequence = hasattr(layers, "__len__") and not isinstance(layers, str)
         if layers is not None and not (is_sequence and len(layers)):
             raise ValueError(
                 f"layers: expected a sequence of strides, blocks or names, got {layers!r}."
             )
         image_size = None if image_size is None else as_pair("image_size", image_size)
+        center_crop = None if center_crop is None else as_pair("center_crop", center_crop)
         if isinstance(backbone, nn.Module):
-            model = copy.deepcopy(backbone)
+            model, named = copy.deepcopy(backbone), False
         elif isinstance(backbone, str):
             model = _create(backbone, weights, center_crop or image_size, generator)
+            named = isinstance(weights, str) and weights == "pretrained"
         else:
             raise ValueError(
                 f"backbone: expected a name or a torch.nn.Module, got {type(backbone).__name__}."
             )
+        self._identify(backbone, named=named)
+        self._set_up(model, layers, image_size, center_crop, device)
+        self.weights_sha256 = tensors_sha256(self._reader.model.state_dict())
+        self._folds = _foldable(self._reader, self._example())
+        self._reader = _folded(self._reader, self._folds)
+
+    @classmethod
+    def for_estimator(cls, estimator, generator):
+        """As the parameters of an estimator say, on its device."""
+        return cls(
+            estimator.backbone,
+            layers=estimator.layers,
+            weights=estimator.weights,
+            image_size=estimator.image_size,
+            center_crop=estimator.center_crop,
+            device=estimator.device_,
+            generator=generator,
+        )
+
+    def _identify(self, backbone, *, named):
+        self.name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        self._backbone = backbone  # a name, or the module as it was given
+        self._named = named  # whether the name alone brings the weights back
+
+    def _set_up(self, model, layers, image_size, center_crop, device):
+        """Ready to read ``model``'s maps, BatchNorms not folded."""
         config = getattr(model, "pretrained_cfg", None) or {}
         image_size = image_size or tuple(config.get("input_size", (3, 224, 224))[-2:])
-        seen_size = center_crop or image_size
-
+        self._layers = None if layers is None else list(layers)
+        self._seen_size = center_crop or image_size
+        self._device = device
         model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
         if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info"):
-            reader = _TimmReader(model, layers)
+            self._reader = _TimmReader(model, layers)
         else:
-            reader = _ModuleReader(model, layers)
-        example = torch.rand(1, 3, *seen_size, generator=torch.Generator().manual_seed(0))
-        example = example.to(device, memory_format=torch.channels_last)
-        self._seen_size = seen_size
-        self._reader = _fold_batch_norms(reader, example)
-        grids = [tuple(grid.shape[-2:]) for grid in self._grids(example)]
-        self._order = sorted(range(len(grids)), key=lambda i: -grids[i][1])
-        self.layer_names = tuple(reader.names[i] for i in self._order if reader.names)
+            self._reader = _ModuleReader(model, layers)
+        shapes = [tuple(grid.shape[1:]) for grid in self._grids(self._example())]  # (C, h, w)
+        self._order = sorted(range(len(shapes)), key=lambda i: -shapes[i][2])
+        self.n_channels = tuple(shapes[i][0] for i in self._order)
+        names = self._reader.names
+        self.layer_names = tuple(names[i] for i in self._order if names)
         self.input = NetworkInput(
             image_size=image_size,
             mean=tuple(config.get("mean", _IMAGENET_MEAN)),
             std=tuple(config.get("std", _IMAGENET_STD)),
-            patch_size=max(1, seen_size[0] // grids[self._order[0]][0]),
+            patch_size=max(1, self._seen_size[0] // shapes[self._order[0]][1]),
             center_crop=center_crop,
         )
+
+    def _example(self):
+        """A network input (1, 3, h, w) of noise, always the same."""
+        example = torch.rand(1, 3, *self._seen_size, generator=torch.Generator().manual_seed(0))
+        return example.to(self._device, memory_format=torch.channels_last)
+
+    def to_state(self, *, embed=False):
+        """What :meth:`from_state` makes an equal one of.
+
+        Weights that timm, or this installation, can give again are left out unless ``embed``.
+        """
+        weights = self._reader.model.state_dict() if embed or not self._named else None
+        return {
+            "backbone": self._backbone,
+            "layers": self._layers,
+            "input": self.input,
+            "device": torch.device(self._device or "cpu"),
+            "weights_sha256": self.weights_sha256,
+            "folds": self._folds,
+            "weights": weights,
+        }
+
+    @classmethod
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def from_state(cls, state):
+        source, layers, asked = state["backbone"], state["layers"], state["input"]
+        sizes = {"image_size": asked.image_size, "center_crop": asked.center_crop}
+        if state["weights"] is None:
+            made = cls(source, layers=layers, device=state["device"], **sizes)
+            if made.weights_sha256 != state["weights_sha256"]:
+                raise ValueError(
+                    f"backbone: the pretrained weights of {source!r} found here are not those it "
+                    "was fitted with. Save it with embed_backbone=True to take them along."
+                )
+            return made
+        made = cls.__new__(cls)
+        made.weights_sha256, made._folds = state["weights_sha256"], state["folds"]
+        if isinstance(source, str):
+            model = _create(source, "random", asked.seen_size, None)
+        else:
+            model = copy.deepcopy(source)
+        made._identify(source, named=False)
+        made._set_up(model, layers, device=state["device"], **sizes)
+        made._reader = _folded(made._reader, made._folds)
+        try:
+            made._reader.model.load_state_dict(state["weights"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"backbone: {made.name} is of another architecture: {error}"
+            ) from error
+        made.input = asked
+        return made
 
     def __call__(self, batch):
         """Feature maps of a batch.
@@ -357,9 +440,19 @@ def _read_weights(path):
 
 
 @torch.no_grad()
-def _fold_batch_norms(reader, example):
-    """The same reader with each BatchNorm that reads a convolution's output folded into it."""
+def _foldable(reader, example):
+    """Names (convolution, BatchNorm) whose folding leaves the features as they are."""
     pairs = _conv_norm_pairs(reader, example)
+    same = not pairs or all(
+        isinstance(a, torch.Tensor)
+        and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+        for a, b in zip(reader(example), _folded(reader, pairs)(example), strict=True)
+    )
+    return pairs if same else []
+
+
+def _folded(reader, pairs):
+    """The same reader with each BatchNorm of ``pairs`` folded into its convolution."""
     if not pairs:
         return reader
     folded = copy.deepcopy(reader)
@@ -372,12 +465,7 @@ def _fold_batch_norms(reader, example):
         )  # fmt: skip
         # timm's BatchNormAct2d carries the activation that follows it
         folded.model.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
-    same = all(
-        isinstance(a, torch.Tensor)
-        and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
-        for a, b in zip(reader(example), folded(example), strict=True)
-    )
-    return folded if same else reader
+    return folded
 
 
 def _conv_norm_pairs(reader, example):

@@ -15,7 +15,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
-from .neighbors import NearestRows, PrincipalCodes, exact_dtype, squared_distance
+from .neighbors import MAX_COMPONENTS, NearestRows, PrincipalCodes, exact_dtype, squared_distance
 from .runtime import make_generator, progress
 
 _CANDIDATES = 4000  # rows brought up to date in one phase
@@ -173,6 +173,12 @@ def coreset_size(keep, n_rows, *, name="coreset"):
         f"{name}: expected a share in (0, 1] as a float or a count of at least 1 as an int, "
         f"got {keep!r}."
     )
+
+
+def coreset_row_bytes(n_features):
+    """Bytes a row takes while a coreset is chosen among many: itself and what is kept beside it."""
+    code, gap, seen = min(MAX_COMPONENTS, n_features) + 1, 2, 2
+    return 4 * (n_features + code + gap + seen)
 
 
 def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):

@@ -9,6 +9,7 @@ row and its distance, not one that a rounded matrix product prefers.
 
 import torch
 
+MAX_COMPONENTS = 128  # of a code, unless more are asked for
 _CHUNK = 64  # neighbouring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 2048  # one block of products: 6 MB of float32
 _PAIR_VALUES = 2**22  # float64 values measured at once: 32 MB
@@ -45,8 +46,18 @@ class PrincipalCodes:
         if n_components is None:
             share = variances.cumsum(0) / variances.sum().clamp_min(1e-300)
             enough = int((share < 0.95).sum()) + 1
-            n_components = min(max(32, enough), 128, n_features)
+            n_components = min(max(32, enough), MAX_COMPONENTS, n_features)
         self.components_ = components[:, :n_components].float().to(rows.device).contiguous()
+
+    def to_state(self):
+        """What :meth:`from_state` makes an equal one of."""
+        return {"mean": self.mean_, "components": self.components_}
+
+    @classmethod
+    def from_state(cls, state):
+        codes = cls.__new__(cls)
+        codes.mean_, codes.components_ = state["mean"], state["components"]
+        return codes
 
     @property
     def slack(self):
@@ -112,8 +123,16 @@ class NearestRows:
     @classmethod
     def over(cls, rows, n_components=None):
         """All of ``rows`` (N, D), stored."""
-        index = cls(PrincipalCodes(rows, n_components), len(rows))
-        index.append(rows)
+        return cls.from_state({"rows": rows, "codes": PrincipalCodes(rows, n_components)})
+
+    def to_state(self):
+        """What :meth:`from_state` makes an equal one of."""
+        return {"rows": self.rows, "codes": self.codes}
+
+    @classmethod
+    def from_state(cls, state):
+        index = cls(state["codes"], len(state["rows"]))
+        index.append(state["rows"])
         return index
 
     @property
@@ -267,4 +286,4 @@ def exact_dtype(device):
 
 def _product_bound(nearest, squares):
     """A pair whose product is above this is farther apart than ``nearest``, rounding included."""
-    return torch.as_tensor(nearest - squares).float()
+    return (nearest - squares).float()

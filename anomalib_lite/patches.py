@@ -6,6 +6,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 AGGREGATIONS = ("concat", "official")
+POOLINGS = ("mean", "max")
 _OFFICIAL_DIM = 1024
 
 
@@ -65,6 +66,23 @@ def _pool_channels(grid, n_channels):
     rows = grid.movedim(1, -1)  # (B, h, w, C)
     pooled = F.adaptive_avg_pool1d(rows.flatten(0, 2)[:, None], n_channels)
     return pooled[:, 0].unflatten(0, rows.shape[:3]).movedim(-1, 1)
+
+
+def pool_maps(maps, pooling="mean"):
+    """One vector an image: each map's mean or maximum over its places, side by side.
+
+    Parameters
+    ----------
+    maps : list of torch.Tensor of shape (B, C_l, h_l, w_l)
+    pooling : {"mean", "max"}, default="mean"
+
+    Returns
+    -------
+    vectors : torch.Tensor of shape (B, D)
+        D = sum of C_l.
+    """
+    pool = torch.mean if pooling == "mean" else torch.amax
+    return torch.cat([pool(grid, dim=(2, 3)) for grid in maps], dim=1)
 
 
 def grid_rows(embedding):

@@ -1,9 +1,14 @@
-"""Where and how things run: device, random generator, progress."""
+"""The ground under the rooms: device, random generator, memory, digests, progress."""
 
-from numbers import Integral
+import hashlib
+import re
+import sys
+from numbers import Integral, Real
 
 import numpy as np
 import torch
+
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def resolve_device(device):
@@ -84,6 +89,40 @@ def make_generator(random_state):
             f"Generator, got {random_state!r}."
         )
     return torch.Generator().manual_seed(seed)
+
+
+def parse_memory(name, value):
+    """Bytes of a memory budget given as a number of bytes, as text such as "2GB", or as None.
+
+    Raises ValueError, blaming the parameter ``name``. Units are powers of 1000; None is no limit.
+
+    Examples
+    --------
+    >>> parse_memory("memory_budget", "1.5GB")
+    1500000000
+    """
+    if value is None:
+        return sys.maxsize
+    amount = 0
+    if isinstance(value, Real) and not isinstance(value, bool):
+        amount = value
+    elif isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?B)", value)
+        amount = float(match[1]) * _UNITS[match[2]] if match else 0
+    if not 1 <= amount < sys.maxsize:
+        raise ValueError(
+            f"{name}: expected bytes as a number or as '500MB' or '2GB', or None, got {value!r}."
+        )
+    return int(amount)
+
+
+def tensors_sha256(tensors, start=""):
+    """Hexadecimal SHA-256 of text and named tensors: their names, dtypes, shapes and values."""
+    digest = hashlib.sha256(start.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def progress(iterable=None, *, total=None, desc=None, verbose=False):

@@ -1,238 +1,108 @@
-"""What every detector owes its users, shown on a small PatchCore."""
-
-import random
-import threading
+"""The template itself, on a detector so small that its scores are known: mean brightness."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
-from torch.utils.data import DataLoader, TensorDataset
-from worlds import scratched, stripes
+from worlds import stripes
 
 from anomalib_lite import PatchCore
-
-NORMAL = stripes(6)
-TEST = np.concatenate([scratched(3), stripes(3, seed=7)])
-
-
-def make(**params):
-    return PatchCore(**{"image_size": 64, "coreset": 30, "random_state": 0, **params})
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    return make().fit(NORMAL)
+from anomalib_lite.base import (
+    BaseDetector,
+    check_choice,
+    check_count,
+    check_finite,
+    check_number,
+    check_odd,
+    check_share,
+)
+from anomalib_lite.images import ImageStream, NetworkInput
 
 
-def learned(detector):
-    return {name for name in vars(detector) if name.endswith("_")}
+class Brightness(BaseDetector):
+    """Images far from the mean brightness of the normal ones are anomalous."""
+
+    def __init__(self, *, false_alarm_rate=0.25, smoothing=0, batch_size=32, verbose=False):
+        self.false_alarm_rate = false_alarm_rate
+        self.smoothing = smoothing
+        self.batch_size = batch_size
+        self.device = "cpu"
+        self.random_state = None
+        self.verbose = verbose
+
+    def _check_params(self):
+        pass
+
+    def _build(self, generator):
+        return NetworkInput(image_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), patch_size=1)
+
+    def _learn(self, batches, n_images, generator):
+        levels = torch.cat([batch.mean((1, 2, 3)) for _, batch in batches])
+        self.level_ = levels.mean()
+        return (levels - self.level_).abs()
+
+    def _infer(self, batch):
+        apart = (batch.mean(1) - self.level_).abs()  # (B, h, w)
+        return (batch.mean((1, 2, 3)) - self.level_).abs(), apart
 
 
-# -- signs and shapes -----------------------------------------------------------------------------
+def flat(*levels, size=(8, 8)):
+    return np.stack([np.full(size, level) for level in levels])
 
 
-def test_signs(fitted):
-    scores = fitted.score_samples(TEST)
-    assert scores.shape == (6,)
-    assert scores[:3].max() < scores[3:].min()
-    np.testing.assert_array_equal(fitted.anomaly_score(TEST), -scores)
-    np.testing.assert_array_equal(fitted.decision_function(TEST), scores - fitted.offset_)
-    np.testing.assert_array_equal(fitted.predict(TEST), np.where(scores < fitted.offset_, -1, 1))
-    assert fitted.predict(TEST)[:3].tolist() == [-1, -1, -1]
+def test_scores_threshold_and_maps_follow_from_the_hooks():
+    detector = Brightness().fit(flat(0.2, 0.4, 0.6, 0.8, 0.5))
+    assert detector.n_images_ == 5
+    np.testing.assert_allclose(detector.calibration_scores_, [-0.3, -0.1, -0.1, -0.3, 0], atol=1e-6)
+    assert detector.offset_ == np.quantile(detector.calibration_scores_, 0.25)
+    seen = detector.inspect(flat(0.5, 0.9))
+    np.testing.assert_allclose(seen.scores, [0, -0.4], atol=1e-6)
+    assert seen.labels.tolist() == [1, -1]
+    np.testing.assert_allclose(seen.maps, flat(0, 0.4), atol=1e-6)
 
 
-def test_inspect_equals_the_single_calls(fitted):
-    seen = fitted.inspect(TEST)
-    np.testing.assert_array_equal(seen.scores, fitted.score_samples(TEST))
-    np.testing.assert_array_equal(seen.labels, fitted.predict(TEST))
-    np.testing.assert_array_equal(seen.maps, fitted.anomaly_map(TEST))
-    assert seen.paths == [None] * 6
+def test_maps_of_mixed_sizes_are_a_list_and_agreeing_ones_an_array():
+    detector = Brightness().fit(flat(0.2, 0.4))
+    same, other = flat(0.1, 0.2), flat(0.3, size=(9, 12))
+    assert isinstance(detector.anomaly_map(list(same)), np.ndarray)
+    for images in ([*same, *other], [*other, *same]):
+        for given in (images, iter(images)):
+            maps = detector.anomaly_map(given)
+            assert [heat.shape for heat in maps] == [image.shape for image in images]
 
 
-def test_maps_come_at_each_images_own_size(fitted):
-    assert fitted.anomaly_map(TEST).shape == (6, 64, 64)
-    assert fitted.anomaly_map(TEST).dtype == np.float32
-    mixed = [TEST[0], np.asarray(Image.fromarray(TEST[0]).resize((90, 40))), TEST[1]]
-    maps = fitted.anomaly_map(mixed)
-    assert isinstance(maps, list)
-    assert [image_map.shape for image_map in maps] == [(64, 64), (40, 90), (64, 64)]
-    np.testing.assert_allclose(maps[0], fitted.anomaly_map(TEST[:1])[0], rtol=1e-5)
-    assert fitted.anomaly_map(iter(TEST)).shape == (6, 64, 64)
+def test_a_data_set_that_gives_more_than_it_said_keeps_all_maps():
+    class Liar(torch.utils.data.IterableDataset):
+        def __len__(self):
+            return 1
+
+        def __iter__(self):
+            return iter(flat(0.1, 0.5, 0.9))
+
+    detector = Brightness().fit(flat(0.2, 0.4))
+    assert detector.anomaly_map(Liar()).shape == (3, 8, 8)
 
 
-def test_fit_predict(fitted):
-    np.testing.assert_array_equal(make().fit_predict(NORMAL), fitted.predict(NORMAL))
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1] * 7), ("cuda", [3, 3, 1])])
+def test_images_pass_alone_on_a_cpu_and_together_elsewhere(device, sizes):
+    detector = Brightness(batch_size=3)
+    detector.device_ = torch.device(device)  # nothing is sent there
+    batches = list(detector._batches(ImageStream(np.zeros((7, 8, 8))), "score"))
+    assert [len(images) for images in batches] == sizes
 
 
-# -- invariances ----------------------------------------------------------------------------------
+def test_later_images_widen_the_range_but_a_failure_does_not():
+    detector = Brightness().fit(flat(0.01, 0.02))
+    before = detector.value_range_
+    with pytest.raises(ValueError, match="image 1"), detector._all_or_nothing():
+        list(detector._learning_batches(ImageStream(flat(0.03, np.nan))))
+    assert detector.value_range_ is before
+    assert before.highest == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_batch_size_is_invisible(fitted, batch_size):
-    other = make(batch_size=batch_size).fit(NORMAL)
-    np.testing.assert_allclose(other.score_samples(TEST), fitted.score_samples(TEST), rtol=1e-5)
-    one_by_one = np.concatenate([other.score_samples(image[None]) for image in TEST])
-    np.testing.assert_allclose(other.score_samples(TEST), one_by_one, rtol=1e-5)
-
-
-def test_order_is_invisible(fitted):
-    order = np.random.default_rng(0).permutation(6)
-    np.testing.assert_allclose(
-        fitted.score_samples(TEST[order]), fitted.score_samples(TEST)[order], rtol=1e-5
-    )
-
-
-def test_same_seed_same_bits(fitted):
-    again = clone(fitted).fit(NORMAL)
-    np.testing.assert_array_equal(again.anomaly_map(TEST), fitted.anomaly_map(TEST))
-    np.testing.assert_array_equal(again.score_samples(TEST), fitted.score_samples(TEST))
-    refitted = make(random_state=3).fit(TEST).set_params(random_state=0).fit(NORMAL)
-    np.testing.assert_array_equal(refitted.score_samples(TEST), fitted.score_samples(TEST))
-    assert refitted.offset_ == fitted.offset_
-    other = make(random_state=1).fit(NORMAL)
-    assert not np.array_equal(other.score_samples(TEST), fitted.score_samples(TEST))
-
-
-def save_folder(folder, images):
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{i}.png")
-    return folder
-
-
-WAYS = {
-    "uint8": lambda x: x,
-    "float": lambda x: x / 255,
-    "float32": lambda x: (x / 255).astype(np.float32),
-    "uint16": lambda x: x.astype(np.uint16) * 257,
-    "one channel": lambda x: x[..., None],
-    "colour": lambda x: np.stack([x] * 3, -1),
-    "tensor": lambda x: torch.from_numpy(x)[:, None],
-    "list": list,
-    "PIL": lambda x: [Image.fromarray(image) for image in x],
-    "generator": lambda x: (image for image in x),
-    "Dataset": lambda x: TensorDataset(torch.from_numpy(x)[:, None], torch.zeros(len(x))),
-    "DataLoader": lambda x: DataLoader(
-        TensorDataset(torch.from_numpy(x)[:, None], torch.zeros(len(x))), batch_size=4
-    ),
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_pass_images_agrees(fitted, way):
-    np.testing.assert_allclose(
-        fitted.score_samples(WAYS[way](TEST)), fitted.score_samples(TEST), rtol=1e-4
-    )
-    refitted = make().fit(WAYS[way](NORMAL))
-    np.testing.assert_allclose(refitted.score_samples(TEST), fitted.score_samples(TEST), rtol=1e-4)
-
-
-def test_folders_and_paths_agree(fitted, tmp_path):
-    folder = save_folder(tmp_path, TEST)
-    for images in (folder, str(folder), sorted(folder.iterdir()), list(map(str, folder.iterdir()))):
-        scores = fitted.score_samples(images)
-        np.testing.assert_allclose(sorted(scores), sorted(fitted.score_samples(TEST)), rtol=1e-5)
-    assert fitted.inspect(folder).paths == [str(folder / f"{i}.png") for i in range(6)]
-
-
-# -- nothing lost, nothing touched ----------------------------------------------------------------
-
-
-def test_unfitted_detector_says_so():
-    for method in ("score_samples", "predict", "anomaly_map", "inspect", "decision_function"):
-        with pytest.raises(NotFittedError):
-            getattr(make(), method)(TEST)
-
-
-def test_failed_fit_leaves_the_estimator_as_it_was():
-    bad = NORMAL.astype(np.float64) / 255
-    bad[4, 3, 2] = np.nan
-    fresh = make()
-    with pytest.raises(ValueError, match="image 4"):
-        fresh.fit(bad)
-    assert not learned(fresh)
-
-    detector = make().fit(NORMAL)
-    before = dict(vars(detector))
-    with pytest.raises(ValueError, match="image 4"):
-        detector.fit(bad)
-    assert vars(detector) == before
-
-
-def test_interrupt_leaves_the_estimator_as_it_was(monkeypatch):
-    detector = make().fit(NORMAL)
-    before = dict(vars(detector))
-    monkeypatch.setattr(
-        PatchCore, "_leave_one_out_scores", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        detector.fit(TEST)
-    with pytest.raises(KeyboardInterrupt):
-        detector.partial_fit(TEST)
-    assert vars(detector) == before
-
-
-def test_bad_image_gets_no_score_and_is_named(fitted, tmp_path):
-    folder = save_folder(tmp_path, TEST)
-    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"image 3 \(.*3\.png\)"):
-        fitted.score_samples(folder)
-    with pytest.raises(ValueError, match=r"image 0: expected at least 8 pixels"):
-        fitted.score_samples(np.zeros((2, 7, 64), np.uint8))
-    with pytest.raises(ValueError, match="at least one image"):
-        fitted.score_samples(np.zeros((0, 64, 64), np.uint8))
-    with pytest.raises(ValueError, match="table"):
-        fitted.score_samples(np.zeros((5, 64)))
-
-
-def test_data_of_another_value_range_is_refused(fitted):
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        fitted.score_samples(TEST.astype(np.float64))
-    with pytest.raises(ValueError, match="image 0: its float64 values reach"):
-        fitted.score_samples(TEST / 255 / 255)
-    assert fitted.score_samples(np.zeros((1, 64, 64), np.uint8)).shape == (1,)
-
-
-def test_globals_and_inputs_are_left_alone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images = NORMAL.copy()
-    images.flags.writeable = False
-
-    def state():
-        return (
-            random.getstate(),
-            np.random.get_state()[1].tolist(),  # noqa: NPY002
-            torch.get_rng_state().tolist(),
-            torch.get_num_threads(),
-            torch.get_num_interop_threads(),
-            torch.get_default_dtype(),
-            torch.is_grad_enabled(),
-            threading.active_count(),
-            list(tmp_path.iterdir()),
-        )
-
-    before = state()
-    for random_state in (0, None):
-        make(random_state=random_state).fit(images).inspect(images)
-    make(weights="random").fit(images)
-    assert state() == before
-    np.testing.assert_array_equal(images, NORMAL)
-
-
-def test_clone_keeps_parameters_only(fitted):
-    copy = clone(fitted)
-    assert copy.get_params() == fitted.get_params()
-    assert not learned(copy)
-
-
-def test_verbose_shows_progress_and_silence_is_the_default(capsys):
-    make().fit(NORMAL).score_samples(TEST)
-    assert capsys.readouterr() == ("", "")
-    make(verbose=True).fit(NORMAL).score_samples(TEST)
+def test_progress_names_what_is_going_on(capsys):
+    PatchCore(image_size=64, coreset=30, verbose=True).fit(stripes(3)).score_samples(stripes(2))
     shown = capsys.readouterr().err
-    assert all(word in shown for word in ("fit", "coreset", "score"))
+    assert all(word in shown for word in ("fit", "coreset", "threshold", "score"))
 
 
 def test_network_and_rooms_keep_to_their_device():
@@ -240,7 +110,7 @@ def test_network_and_rooms_keep_to_their_device():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from anomalib_lite.backbones import Backbone
-    from anomalib_lite.patches import MapRenderer, grid_rows, patch_embedding
+    from anomalib_lite.patches import MapRenderer, grid_rows, patch_embedding, pool_maps
 
     backbone = Backbone("efficientnet_lite0", image_size=(64, 64))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -254,5 +124,33 @@ def test_network_and_rooms_keep_to_their_device():
         for aggregation in ("concat", "official"):
             rows = grid_rows(patch_embedding(maps, aggregation=aggregation))
             assert rows.device.type == "cuda"
+        assert pool_maps(maps).device.type == "cuda"
     grid = torch.empty(8, 8, device="meta")
     assert MapRenderer((64, 64))(grid, (50, 70)).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [
+        (lambda v: check_number("p", v, minimum=0), [0, 0.5, 3], [-1, "1", True, np.nan, np.inf]),
+        (lambda v: check_count("p", v), [1, np.int64(7)], [0, -1, 1.0, True, "1", None]),
+        (lambda v: check_odd("p", v), [1, 3], [2, 0, 3.0]),
+        (lambda v: check_share("p", v), [0, 0.99], [1, -0.1, True, "0", np.nan]),
+        (lambda v: check_choice("p", v, ("a", "b")), ["a"], ["c", None, 1]),
+    ],
+)
+def test_parameter_checks(check, good, bad):
+    for value in good:
+        check(value)
+    for value in bad:
+        with pytest.raises(ValueError, match="p: expected"):
+            check(value)
+
+
+def test_values_that_are_no_numbers_name_their_image():
+    images = list(ImageStream(np.zeros((2, 8, 8))))
+    values = torch.zeros(2, 3, 4)
+    check_finite(values, images)
+    values[1, 2, 0] = torch.inf
+    with pytest.raises(ValueError, match="image 1"):
+        check_finite(values, images)

@@ -5,12 +5,17 @@ from numbers import Integral
 import torch
 
 from ..backbones import Backbone
-from ..base import BaseDetector, check_choice, check_count, check_finite
-from ..coreset import check_projection, coreset_size, merge_coresets, select_coreset
-from ..geometry import as_pair
+from ..base import BaseDetector, check_choice, check_count, check_finite, check_odd
+from ..coreset import (
+    check_projection,
+    coreset_row_bytes,
+    coreset_size,
+    merge_coresets,
+    select_coreset,
+)
 from ..neighbors import NearestRows, squared_distance
 from ..patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
-from ..runtime import progress
+from ..runtime import parse_memory, progress
 
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
@@ -61,9 +66,13 @@ class PatchCore(BaseDetector):
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images
         of ``fit`` can tell.
-    batch_size : int or None, default=None
-        Images that pass through the network at once; None: 4 on a CPU, where larger batches are
-        slower, 32 elsewhere.
+    memory_budget : int, str or None, default="4GB"
+        What fitting may hold of patches at once, working memory of the coreset included, in bytes
+        or as ``"500MB"``. Normal images whose patches need more are learned in parts, as
+        ``partial_fit`` would. None: no limit.
+    batch_size : int, default=32
+        Images that pass through the network together on an accelerator. On a CPU each passes
+        alone, so that no score depends, not even in its last bit, on the images around it.
     device : str or torch.device, default="auto"
     random_state : None, int, RandomState or Generator, default=None
         Draws the coreset's first pick, its projection, and random weights.
@@ -137,7 +146,8 @@ class PatchCore(BaseDetector):
         n_reweight=9,
         smoothing=4.0,
         false_alarm_rate=0.01,
-        batch_size=None,
+        memory_budget="4GB",
+        batch_size=32,
         device="auto",
         random_state=None,
         verbose=False,
@@ -154,6 +164,7 @@ class PatchCore(BaseDetector):
         self.n_reweight = n_reweight
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
+        self.memory_budget = memory_budget
         self.batch_size = batch_size
         self.device = device
         self.random_state = random_state
@@ -178,49 +189,58 @@ class PatchCore(BaseDetector):
             If an image is not what it should be; the estimator is then as it was before.
         """
         with self._all_or_nothing():
-            self._check_all_params()
-            if not hasattr(self, "memory_bank_"):
+            if hasattr(self, "memory_bank_"):
+                self._check_all_params()
+            else:
                 self._start()
-            self._calibrate(X)
+            self._fit_images(X)
         return self
 
     def _check_params(self):
         check_choice("aggregation", self.aggregation, AGGREGATIONS)
-        check_count("neighbourhood", self.neighbourhood)
-        if self.neighbourhood % 2 == 0:
-            raise ValueError(f"neighbourhood: expected an odd int, got {self.neighbourhood}.")
+        check_odd("neighbourhood", self.neighbourhood)
         coreset_size(self.coreset, 1)
         check_projection(self.projection)
+        parse_memory("memory_budget", self.memory_budget)
         if self.n_reweight is not None:
             check_count("n_reweight", self.n_reweight)
 
     def _build(self, generator):
-        crop = None if self.center_crop is None else as_pair("center_crop", self.center_crop)
-        self.backbone_ = Backbone(
-            self.backbone,
-            layers=self.layers,
-            weights=self.weights,
-            image_size=self.image_size,
-            center_crop=crop,
-            device=self.device_,
-            generator=generator,
-        )
+        self.backbone_ = Backbone.for_estimator(self, generator)
         # what is fitted so is scored so, whatever set_params says later
         self._embedding_ = {"aggregation": self.aggregation, "neighbourhood": self.neighbourhood}
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
-        store = RowStore(n_images)
-        for batch in batches:
-            rows, _ = self._embed(batch)
-            check_finite(rows, store.n_images)
-            store.append(rows)
-        first = self.n_images_ - store.n_images
+        for store in self._parts(batches, n_images):
+            self._absorb(store, generator)
+            del store  # before the next one is filled
         if self.n_images_ < 2:
             raise ValueError(
                 "X: expected at least 2 images, got 1 sample. The threshold is read from scores "
                 "of each image against the others."
             )
+        return self._leave_one_out_scores()
+
+    def _parts(self, batches, n_images):
+        """The patch rows of all images, in stores that keep to the memory budget."""
+        budget = parse_memory("memory_budget", self.memory_budget)
+        store, capacity = None, 0
+        for images, batch in batches:
+            rows, _ = self._embed(batch)  # (B, P, D)
+            check_finite(rows, images)
+            if store is None or store.n_images + len(rows) > capacity:
+                if store is not None:
+                    yield store
+                image_bytes = rows.shape[1] * coreset_row_bytes(rows.shape[2])
+                capacity = max(len(rows), budget // image_bytes)
+                store = RowStore(None if n_images is None else min(n_images, capacity))
+            store.append(rows)
+        yield store
+
+    def _absorb(self, store, generator):
+        """Add the coreset of some images' rows to the bank."""
+        first = len(self._suspects_) if hasattr(self, "_suspects_") else 0
         indices, radius = select_coreset(
             store.rows,
             self.coreset,
@@ -238,7 +258,6 @@ class PatchCore(BaseDetector):
         suspects = [self._suspects(rows, first + i) for i, rows in enumerate(by_image)]
         earlier = [self._suspects_] if first else []
         self._suspects_ = torch.cat([*earlier, torch.stack(suspects)])
-        return self._leave_one_out_scores()
 
     def _merge(self, bank, owners, radius, generator):
         """The union of the old bank and a new coreset, reduced if the coreset is a count."""
