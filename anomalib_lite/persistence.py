@@ -1,12 +1,11 @@
 """Fitted estimators in one file, without pickle: tensors by safetensors, everything else as JSON.
 
-A file is a safetensors container. Its metadata hold a JSON manifest (format, versions, the
-estimator's parameters and learned state, where each array is a reference to a tensor) and a
-SHA-256 digest of the manifest and all tensors. Reading one never runs anything found in it: the
-manifest can name only the public estimators of this package, the few parts listed here, and
-scikit-learn estimators, which `skops <https://skops.readthedocs.io>`_ stores by its own list of
-trusted types. The digest tells a damaged file, not a forged one: whoever can write a file can
-write a digest.
+A file is a safetensors container. Its metadata hold a SHA-256 digest of everything else, and a
+JSON manifest: format, versions, the estimator's parameters and learned state, in which each array
+is a reference to a tensor. Reading one never runs anything found in it: the manifest can name only
+the public estimators of this package, the few parts listed here, and scikit-learn estimators, which
+`skops <https://skops.readthedocs.io>`_ stores by its own list of trusted types. The digest tells a
+damaged file, not a forged one: whoever can write a file can write a digest.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ import anomalib_lite
 from .runtime import resolve_device, tensors_sha256
 
 FORMAT = 1
-_MANIFEST, _DIGEST = "anomalib_lite", "sha256"
+_KEY = "anomalib_lite"  # one entry: the order of several would differ from file to file
 _LARGEST_HEADER = 2**26
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
@@ -77,7 +76,7 @@ class SaveMixin:
             "estimator": writer.encode(self, type(self).__name__),
         }
         text = json.dumps(manifest, allow_nan=False)
-        metadata = {_MANIFEST: text, _DIGEST: _digest(text, writer.tensors)}
+        metadata = {_KEY: f"{_digest(text, writer.tensors)} {text}"}
         path = Path(path)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
             written = Path(folder) / path.name
@@ -161,14 +160,14 @@ def _read(path):
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if not {_MANIFEST, _DIGEST} <= set(metadata):
+            if _KEY not in metadata:
                 raise ValueError(f"{path}: a safetensors file, but not one written by save.")
             # copies: what is used is what is checked, whatever happens to the file meanwhile
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged, or not a file written by save: {error}.") from error
-    text = metadata[_MANIFEST]
-    if _digest(text, tensors) != metadata[_DIGEST]:
+    digest, _, text = metadata[_KEY].partition(" ")
+    if _digest(text, tensors) != digest:
         raise ValueError(f"{path}: altered or damaged since it was written: its digest is wrong.")
     return text, tensors
 

@@ -1,10 +1,18 @@
 """Device, generator and progress, without a GPU: what torch reports is replaced."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from anomalib_lite.runtime import make_generator, progress, resolve_device
+from anomalib_lite.runtime import (
+    make_generator,
+    parse_memory,
+    progress,
+    resolve_device,
+    tensors_sha256,
+)
 
 # -- device ---------------------------------------------------------------------------------------
 
@@ -116,6 +124,54 @@ def test_the_global_generators_are_left_alone(random_state):
     assert numpy_before[2] == numpy_after[2]
     np.testing.assert_array_equal(numpy_before[1], numpy_after[1])
     assert torch.equal(torch_before, torch_after)
+
+
+# -- memory and digests ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, 1),
+        (2**40, 2**40),
+        (2.5e9, 2_500_000_000),
+        ("1B", 1),
+        ("10kB", 10_000),
+        ("500MB", 500_000_000),
+        ("1.5 GB", 1_500_000_000),
+        ("2TB", 2 * 10**12),
+        (None, sys.maxsize),
+    ],
+)
+def test_memory_budgets_are_read(value, expected):
+    assert parse_memory("budget", value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, True, "", "2", "GB", "-1GB", "2gb", "1e3GB", "0GB", float("inf"), [2]]
+)
+def test_budgets_that_are_none_are_refused(value):
+    with pytest.raises(ValueError, match="budget: expected bytes"):
+        parse_memory("budget", value)
+
+
+def test_digest_tells_any_difference():
+    tensor = torch.arange(6.0)
+    digest = tensors_sha256({"a": tensor}, start="x")
+    assert digest == tensors_sha256({"a": tensor.clone()}, start="x")
+    others = [
+        tensors_sha256({"b": tensor}, start="x"),
+        tensors_sha256({"a": tensor}, start="y"),
+        tensors_sha256({"a": tensor.view(2, 3)}, start="x"),
+        tensors_sha256({"a": tensor.view(torch.int32)}, start="x"),
+        tensors_sha256({"a": tensor + 1e-6}, start="x"),
+        tensors_sha256({"a": tensor, "b": tensor}, start="x"),
+        tensors_sha256({}, start="x"),
+    ]
+    assert len({digest, *others}) == 8
+    turned = tensor.view(2, 3).T
+    assert tensors_sha256({"a": turned}) == tensors_sha256({"a": turned.contiguous()})
+    tensors_sha256({"bool": torch.tensor(True), "half": torch.zeros(0, dtype=torch.bfloat16)})
 
 
 # -- progress -------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from torch import nn
 from worlds import scratched, stripes
 
 from anomalib_lite import PatchCore
+from anomalib_lite.coreset import coreset_row_bytes
+from anomalib_lite.runtime import parse_memory
 
 NORMAL = stripes(6)
 ODD = scratched(2)
@@ -20,8 +22,8 @@ def small(**params):
 
 def patch_rows(detector, images):
     """(n, P, D) through the detector's own network."""
-    batch = detector.input_.batch(list(detector._open(images)))
-    return detector._embed(batch)[0]
+    rows = [detector._embed(detector.input_.batch([i]))[0] for i in detector._open(images)]
+    return torch.cat(rows)
 
 
 # -- against the paper ----------------------------------------------------------------------------
@@ -160,6 +162,49 @@ def test_partial_fit_threshold_is_close_to_that_of_one_fit():
     assert fresh.max() > 0.75 * -part.offset_
 
 
+# -- memory budget --------------------------------------------------------------------------------
+
+IMAGE_BYTES = 64 * coreset_row_bytes(152)
+
+
+@pytest.mark.parametrize("budget", [1, IMAGE_BYTES, 5 * IMAGE_BYTES, "300kB"])
+@pytest.mark.parametrize("coreset", [0.2, 40])
+def test_a_budget_learns_in_parts_what_partial_fit_would(budget, coreset):
+    images = stripes(12)
+    detector = small(coreset=coreset, memory_budget=budget, random_state=0).fit(images)
+    per_part = max(1, parse_memory("", budget) // IMAGE_BYTES)
+    n_parts = -(-12 // per_part)
+    assert n_parts > 1
+    distance, _ = detector.memory_bank_.query(patch_rows(detector, images).flatten(0, 1))
+    assert distance.max() <= detector.coreset_radius_ * (1 + 1e-6)
+    if coreset == 40:
+        assert len(detector.memory_bank_.rows) == 40
+    assert len(detector.calibration_scores_) == detector.n_images_ == 12
+    fresh = stripes(20, seed=9)
+    assert detector.score_samples(fresh).min() > detector.score_samples(ODD).max()
+    streamed = small(coreset=coreset, memory_budget=budget, random_state=0).fit(iter(images))
+    assert torch.equal(streamed.memory_bank_.rows, detector.memory_bank_.rows)
+
+
+def test_a_budget_that_is_not_reached_changes_nothing():
+    for budget in ("4GB", None, 6 * IMAGE_BYTES):
+        detector = small(memory_budget=budget).fit(NORMAL)
+        assert torch.equal(detector.memory_bank_.rows, small().fit(NORMAL).memory_bank_.rows)
+
+
+def test_stores_hold_no_more_than_the_budget(monkeypatch):
+    held = []
+    original = PatchCore._absorb
+
+    def absorb(self, store, generator):
+        held.append(store.n_images)
+        original(self, store, generator)
+
+    monkeypatch.setattr(PatchCore, "_absorb", absorb)
+    small(memory_budget=5 * IMAGE_BYTES).fit(stripes(12))
+    assert held == [5, 5, 2]
+
+
 def test_failed_partial_fit_loses_nothing():
     detector = small().fit(NORMAL)
     before, scores = dict(vars(detector)), detector.score_samples(ODD)
@@ -221,6 +266,8 @@ def test_features_that_are_no_numbers_get_no_score():
         ({"smoothing": -1}, "smoothing"),
         ({"smoothing": float("nan")}, "smoothing"),
         ({"batch_size": 0}, "batch_size"),
+        ({"memory_budget": "2 gigabytes"}, "memory_budget"),
+        ({"memory_budget": 0}, "memory_budget"),
         ({"image_size": (64, 64, 3)}, "image_size"),
         ({"image_size": 64.0}, "image_size"),
         ({"center_crop": 80}, "center_crop"),
