@@ -8,6 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "ConformalDetector": "conformal",
     "DeepFeatures": "features",
     "PatchCore": "methods.patchcore",
     "load": "persistence",
@@ -15,7 +16,7 @@ _HOME = {
 
 _ROOMS = {"backbones", "coreset", "datasets", "metrics", "neighbors", "patches", "plotting"}
 
-__all__ = ["DeepFeatures", "PatchCore", "__version__", "load"]
+__all__ = ["ConformalDetector", "DeepFeatures", "PatchCore", "__version__", "load"]
 
 
 def __getattr__(name):

@@ -132,9 +132,7 @@ class ImageStream:
 def _open(X):
     """(number of images or None, function giving a fresh iterator over raw images)."""
     if isinstance(X, str | os.PathLike):
-        if not os.fspath(X):
-            raise ValueError("X: expected the path of a folder, got an empty string.")
-        paths = _folder(Path(X))
+        paths = image_files(X)
         return len(paths), lambda: iter(paths)
     if isinstance(X, Image.Image):
         raise ValueError("X: expected a collection of images, got one PIL image. Pass [image].")
@@ -168,7 +166,11 @@ def _sized(items):
     return len(items), lambda: iter(items)
 
 
-def _folder(folder):
+def image_files(folder):
+    """Paths of all image files below a folder, sorted, as a list of str."""
+    if not os.fspath(folder):
+        raise ValueError("X: expected the path of a folder, got an empty string.")
+    folder = Path(folder)
     if not folder.exists():
         raise ValueError(f"X: the folder {folder} does not exist.")
     if not folder.is_dir():

@@ -3,9 +3,9 @@
 A file is a safetensors container. Its metadata hold a SHA-256 digest of everything else, and a
 JSON manifest: format, versions, the estimator's parameters and learned state, in which each array
 is a reference to a tensor. Reading one never runs anything found in it: the manifest can name only
-the public estimators of this package, the few parts listed here, and scikit-learn estimators, which
-`skops <https://skops.readthedocs.io>`_ stores by its own list of trusted types. The digest tells a
-damaged file, not a forged one: whoever can write a file can write a digest.
+the public estimators of this package, the few parts listed here, and scikit-learn estimators as
+:mod:`anomalib_lite.sklearn_io` reads them. The digest tells a damaged file, not a forged one:
+whoever can write a file can write a digest.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import anomalib_lite
 
+from . import sklearn_io
 from .runtime import resolve_device, tensors_sha256
 
 FORMAT = 1
@@ -270,9 +271,15 @@ class _Writer:
         if isinstance(value, torch.nn.Module):
             return {"module": name}
         if isinstance(value, BaseEstimator):
-            stored = torch.frombuffer(bytearray(_to_skops(value, where)), dtype=torch.uint8)
-            return {"sklearn": self._put(stored, where)}
+            return {"sklearn": self._put(self._sklearn_bytes(value, where), where)}
         raise ValueError(f"{where}: a {name} cannot be stored without pickle.")
+
+    def _sklearn_bytes(self, estimator, where):
+        try:
+            data = sklearn_io.dump(estimator)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
     def _put(self, tensor, where):
         name = f"{len(self.tensors)} {where}"
@@ -342,7 +349,7 @@ class _Reader:
         return self.backbone
 
     def _decode_sklearn(self, content):
-        return _from_skops(self.tensors[content].numpy().tobytes())
+        return sklearn_io.load(self.tensors[content].numpy().tobytes())
 
     def _decode_part(self, content):
         if content["class"] not in _PARTS:
@@ -390,38 +397,3 @@ def _public(name):
 
 def _part(name):
     return getattr(import_module(f"{__package__}.{_PARTS[name]}"), name)
-
-
-def _to_skops(estimator, where):
-    skops = _skops()
-    try:
-        data = skops.dumps(estimator)
-        untrusted = skops.get_untrusted_types(data=data)
-    except Exception as error:  # skops raises what its many writers raise
-        raise ValueError(
-            f"{where}: {estimator!r} cannot be stored without pickle: {error}."
-        ) from error
-    if untrusted:
-        raise ValueError(
-            f"{where}: {type(estimator).__name__} holds {', '.join(untrusted)}, which cannot be "
-            "stored without pickle."
-        )
-    return data
-
-
-def _from_skops(data):
-    skops = _skops()
-    try:
-        return skops.loads(data, trusted=[])
-    except Exception as error:  # as above; the data come from a file
-        raise ValueError(f"a scikit-learn estimator in it cannot be read: {error}.") from error
-
-
-def _skops():
-    try:
-        import skops.io
-    except ImportError as error:
-        raise ImportError(
-            "A scikit-learn estimator is stored by skops. Install it: pip install 'skops>=0.13'."
-        ) from error
-    return skops.io

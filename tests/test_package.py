@@ -10,13 +10,14 @@ import pytest
 import anomalib_lite
 
 HOME = Path(anomalib_lite.__file__).parent
-ESTIMATORS = {"features"}  # stand on base, as methods do
+ESTIMATORS = {"conformal", "features"}  # stand on base, as methods do
 ROOMS = {path.stem for path in HOME.glob("*.py")} - {"__init__", "base"} - ESTIMATORS
 # a room may use runtime and geometry, and besides those only what is listed here
 NEIGHBOURS = {
     "backbones": {"images"},
     "coreset": {"neighbors"},
     "datasets": {"images"},
+    "persistence": {"sklearn_io"},
     "plotting": {"images"},
 }
 GROUND = {"runtime", "geometry"}

@@ -16,6 +16,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator
+from sklearn.covariance import EllipticEnvelope
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.linear_model import SGDOneClassSVM
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 from torch import nn
 from worlds import scratched, stripes
@@ -219,10 +227,20 @@ def test_what_is_not_a_number_comes_back():
     assert torch.isnan(written_and_read(torch.tensor(torch.nan)))
 
 
-def test_a_scikit_learn_estimator_comes_back_without_pickle():
-    head = OneClassSVM(nu=0.2).fit(np.random.default_rng(0).normal(size=(30, 2)))
+@pytest.mark.parametrize(
+    "head",
+    [
+        OneClassSVM(nu=0.2), SGDOneClassSVM(), IsolationForest(n_estimators=5), EllipticEnvelope(),
+        LocalOutlierFactor(novelty=True), KernelDensity(), KernelDensity(algorithm="ball_tree"),
+        GaussianMixture(2), make_pipeline(StandardScaler(), PCA(2), KernelDensity()),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_scikit_learns_outlier_detectors_come_back_without_pickle(head):
+    rng = np.random.default_rng(0)
+    head.fit(rng.normal(size=(60, 3)))
     again = written_and_read(head)
-    grid = np.random.default_rng(1).normal(size=(9, 2))
+    grid = rng.normal(size=(200, 3))
     np.testing.assert_array_equal(again.score_samples(grid), head.score_samples(grid))
 
 

@@ -39,7 +39,7 @@ def patch_rows(images):
     """Rows (N, D) as PatchCore makes them."""
     detector = PatchCore(coreset=1, random_state=0).fit(images[:2])
     store = RowStore(len(images))
-    for batch in detector._learning_batches(detector._open(images)):
+    for _, batch in detector._learning_batches(detector._open(images)):
         store.append(detector._embed(batch)[0])
     return store.rows
 
