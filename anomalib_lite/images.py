@@ -14,10 +14,17 @@ torch Dataset, DataLoader, any iterable          streamed; of a (image, label) p
 Values are uint8, uint16, bool, or floats in [0, 1]. Grey images stay one channel until the
 network needs three; an alpha channel is dropped with a warning; EXIF orientation is applied.
 Nothing but the images of one batch is ever held in memory.
+
+Files are decoded by Pillow in the formats listed below, whatever their names say; formats that it
+reads by starting other programs are not among them. Its guard against decompression bombs holds: a
+warning above 89 million pixels, an error above 179 million. Colour files of 16 bits a channel come
+out with 8. Pipes and devices are not read.
 """
 
 import os
+import stat
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +38,7 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 _ROUNDING = 1e-6  # floats may leave [0, 1] by this much, as resampling makes them
 
@@ -144,7 +152,7 @@ def _open(X):
         return _sized(X)
     if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
         return len(X), lambda: (_image_of_pair(X[i]) for i in range(len(X)))
-    if hasattr(X, "__iter__"):
+    if hasattr(X, "__iter__") and not isinstance(X, Mapping):
         return _loader_length(X), lambda: _flatten_batches(X)
     raise ValueError(
         "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
@@ -167,7 +175,10 @@ def _sized(items):
 
 
 def image_files(folder):
-    """Paths of all image files below a folder, sorted, as a list of str."""
+    """Paths of all image files below a folder, sorted, as a list of str.
+
+    Left out are the ``._`` files that macOS puts beside others.
+    """
     if not os.fspath(folder):
         raise ValueError("X: expected the path of a folder, got an empty string.")
     folder = Path(folder)
@@ -176,7 +187,8 @@ def image_files(folder):
     if not folder.is_dir():
         raise ValueError(f"X: expected a folder, got the file {folder}. Pass a list: [path].")
     files = (path for path in folder.rglob("*") if not path.is_dir())
-    paths = sorted(str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(str(path) for path in images if not path.name.startswith("._"))
     if not paths:
         raise ValueError(
             f"X: no image files below {folder}. Read are {', '.join(sorted(IMAGE_SUFFIXES))}."
@@ -207,6 +219,8 @@ def _open_array(X):
 
 
 def _open_tensor(X):
+    if X.is_nested:
+        raise ValueError("X: expected a tensor (N, C, H, W), got a nested one. Pass X.unbind().")
     if X.ndim == 4 and X.shape[1] not in (1, 3, 4) and X.shape[-1] in (1, 3, 4):
         raise ValueError(
             f"X: torch images are channels first, (N, C, H, W), got {tuple(X.shape)}, which looks "
@@ -259,12 +273,7 @@ def _to_array(item):
     if isinstance(item, str | os.PathLike | Image.Image):
         return _decode(item), False
     if isinstance(item, torch.Tensor):
-        if item.layout != torch.strided:
-            raise ValueError(f"expected a dense tensor, got layout {item.layout}.")
-        tensor = item.detach().cpu().resolve_neg()
-        if tensor.is_floating_point() and tensor.dtype != torch.float64:
-            tensor = tensor.float()  # numpy has no bfloat16
-        return tensor.numpy(), True
+        return _from_tensor(item), True
     if isinstance(item, np.ma.MaskedArray):
         raise ValueError("masked pixels have no value. Fill them: image.filled(...).")
     if isinstance(item, np.ndarray):
@@ -275,16 +284,34 @@ def _to_array(item):
     )
 
 
+def _from_tensor(tensor):
+    if tensor.layout != torch.strided:
+        raise ValueError(f"expected a dense tensor, got layout {tensor.layout}.")
+    try:
+        tensor = tensor.detach().cpu().resolve_neg()
+        if tensor.is_floating_point() and tensor.dtype != torch.float64:
+            tensor = tensor.float()  # numpy has no bfloat16
+        return tensor.numpy()
+    except (RuntimeError, TypeError) as error:  # without values, quantised, complex conjugates
+        raise ValueError(f"a tensor whose values cannot be read: {error}") from error
+
+
+class _Refused(ValueError):
+    """A picture that could be read but should not be."""
+
+
 def _decode(item):
     """The array of a file or PIL image, or a ValueError that says why there is none."""
     try:
         if isinstance(item, Image.Image):
             return _from_pil(item)
-        with Image.open(item) as image:
+        if not stat.S_ISREG(os.stat(item).st_mode):
+            raise _Refused("expected a file, got a folder, a pipe or a device.")
+        with Image.open(item, formats=_FORMATS) as image:
             return _from_pil(image)
-    except (PermissionError, MemoryError, ValueError):
+    except (PermissionError, MemoryError, _Refused):
         raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError and more
         raise ValueError(
             f"cannot be read as an image: {error}. Repair the file or leave it out."
         ) from error
@@ -293,7 +320,7 @@ def _decode(item):
 def _from_pil(image):
     frames = getattr(image, "n_frames", 1)
     if frames != 1:
-        raise ValueError(f"expected one picture in the file, got {frames} frames.")
+        raise _Refused(f"expected one picture in the file, got {frames} frames.")
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")

@@ -83,6 +83,6 @@ def _skops():
         import skops.io
     except ImportError as error:
         raise ImportError(
-            "A scikit-learn estimator is stored by skops. Install it: pip install 'anomalib_lite[skops]'."
+            "A scikit-learn estimator is stored by skops: pip install 'anomalib_lite[skops]'."
         ) from error
     return skops.io

@@ -625,7 +625,7 @@ BAD_FILES = {
     "zero bytes": (written("zero.png", b""), "cannot be read as an image"),
     "animated GIF": (animation, "expected one picture in the file, got 2 frames"),
     "decompression bomb": (huge_claim, "cannot be read as an image"),
-    "a folder": (lambda folder: folder, "cannot be read as an image"),
+    "a folder": (lambda folder: folder, "expected a file, got a folder"),
 }
 
 
