@@ -496,3 +496,14 @@ def test_scikit_learns_own_checks(estimator, check):
 def test_p_values_are_uniform_on_a_large_sample():
     detector = ConformalDetector(Far(), random_state=0).fit(numbers(4000))
     assert stats.kstest(detector.p_values(numbers(4000, seed=1)), "uniform").pvalue > 1e-3
+
+
+def test_p_values_are_those_of_nonconform():
+    scoring = pytest.importorskip("nonconform.scoring")  # needs Python 3.12
+    for digits in (None, 0):
+        detector = ConformalDetector(Far(digits), random_state=0).fit(numbers(300))
+        x = numbers(200, seed=1) * 2
+        expected = scoring.calculate_p_val(
+            -detector.score_samples(x), -detector.calibration_scores_
+        )
+        np.testing.assert_array_equal(detector.p_values(x), expected)

@@ -1,0 +1,85 @@
+"""False alarms of ConformalDetector: what is promised, and what many repeated experiments give.
+
+    python examples/benchmarks/conformal_coverage.py
+
+Each experiment draws fresh normal samples (two correlated Gaussian features), fits and calibrates a
+detector and counts how many of 20 new normal samples it calls anomalous, and how many of 20 shifted
+ones. ``n`` is the number of calibration samples; with the split another ``n`` (at least 20) are
+learned from, with CV+ the same ``n`` are. Errors are standard errors over experiments.
+"""
+
+import argparse
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import NearestNeighbors
+from sklearn.svm import OneClassSVM
+
+from anomalib_lite import ConformalDetector
+
+
+class NearestNeighbour(OutlierMixin, BaseEstimator):
+    """Minus the distance to the nearest training sample: what a memory bank does."""
+
+    def fit(self, X, y=None):
+        self.index_ = NearestNeighbors(n_neighbors=1).fit(X)
+        return self
+
+    def score_samples(self, X):
+        return -self.index_.kneighbors(X)[0][:, 0]
+
+
+DETECTORS = {
+    "nearest neighbour": NearestNeighbour(),
+    "OneClassSVM": OneClassSVM(gamma=0.3),
+    "IsolationForest": IsolationForest(n_estimators=20, random_state=0),
+}
+MIXING = np.array([[1.0, 0.6], [0.0, 0.8]])
+SHIFT = np.array([4.0, -4.0])
+
+
+def normal(rng, n):
+    return rng.normal(size=(n, 2)) @ MIXING
+
+
+def experiment(detector, method, n, levels, seed):
+    """Shares of normal and of shifted samples with p <= level, for each level."""
+    rng = np.random.default_rng(seed)
+    if method == "split":
+        conformal = ConformalDetector(detector, cv=n, random_state=seed)
+        train = normal(rng, n + max(n, 20))
+    else:
+        conformal = ConformalDetector(detector, method="cv", cv=5, random_state=seed)
+        train = normal(rng, n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # too few for the default alpha: meant
+        conformal.fit(train)
+    p = [conformal.p_values(samples) for samples in (normal(rng, 20), normal(rng, 20) + SHIFT)]
+    return np.array([[(part <= level).mean() for level in levels] for part in p])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--experiments", type=int, default=200)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 100, 500])
+    arguments = parser.parse_args()
+    levels = (0.01, 0.05, 0.1)
+    print("| detector | method | n | smallest p |", end="")
+    print("".join(f" false alarms at {level} | found |" for level in levels))
+    print("|---" * (4 + 2 * len(levels)) + "|")
+    for name, detector in DETECTORS.items():
+        for method in ("split", "cv"):
+            for n in arguments.sizes:
+                runs = np.array(
+                    [
+                        experiment(detector, method, n, levels, seed)
+                        for seed in range(arguments.experiments)
+                    ]
+                )  # (experiments, normal or shifted, levels)
+                mean, error = runs.mean(0), runs.std(0, ddof=1) / len(runs) ** 0.5
+                print(f"| {name} | {method} | {n} | {1 / (n + 1):.3f} |", end="")
+                for i in range(len(levels)):
+                    print(f" {mean[0, i]:.3f} +- {error[0, i]:.3f} | {mean[1, i]:.2f} |", end="")
+                print(flush=True)
