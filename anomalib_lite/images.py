@@ -17,14 +17,15 @@ Nothing but the images of one batch is ever held in memory.
 
 Files are decoded by Pillow in the formats listed below, whatever their names say; formats that it
 reads by starting other programs are not among them. Its guard against decompression bombs holds: a
-warning above 89 million pixels, an error above 179 million. Colour files of 16 bits a channel come
-out with 8. Pipes and devices are not read.
+warning above 89 million pixels, an error above 179 million. Its warnings of damaged metadata come
+through; where warnings are errors, they name the image. Colour files of 16 bits a channel come out
+with 8. Pipes and devices are not read.
 """
 
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -107,7 +108,7 @@ class ImageStream:
         count, alpha_dropped = 0, False
         for index, item in enumerate(self._items()):
             count += 1
-            path = os.fspath(item) if isinstance(item, str | os.PathLike) else None
+            path = os.fsdecode(item) if isinstance(item, str | os.PathLike) else None
             label = f"image {index}" if path is None else f"image {index} ({path})"
             try:
                 array, channels_first = _to_array(item)
@@ -152,7 +153,7 @@ def _open(X):
         return _sized(X)
     if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
         return len(X), lambda: (_image_of_pair(X[i]) for i in range(len(X)))
-    if hasattr(X, "__iter__") and not isinstance(X, Mapping):
+    if isinstance(X, Iterable) and not isinstance(X, Mapping | Set | bytes):
         return _loader_length(X), lambda: _flatten_batches(X)
     raise ValueError(
         "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
@@ -177,16 +178,24 @@ def _sized(items):
 def image_files(folder):
     """Paths of all image files below a folder, sorted, as a list of str.
 
-    Left out are the ``._`` files that macOS puts beside others.
+    Left out are the ``._`` files that macOS puts beside others and what links to folders lead to.
     """
-    if not os.fspath(folder):
+    folder = os.fsdecode(folder)
+    if not folder:
         raise ValueError("X: expected the path of a folder, got an empty string.")
-    folder = Path(folder)
-    if not folder.exists():
-        raise ValueError(f"X: the folder {folder} does not exist.")
-    if not folder.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+    except PermissionError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"X: the folder {folder} does not exist: {error}.") from error
+    if not is_folder:
         raise ValueError(f"X: expected a folder, got the file {folder}. Pass a list: [path].")
-    files = (path for path in folder.rglob("*") if not path.is_dir())
+    files = (
+        Path(where, name)
+        for where, _, names in os.walk(folder, onerror=_raise)  # unreadable folders are an error
+        for name in names
+    )
     images = (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
     paths = sorted(str(path) for path in images if not path.name.startswith("._"))
     if not paths:
@@ -196,10 +205,14 @@ def image_files(folder):
     return paths
 
 
+def _raise(error):
+    raise error
+
+
 def _open_array(X):
     if isinstance(X, np.ma.MaskedArray):
         raise ValueError("X: masked pixels have no value. Fill them: X.filled(...).")
-    if X.dtype.kind in "OUS" and X.ndim == 1:
+    if X.dtype.kind in "OSTU" and X.ndim == 1:
         return _sized(X.tolist())
     shape = X.shape
     if X.ndim == 3 and shape[-1] in (1, 3, 4):
@@ -247,6 +260,8 @@ def _are_images_of_one_shape(parts):
 
 def _flatten_batches(iterable):
     """Images of images, (image, label) tuples, batches, (batch, labels), lists of PIL or paths."""
+    stacks = isinstance(iterable, DataLoader) and iterable.collate_fn is default_collate
+    batch_ranks = (3, 4) if stacks else (4,)  # a stack of grey images (H, W) has three axes
     for item in iterable:
         if isinstance(item, list) and all(
             isinstance(part, Image.Image | str | os.PathLike) for part in item
@@ -259,7 +274,7 @@ def _flatten_batches(iterable):
                 "images or an image with its mask. Give a batch as one array, a pair as a tuple."
             )
         item = _image_of_pair(item)
-        if isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 4:
+        if isinstance(item, np.ndarray | torch.Tensor) and item.ndim in batch_ranks:
             yield from item
         else:
             yield item
@@ -307,7 +322,8 @@ def _decode(item):
             return _from_pil(item)
         if not stat.S_ISREG(os.stat(item).st_mode):
             raise _Refused("expected a file, got a folder, a pipe or a device.")
-        with Image.open(item, formats=_FORMATS) as image:
+        # by its name Pillow would map it into memory: death, if somebody shortens it meanwhile
+        with open(item, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             return _from_pil(image)
     except (PermissionError, MemoryError, _Refused):
         raise
@@ -329,7 +345,7 @@ def _from_pil(image):
     elif image.mode in ("LA", "PA", "La", "RGBa"):
         image = image.convert("RGBA")
     array = np.asarray(image)
-    if image.mode == "I" and array.min() >= 0 and array.max() <= 65535:
+    if image.mode == "I" and array.size > 0 and array.min() >= 0 and array.max() <= 65535:
         array = array.astype(np.uint16)  # how 16-bit grey files may come
     return array
 
@@ -357,7 +373,8 @@ def _to_pixels(array, channels_first):
 def _to_unit_range(array):
     """A new float32 array in [0, 1]; refuses what cannot be scaled without guessing."""
     if array.dtype.name in _FULL_SCALE:
-        return array.astype(np.float32) / np.float32(_FULL_SCALE[array.dtype.name])
+        full_scale = np.float32(_FULL_SCALE[array.dtype.name])
+        return np.divide(array, full_scale, dtype=np.float32)
     if array.dtype.kind != "f":
         raise ValueError(
             f"expected dtype uint8, uint16, bool or float in [0, 1], got {array.dtype}. "
@@ -365,14 +382,14 @@ def _to_unit_range(array):
         )
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        row, column = np.argwhere(~np.isfinite(array))[0][:2]
-        raise ValueError(f"holds NaN or infinity, first at index ({row}, {column}).")
+        first = np.unravel_index(np.isfinite(array).argmin(), array.shape)
+        raise ValueError(f"holds NaN or infinity, first at index {tuple(map(int, first))}.")
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(
             f"float values must lie in [0, 1], got [{float(low):.8g}, {float(high):.8g}]. "
             "Values 0..255? Divide by 255. Normalised already? Pass the image as it was before."
         )
-    return array.astype(np.float32).clip(0, 1)
+    return np.clip(array, 0, 1, dtype=np.float32)
 
 
 # -- what was seen at fit -------------------------------------------------------------------------

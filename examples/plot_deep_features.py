@@ -2,8 +2,8 @@
 Classic outlier detectors on deep features
 ==========================================
 
-``DeepFeatures`` turns images into a table, and scikit-learn's outlier detectors do the rest. Compare
-a few of them on solar cells with one pass through the network for all.
+``DeepFeatures`` turns images into a table, and scikit-learn's outlier detectors do the rest.
+Compare some of them on solar cells, with one pass through the network for all.
 """
 
 import numpy as np
