@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from worlds import scratched, stripes
 
 from anomalib_lite import ConformalDetector, DeepFeatures, PatchCore, load
+from anomalib_lite.conformal import _rank
 
 
 class Nearest(OutlierMixin, BaseEstimator):
@@ -126,6 +127,13 @@ def test_predict_is_p_below_alpha_whatever_the_ties(n, alpha, method, digits, se
             detector.decision_function(x), detector.score_samples(x) - detector.offset_, atol=1e-12
         )
     assert np.isfinite(detector.score_samples(x)).all()
+
+
+def test_rank_is_the_last_that_alpha_allows_as_floats_compare():
+    for n in range(1, 130):
+        for alpha in [0.01, 0.05, 1 / 3, *(k / (n + 1) for k in range(1, n + 1))]:
+            allowed = [k for k in range(n + 2) if k / (n + 1) <= alpha]
+            assert _rank(alpha, n) == allowed[-1]
 
 
 def test_score_is_the_detectors_own_with_a_split():

@@ -180,12 +180,14 @@ def test_batch_size_is_invisible(cls, seen, batch_size):
     assert_same(other.inspect(TEST), seen)
 
 
-def test_other_images_are_invisible(fitted, seen):
-    one_by_one = [fitted.inspect(image[None]) for image in TEST]
+def test_other_images_are_invisible(fitted):
+    images = np.concatenate([TEST, stripes(13, seed=9)])  # 16 together take other kernels
+    seen = fitted.inspect(images)
+    one_by_one = [fitted.inspect(image[None]) for image in images]
     np.testing.assert_array_equal(np.concatenate([one.scores for one in one_by_one]), seen.scores)
     np.testing.assert_array_equal(np.concatenate([one.maps for one in one_by_one]), seen.maps)
-    for some in ([1, 4], [6, 0, 3, 3], [2, 1, 0, 6, 5, 4, 3], slice(1, 6)):
-        part = fitted.inspect(TEST[some])
+    for some in ([1, 4], [6, 0, 3, 3], [2, 1, 0, 6, 5, 4, 3], slice(1, 19), slice(None, None, -1)):
+        part = fitted.inspect(images[some])
         np.testing.assert_array_equal(part.scores, seen.scores[some])
         np.testing.assert_array_equal(part.maps, seen.maps[some])
 
@@ -337,6 +339,7 @@ def state_of_the_world(folder):
 def test_globals_are_left_alone(cls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small(cls).fit(NORMAL)  # what libraries set up once is set up by now
+    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002 - a state no seed gives
     before = state_of_the_world(tmp_path)
     for random_state in (0, None, np.random.default_rng(0)):
         small(cls, random_state=random_state).fit(NORMAL).inspect(TEST)
