@@ -57,7 +57,7 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     ----------
     detectors_ : list of estimators
         The fitted detector; with ``"cv"`` one for each fold.
-    calibration_scores_ : ndarray of shape (n_calibration_,)
+    calibration_scores_ : ndarray of shape (n_calibration,)
         ``score_samples`` of samples that the detector had not seen, ascending.
     n_calibration_ : int
     offset_ : float
@@ -210,7 +210,7 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         """Which samples of a batch to call anomalous, with few false alarms among those called.
 
         The procedure of Benjamini and Hochberg on the p-values: of the samples selected, an
-        expected share of at most ``fdr`` is normal (proven for ``method="split"`` [2]_).
+        expected share of at most ``fdr`` is normal (proven by Bates et al. for ``method="split"``).
 
         Parameters
         ----------
