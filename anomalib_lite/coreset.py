@@ -18,8 +18,8 @@ from sklearn.random_projection import johnson_lindenstrauss_min_dim
 from .neighbors import MAX_COMPONENTS, NearestRows, PrincipalCodes, exact_dtype, squared_distance
 from .runtime import make_generator, progress
 
-_CANDIDATES = 4000  # rows brought up to date in one phase
-_BLOCK = 512  # rows of one matrix product
+_CANDIDATES = 8000  # rows brought up to date in one phase
+_BLOCK = 1024  # rows of one matrix product
 _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
 

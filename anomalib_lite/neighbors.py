@@ -7,12 +7,23 @@ still matter are measured, row against row, in float64. The result is therefore 
 row and its distance, not one that a rounded matrix product prefers.
 """
 
+from functools import partial
+
 import torch
+
+from .runtime import make_generator
 
 MAX_COMPONENTS = 128  # of a code, unless more are asked for
 _CHUNK = 64  # neighbouring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 2048  # one block of products: 6 MB of float32
-_PAIR_VALUES = 2**22  # float64 values measured at once: 32 MB
+_COVER = 1024  # stored rows that give the first, rough distances
+_LIKELY = 8  # rows that a search for the farthest measures to the end at each step
+_PAIRS = 2**20  # kept until they are measured: 20 MB
+_PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
+# What a search costs, in multiplications of a product: scanning one product, and one value of a
+# pair that is measured. Timed on two cores; only the choice of a code's length rests on them.
+_SCAN_COST, _MEASURE_COST = 40, 400
+_SAMPLE, _SAMPLE_STORED = 128, 16384  # rows on which that choice is made
 # unit roundoff of float32 matrix products under torch.set_float32_matmul_precision
 _ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 _TINY = 1e-30  # keeps exact ties when every row is the same
@@ -57,6 +68,36 @@ class PrincipalCodes:
     def from_state(cls, state):
         codes = cls.__new__(cls)
         codes.mean_, codes.components_ = state["mean"], state["components"]
+        return codes
+
+    @classmethod
+    def cheapest(cls, rows, sample):
+        """Codes of the length that makes searching ``rows`` for rows like ``sample`` cheapest.
+
+        The shorter the codes, the cheaper their products and the more pairs are left to measure.
+        Both are counted, not timed, so the same rows always get the same codes. Where no short
+        code pays, they are as long as the rows: a plain product in blocks.
+        """
+        draw = torch.randperm(len(sample), generator=make_generator(0), device="cpu")[:_SAMPLE]
+        sample = sample[draw.to(sample.device)]
+        nearest, _ = NearestRows.over(rows).query(sample)
+        limit = nearest.float().square_()[:, None]
+        stored = rows[:: -(-len(rows) // _SAMPLE_STORED)]
+        n_features = rows.shape[1]
+        codes = cls(rows, n_features)
+        a, b = codes.encode(sample), codes.encode(stored)
+        squares = a.square().sum(1)[:, None] + b.square().sum(1)
+        rest_a, rest_b = (c.square().flip(1).cumsum(1).flip(1).sqrt() for c in (a, b))
+        products, done, costs = torch.zeros_like(squares), 0, {}
+        lengths = [n for n in (16, 24, 32, 48, 64, 96, 128, 192, 256) if n < n_features]
+        for n in lengths:
+            products.addmm_(a[:, done:n], b[:, done:n].T)
+            done = n
+            bound = torch.addr(products, rest_a[:, n], rest_b[:, n]).mul_(-2).add_(squares)
+            n_measured = int((bound <= limit).sum())
+            costs[n] = bound.numel() * (n + _SCAN_COST) + _MEASURE_COST * n_features * n_measured
+        costs[n_features] = squares.numel() * (n_features + _SCAN_COST)
+        codes.components_ = codes.components_[:, : min(costs, key=costs.get)].contiguous()
         return codes
 
     @property
@@ -116,14 +157,16 @@ class NearestRows:
         like = {"dtype": torch.float32, "device": codes.mean_.device}
         self.n_stored = 0
         self._rows = torch.empty(capacity, len(codes.mean_), **like)
-        self._codes = torch.zeros(padded, codes.n_codes, **like)
-        # an unused place is infinitely far from everything
-        self._squares = torch.full((padded,), torch.inf, **like)
+        self._codes = torch.zeros(padded, codes.n_codes + 1, **like)  # and their squared length
 
     @classmethod
-    def over(cls, rows, n_components=None):
-        """All of ``rows`` (N, D), stored."""
-        return cls.from_state({"rows": rows, "codes": PrincipalCodes(rows, n_components)})
+    def over(cls, rows, sample=None):
+        """All of ``rows`` (N, D), stored, ready to be searched for rows like those of ``sample``.
+
+        Results do not depend on the sample, only time does.
+        """
+        make = PrincipalCodes if sample is None else partial(PrincipalCodes.cheapest, sample=sample)
+        return cls.from_state({"rows": rows, "codes": make(rows)})
 
     def to_state(self):
         """What :meth:`from_state` makes an equal one of."""
@@ -143,8 +186,9 @@ class NearestRows:
         """Store ``rows`` (n, D) behind those stored before."""
         place = slice(self.n_stored, self.n_stored + len(rows))
         self._rows[place] = rows
-        self._codes[place] = self.codes.encode(rows) if codes is None else codes
-        self._squares[place] = self._codes[place].square().sum(1)
+        codes = self.codes.encode(rows) if codes is None else codes
+        self._codes[place, :-1] = codes
+        self._codes[place, -1] = codes.square().sum(1)
         self.n_stored += len(rows)
 
     def query(self, rows, *, exclude=None):
@@ -163,20 +207,85 @@ class NearestRows:
         index : torch.Tensor of shape (n,)
             The lowest on exact ties; -1 where no stored row counts.
         """
+        codes, nearest, index = self._start(rows)
+        everyone = torch.arange(len(rows), device=rows.device)
+        self._tighten_all(everyone, rows, codes, nearest, index, exclude=exclude)
+        return nearest.sqrt_(), index
+
+    def farthest(self, rows, n, *, exclude=None):
+        """The ``n`` of ``rows`` that are farthest from their nearest stored row.
+
+        The distance to the first few stored rows is an upper bound; more and more of them are
+        looked at, for fewer and fewer of ``rows``: those that may be among the farthest. This is
+        quick where the first stored rows cover the others, as those of a greedy coreset do.
+
+        Parameters
+        ----------
+        rows : torch.Tensor of shape (N, D)
+        n : int
+        exclude : torch.Tensor of int64 or None, default=None
+            Stored rows that do not count, ascending.
+
+        Returns
+        -------
+        position : torch.Tensor of shape (n,)
+            Which of ``rows``, farthest first, the lower first on exact ties; all of them if there
+            are fewer than ``n``.
+        distance, index : torch.Tensor of shape (n,)
+            As :meth:`query` gives them.
+        """
+        n = min(n, len(rows))
+        codes, nearest, index = self._start(rows)
+        _, queries = self._as_queries(codes)
+        bound = nearest.float()  # no row is farther than this
+        true = torch.zeros_like(index, dtype=torch.bool)  # rows whose distance is known
+        active = torch.arange(len(rows), device=rows.device)  # rows that may be among the farthest
+        first, last = 0, _COVER
+        while len(active):
+            if first < self.n_stored:
+                near = self._probe(rows[active], queries[active], first, last, exclude)
+                bound[active] = torch.minimum(bound[active], near)
+                likely = active[bound[active].topk(min(max(n, _LIKELY), len(active))).indices]
+            else:
+                likely = active
+            self._tighten_all(likely, rows, codes, nearest, index, exclude=exclude)
+            true[likely] = True
+            limit = nearest[true].topk(n).values[-1]
+            active = (~true & (bound >= limit)).nonzero()[:, 0]
+            first, last = last, 4 * last
+        found = true.nonzero()[:, 0]
+        found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
+        return found, nearest[found].sqrt_(), index[found]
+
+    def _start(self, rows):
+        """Codes of ``rows``, and distances and indices of which nothing is known yet."""
         nearest = rows.new_full((len(rows),), torch.inf, dtype=exact_dtype(rows.device))
         index = rows.new_full((len(rows),), -1, dtype=torch.int64)
-        codes = self.codes.encode(rows)
-        for start in range(0, len(rows), _ROWS):
-            block = slice(start, start + _ROWS)
-            self.tighten(rows[block], codes[block], nearest[block], index[block], exclude=exclude)
-        return nearest.sqrt_(), index
+        return self.codes.encode(rows), nearest, index
+
+    def _tighten_all(self, some, rows, codes, nearest, index, *, exclude):
+        """:meth:`tighten` for ``some`` of the rows, block by block."""
+        for block in some.split(_ROWS):
+            near, where = nearest[block], index[block]
+            self.tighten(rows[block], codes[block], near, where, exclude=exclude)
+            nearest[block], index[block] = near, where
+
+    def _probe(self, rows, queries, first, last, exclude):
+        """Upper bounds of the squared distances to the nearest of some stored rows."""
+        bound = rows.new_full((len(rows),), torch.inf)
+        everyone = torch.arange(len(rows), device=rows.device)
+        for left, chunks, lowest in self._products(queries, first, last, exclude):
+            promising = self._most_promising(rows, everyone, chunks, lowest, left)
+            bound = torch.minimum(bound, promising)
+        return bound
 
     def tighten(self, rows, codes, nearest, index=None, *, first=0, exclude=None):
         """Lower squared distances to the nearest stored row, in place.
 
         Parameters
         ----------
-        rows : torch.Tensor of shape (n, D), n <= 784
+        rows : torch.Tensor of shape (n, D)
+            A few hundred: 2048 * n products are held at once.
         codes : torch.Tensor of shape (n, n_codes)
         nearest : torch.Tensor of shape (n,)
             float64; squared distances so far, infinite for none.
@@ -187,41 +296,72 @@ class NearestRows:
         exclude : torch.Tensor of int64 or None, default=None
             Stored rows that do not count, ascending.
         """
-        slack = self.codes.slack
-        squares = codes.square().sum(1) * (1 - slack) - _TINY
+        squares, queries = self._as_queries(codes)
         bound = _product_bound(nearest, squares)
-        end = -(-self.n_stored // _CHUNK) * _CHUNK
-        buffer = codes.new_empty(len(codes) * min(_STORED, max(end, _CHUNK)))
-        for left in range(first // _CHUNK * _CHUNK, end, _STORED):
-            right = min(left + _STORED, end)
-            products = buffer[: len(codes) * (right - left)].view(len(codes), -1)
-            # squared code distance, less the row's own squared length and the allowance
-            stored_squares = self._squares[left:right] * (1 - slack)
-            torch.addmm(stored_squares, codes, self._codes[left:right].T, alpha=-2, out=products)
-            if exclude is not None:
-                hidden = exclude[(exclude >= left) & (exclude < right)] - left
-                products.index_fill_(1, hidden, torch.inf)
-            chunks = products.view(len(codes), -1, _CHUNK)
-            lowest = chunks.amin(2)
-            promising, chunk = lowest.min(1)
-            hit = (promising < bound).nonzero()[:, 0]
+        pairs = _Pairs()
+        for left, chunks, lowest in self._products(queries, first, self.n_stored, exclude):
+            hit = (lowest.amin(1) < bound).nonzero()[:, 0]
             if len(hit) == 0:
                 continue
             # the most promising pair of each row first: it usually rules out the others
-            best = chunk[hit] * _CHUNK + chunks[hit, chunk[hit]].argmin(1)
-            self._measure(rows, nearest, index, hit, best + left)
-            bound[hit] = _product_bound(nearest[hit], squares[hit])
+            near = self._most_promising(rows, hit, chunks, lowest, left)
+            bound[hit] = torch.minimum(bound[hit], _product_bound(near, squares[hit]))
             pair = (lowest[hit] < bound[hit, None]).nonzero()
             row, chunk = hit[pair[:, 0]], pair[:, 1]
-            pair = (chunks[row, chunk] < bound[row, None]).nonzero()
-            row, column = row[pair[:, 0]], chunk[pair[:, 0]] * _CHUNK + pair[:, 1]
-            self._measure(rows, nearest, index, row, column + left)
-            bound[hit] = _product_bound(nearest[hit], squares[hit])
+            products = chunks[row, chunk]
+            pair = (products < bound[row, None]).nonzero()
+            which, column = pair[:, 0], pair[:, 1]
+            pairs.add(row[which], left + chunk[which] * _CHUNK + column, products[which, column])
+            if pairs.n_pairs > _PAIRS:
+                self._measure(rows, nearest, index, *pairs.take(bound))
+                bound = torch.minimum(bound, _product_bound(nearest, squares))
+        if pairs.n_pairs:
+            self._measure(rows, nearest, index, *pairs.take(bound))
+
+    def _products(self, queries, first, last, exclude):
+        """Products with stored codes, block by block: where it begins, chunks, their minima."""
+        end = min(last, self.n_stored)
+        start, end = first // _CHUNK * _CHUNK, -(-end // _CHUNK) * _CHUNK
+        buffer = queries.new_empty(len(queries) * max(0, min(_STORED, end - start)))
+        for left in range(start, end, _STORED):
+            right = min(left + _STORED, end)
+            products = buffer[: len(queries) * (right - left)].view(len(queries), -1)
+            torch.mm(queries, self._codes[left:right].T, out=products)
+            products[:, self.n_stored - left :] = torch.inf  # places not yet used
+            if exclude is not None:
+                hidden = exclude[(exclude >= left) & (exclude < right)] - left
+                products.index_fill_(1, hidden, torch.inf)
+            chunks = products.view(len(queries), -1, _CHUNK)
+            yield left, chunks, chunks.amin(2)
+
+    def _most_promising(self, rows, some, chunks, lowest, left):
+        """An upper bound of the nearest squared distance for ``some`` rows, from their best pair.
+
+        Infinite where all of a row's pairs are excluded.
+        """
+        chunk = lowest[some].argmin(1)
+        best = chunk * _CHUNK + chunks[some, chunk].argmin(1)
+        _, near = self._distance_bounds(rows, some, (left + best).clamp_max(self.n_stored - 1))
+        return near.where(lowest[some, chunk].isfinite(), torch.inf)
+
+    def _as_queries(self, codes):
+        """Rows whose products with stored codes are squared code distances.
+
+        But for ``squares``, which are to be added; the allowance for rounding is taken off both.
+        """
+        shrink = 1 - self.codes.slack
+        squares = codes.square().sum(1) * shrink - _TINY
+        queries = torch.cat([codes * -2, codes.new_full((len(codes), 1), shrink)], 1)
+        return squares, queries
 
     def _measure(self, rows, nearest, index, row, stored):
         """Take true distances of pairs (row[i], stored[i]) into account."""
         n_pairs = max(1, _PAIR_VALUES // rows.shape[1])
         for row, stored in zip(row.split(n_pairs), stored.split(n_pairs), strict=True):  # noqa: B020
+            low, high = self._distance_bounds(rows, row, stored)
+            limit = nearest.float().scatter_reduce_(0, row, high, "amin")
+            near = (low <= limit[row]).nonzero()[:, 0]
+            row, stored = row[near], stored[near]
             distance = squared_distance(rows[row], self._rows[stored])
             if index is not None:
                 before = nearest.clone()
@@ -230,6 +370,12 @@ class NearestRows:
                 index[nearest < before] = len(self._rows)
                 won = distance == nearest[row]
                 index.scatter_reduce_(0, row[won], stored[won], "amin")
+
+    def _distance_bounds(self, rows, row, stored):
+        """What the squared distances of pairs lie between, by float32 differences."""
+        rough = (rows[row] - self._rows[stored]).square_().sum(1)
+        error = (rows.shape[1] + 8) * 2.0**-23
+        return rough * (1 - error) - _TINY, rough * (1 + error) + _TINY
 
     def k_nearest(self, rows, k, *, exclude=None):
         """The ``k`` nearest stored rows of each of ``rows``, nearest first.
@@ -249,11 +395,9 @@ class NearestRows:
         index : list of n torch.Tensor of shape (<= k,)
             The lower first on exact ties.
         """
-        slack = self.codes.slack
         codes = self.codes.encode(rows)
-        squares = codes.square().sum(1) * (1 - slack) - _TINY
-        stored_codes, stored_squares = self._codes[: self.n_stored], self._squares[: self.n_stored]
-        products = torch.addmm(stored_squares * (1 - slack), codes, stored_codes.T, alpha=-2)
+        squares, queries = self._as_queries(codes)
+        products = queries @ self._codes[: self.n_stored].T
         if exclude is not None:
             products.index_fill_(1, exclude, torch.inf)
         distances, indices = [], []
@@ -268,6 +412,25 @@ class NearestRows:
             distances.append(true[order].sqrt())
             indices.append(near[order])
         return distances, indices
+
+
+class _Pairs:
+    """Pairs of rows that may have to be measured, with the products that say so."""
+
+    def __init__(self):
+        self.n_pairs = 0
+        self._parts = []
+
+    def add(self, row, stored, product):
+        self.n_pairs += len(row)
+        self._parts.append((row, stored, product))
+
+    def take(self, bound):
+        """(row, stored) of those whose product is still below the row's bound; forgets all."""
+        row, stored, product = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        self.__init__()
+        near = product < bound[row]
+        return row[near], stored[near]
 
 
 def squared_distance(a, b):

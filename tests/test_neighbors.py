@@ -3,6 +3,7 @@ import pytest
 import torch
 from oracles import slow_nearest
 
+from anomalib_lite import neighbors as neighbors_module
 from anomalib_lite.neighbors import NearestRows, PrincipalCodes, squared_distance
 
 
@@ -69,6 +70,62 @@ def test_rows_can_be_stored_in_pieces():
         pieces.append(piece)
     assert torch.equal(pieces.rows, stored)
     assert torch.equal(whole.query(rows)[0], pieces.query(rows)[0])
+
+
+def lattice_rows(n, d, seed=0):
+    """Rows with many exact ties."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 3, (n, d)).astype(np.float32))
+
+
+@pytest.mark.parametrize("make_rows", [gaussian_rows, lattice_rows])
+@pytest.mark.parametrize("n", [1, 4, 30, 200])
+@pytest.mark.parametrize("exclude", [None, torch.arange(0, 6000, 2), torch.arange(6000)])
+def test_farthest_rows_are_those_at_the_end_of_a_query(make_rows, n, exclude):
+    stored, rows = make_rows(6000, 5), make_rows(150, 5, seed=1)
+    nearest = NearestRows.over(stored)
+    position, distance, index = nearest.farthest(rows, n, exclude=exclude)
+    all_distances, all_indices = nearest.query(rows, exclude=exclude)
+    slow = np.argsort(-all_distances.numpy(), kind="stable")[:n]
+    np.testing.assert_array_equal(position, slow)
+    assert torch.equal(distance, all_distances[slow])
+    assert torch.equal(index, all_indices[slow])
+
+
+def test_search_for_the_farthest_measures_few_rows_to_the_end(monkeypatch):
+    stored, rows = gaussian_rows(6000, 40), gaussian_rows(700, 40, seed=1)
+    rows[3] += 5
+    measured = []
+    tighten = NearestRows.tighten
+    monkeypatch.setattr(
+        NearestRows,
+        "tighten",
+        lambda self, rows, *a, **k: (measured.append(len(rows)), tighten(self, rows, *a, **k)),
+    )
+    position, _, _ = NearestRows.over(stored).farthest(rows, 1)
+    assert position == 3
+    assert sum(measured) < 20
+
+
+def test_code_length_is_what_pays():
+    structured, noise = gaussian_rows(3000, 200, spread=9), gaussian_rows(3000, 200, spread=0)
+    held_out = gaussian_rows(500, 200, seed=1, spread=9)
+    assert PrincipalCodes.cheapest(structured, held_out).n_codes < 70
+    assert PrincipalCodes.cheapest(noise, gaussian_rows(500, 200, 1, 0)).n_codes == 201
+    again = PrincipalCodes.cheapest(structured, held_out)
+    assert torch.equal(PrincipalCodes.cheapest(structured, held_out).components_, again.components_)
+
+
+@pytest.mark.parametrize("n_components", [1, 8, 40])
+@pytest.mark.parametrize("n_pairs", [10, 2**20])
+def test_results_do_not_depend_on_code_length_or_memory(monkeypatch, n_components, n_pairs):
+    monkeypatch.setattr(neighbors_module, "_PAIRS", n_pairs)
+    stored, rows = gaussian_rows(5000, 40), gaussian_rows(100, 40, seed=1)
+    nearest = NearestRows(PrincipalCodes(stored, n_components), len(stored))
+    nearest.append(stored)
+    distance, index = nearest.query(rows)
+    slow_distance, slow_index = slow_nearest(rows, stored)
+    np.testing.assert_allclose(distance, slow_distance[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(index, slow_index[:, 0])
 
 
 @pytest.mark.parametrize("exclude", [None, torch.arange(0, 400, 2)])

@@ -17,6 +17,7 @@ from ..neighbors import NearestRows, squared_distance
 from ..patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
 from ..runtime import parse_memory, progress
 
+_PART_COUNT = 2  # times ``coreset`` rows are chosen from a part: a finer cover before the reduction
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
 
@@ -68,8 +69,9 @@ class PatchCore(BaseDetector):
         of ``fit`` can tell.
     memory_budget : int, str or None, default="4GB"
         What fitting may hold of patches at once, working memory of the coreset included, in bytes
-        or as ``"500MB"``. Normal images whose patches need more are learned in parts, as
-        ``partial_fit`` would. None: no limit.
+        or as ``"500MB"``. Normal images whose patches need more are learned in parts. Memory then
+        stays within it for a ``coreset`` that is a count; a share of everything seen grows on. A
+        stream of unknown length may need two thirds more for a moment. None: no limit.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator. On a CPU each passes
         alone, so that no score depends, not even in its last bit, on the images around it.
@@ -107,9 +109,10 @@ class PatchCore(BaseDetector):
 
     ``partial_fit`` adds the coreset of the new images to the bank; with ``coreset`` as a count
     the union is then reduced to it again, and every earlier patch stays within the sum of the two
-    radii. What a patch is (backbone, layers, sizes, aggregation, neighbourhood) stays as it was at
-    the first call. To set the threshold anew without the earlier images, the few patches of each
-    that were farthest from the rest are kept.
+    radii. A fit in parts adds part after part in this way and reduces the union once, at the end,
+    or whenever it takes a quarter of the budget. What a patch is (backbone, layers, sizes,
+    aggregation, neighbourhood) stays as it was at the first call. To set the threshold anew
+    without the earlier images, the few patches of each that were farthest from the rest are kept.
 
     References
     ----------
@@ -212,9 +215,11 @@ class PatchCore(BaseDetector):
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
-        for store in self._parts(batches, n_images):
-            self._absorb(store, generator)
+        for store, is_last in self._parts(batches, n_images):
+            whole = is_last and not hasattr(self, "memory_bank_")
+            self._absorb(store, generator, whole=whole)
             del store  # before the next one is filled
+        self._reduce_bank(generator)
         if self.n_images_ < 2:
             raise ValueError(
                 "X: expected at least 2 images, got 1 sample. The threshold is read from scores "
@@ -223,27 +228,36 @@ class PatchCore(BaseDetector):
         return self._leave_one_out_scores()
 
     def _parts(self, batches, n_images):
-        """The patch rows of all images, in stores that keep to the memory budget."""
-        budget = parse_memory("memory_budget", self.memory_budget)
-        store, capacity = None, 0
+        """(patch rows, whether they are the last) in stores that keep to the memory budget."""
+        store, capacity, n_done = None, 0, 0
         for images, batch in batches:
             rows, _ = self._embed(batch)  # (B, P, D)
             check_finite(rows, images)
             if store is None or store.n_images + len(rows) > capacity:
                 if store is not None:
-                    yield store
-                image_bytes = rows.shape[1] * coreset_row_bytes(rows.shape[2])
-                capacity = max(len(rows), budget // image_bytes)
-                store = RowStore(None if n_images is None else min(n_images, capacity))
+                    n_done += store.n_images
+                    yield store, False
+                capacity = max(len(rows), self._capacity(*rows.shape[1:]))
+                store = RowStore(None if n_images is None else min(n_images - n_done, capacity))
             store.append(rows)
-        yield store
+        yield store, True
 
-    def _absorb(self, store, generator):
+    def _capacity(self, n_patches, n_features):
+        """How many images' rows the memory budget has room for beside the bank."""
+        budget, row_bytes = self._budget(), coreset_row_bytes(n_features)
+        n_bank = len(self._bank_owners_) if hasattr(self, "_bank_owners_") else 0
+        return max(budget - n_bank * row_bytes, budget // 2) // (n_patches * row_bytes)
+
+    def _budget(self):
+        return parse_memory("memory_budget", self.memory_budget)
+
+    def _absorb(self, store, generator, *, whole):
         """Add the coreset of some images' rows to the bank."""
         first = len(self._suspects_) if hasattr(self, "_suspects_") else 0
+        is_count = isinstance(self.coreset, Integral)
         indices, radius = select_coreset(
             store.rows,
-            self.coreset,
+            _PART_COUNT * self.coreset if is_count and not whole else self.coreset,
             generator=generator,
             projection=self.projection,
             verbose=self.verbose,
@@ -251,25 +265,29 @@ class PatchCore(BaseDetector):
         bank = store.rows[indices]
         owners = first + indices // store.by_image.shape[1]
         if first:
-            bank, owners, radius = self._merge(bank, owners, radius, generator)
-        self.memory_bank_ = NearestRows.over(bank)
+            bank = torch.cat([self.memory_bank_.rows, bank])
+            owners = torch.cat([self._bank_owners_, owners])
+            radius = max(radius, self.coreset_radius_)
+        self.memory_bank_ = NearestRows.over(bank, store.rows)
         self._bank_owners_, self.coreset_radius_ = owners, radius
         by_image = progress(store.by_image, desc="threshold", verbose=self.verbose)
         suspects = [self._suspects(rows, first + i) for i, rows in enumerate(by_image)]
         earlier = [self._suspects_] if first else []
         self._suspects_ = torch.cat([*earlier, torch.stack(suspects)])
+        if 4 * len(bank) * coreset_row_bytes(bank.shape[1]) > self._budget():
+            self._reduce_bank(generator)
 
-    def _merge(self, bank, owners, radius, generator):
-        """The union of the old bank and a new coreset, reduced if the coreset is a count."""
-        bank = torch.cat([self.memory_bank_.rows, bank])
-        owners = torch.cat([self._bank_owners_, owners])
-        radius = max(radius, self.coreset_radius_)
-        if isinstance(self.coreset, Integral) and len(bank) > self.coreset:
-            kept, extra = merge_coresets(
-                [bank], self.coreset, generator=generator, verbose=self.verbose
-            )
-            bank, owners, radius = bank[kept], owners[kept], radius + extra
-        return bank, owners, radius
+    def _reduce_bank(self, generator):
+        """Bring a bank that parts have added to down to its size, if that is a count."""
+        bank = self.memory_bank_.rows
+        if not isinstance(self.coreset, Integral) or len(bank) <= self.coreset:
+            return
+        kept, radius = merge_coresets(
+            [bank], self.coreset, generator=generator, verbose=self.verbose
+        )
+        self.memory_bank_ = NearestRows.over(bank[kept], self._suspects_.flatten(0, 1))
+        self._bank_owners_ = self._bank_owners_[kept]
+        self.coreset_radius_ += radius
 
     def _embed(self, batch):
         """Patch rows (B, P, D) and their grid (h, w)."""
@@ -280,24 +298,30 @@ class PatchCore(BaseDetector):
         rows, grid = self._embed(batch)  # (B, P, D)
         found = [self.memory_bank_.query(image_rows) for image_rows in rows]
         distance, index = (torch.stack(part) for part in zip(*found, strict=True))  # (B, P)
-        return self._image_scores(rows, distance, index), distance.float().unflatten(1, grid)
+        worst = torch.arange(len(rows), device=rows.device), distance.argmax(1)
+        scores = self._image_scores(rows[worst], distance[worst], index[worst])
+        return scores, distance.float().unflatten(1, grid)
+
+    def _score(self, batch):
+        rows, _ = self._embed(batch)  # (B, P, D)
+        found = [self.memory_bank_.farthest(image_rows, 1) for image_rows in rows]
+        patch, distance, index = (torch.cat(part) for part in zip(*found, strict=True))  # (B,)
+        image = torch.arange(len(rows), device=rows.device)
+        return self._image_scores(rows[image, patch], distance, index)
 
     def _image_scores(self, rows, distance, index, exclude=None):
-        """Equation 7 for rows (B, P, D) at ``distance`` (B, P) from bank rows ``index`` (B, P)."""
-        score, patch = distance.max(1)  # (B,)
+        """Equation 7 for rows (B, D) at ``distance`` (B,) from bank rows ``index`` (B,)."""
         if self.n_reweight in (None, 1):
-            return score
-        image = torch.arange(len(rows), device=rows.device)
-        candidate = rows[image, patch]  # (B, D)
-        nearest = self.memory_bank_.rows[index[image, patch]]  # (B, D)
+            return distance
+        nearest = self.memory_bank_.rows[index]  # (B, D)
         _, neighbours = self.memory_bank_.k_nearest(nearest, self.n_reweight, exclude=exclude)
         weights = []
-        for row, rare, star in zip(candidate, neighbours, score, strict=True):
+        for row, rare, star in zip(rows, neighbours, distance, strict=True):
             apart = squared_distance(row, self.memory_bank_.rows[rare]).sqrt()  # (b,)
             # exp(s*) / sum(exp(apart)), without overflow; a bank of one row has no neighbours
             share = (star - apart.logsumexp(0)).exp()
             weights.append(1 - share if len(apart) > 1 else torch.ones_like(share))
-        return torch.stack(weights) * score
+        return torch.stack(weights) * distance
 
     def _others(self, image):
         """What to exclude for the bank without the rows of one training image."""
@@ -305,8 +329,8 @@ class PatchCore(BaseDetector):
 
     def _suspects(self, rows, image):
         """The patches of a training image that are farthest from the bank without it."""
-        distance, _ = self.memory_bank_.query(rows, exclude=self._others(image))
-        return rows[distance.topk(min(_N_SUSPECTS, len(rows))).indices]
+        patch, _, _ = self.memory_bank_.farthest(rows, _N_SUSPECTS, exclude=self._others(image))
+        return rows[patch]
 
     def _leave_one_out_scores(self):
         """Anomaly score of each training image against the bank without its own rows."""
@@ -316,6 +340,6 @@ class PatchCore(BaseDetector):
             if len(exclude) == len(self._bank_owners_):  # the whole bank is this image
                 scores.append(rows.new_tensor(torch.nan))
                 continue
-            distance, index = self.memory_bank_.query(rows, exclude=exclude)
-            scores += self._image_scores(rows[None], distance[None], index[None], exclude)
+            patch, distance, index = self.memory_bank_.farthest(rows, 1, exclude=exclude)
+            scores += self._image_scores(rows[patch], distance, index, exclude)
         return torch.stack([score.cpu() for score in scores])

@@ -186,23 +186,39 @@ def test_a_budget_learns_in_parts_what_partial_fit_would(budget, coreset):
     assert torch.equal(streamed.memory_bank_.rows, detector.memory_bank_.rows)
 
 
+@pytest.mark.parametrize("coreset", [5, 20])
+def test_parts_cost_little_of_the_radius(coreset):
+    images = stripes(24)
+    whole = small(coreset=coreset).fit(images)
+    parts = small(coreset=coreset, memory_budget=8 * IMAGE_BYTES).fit(images)
+    rows = patch_rows(whole, images).flatten(0, 1)
+    assert parts.memory_bank_.query(rows)[0].max() <= parts.coreset_radius_ * (1 + 1e-6)
+    assert whole.coreset_radius_ < parts.coreset_radius_ < 2 * whole.coreset_radius_
+
+
+def test_scores_alone_are_those_of_a_whole_inspection():
+    detector = small().fit(NORMAL)
+    images = np.concatenate([ODD, stripes(8, seed=5), NORMAL])
+    np.testing.assert_array_equal(detector.score_samples(images), detector.inspect(images).scores)
+
+
 def test_a_budget_that_is_not_reached_changes_nothing():
     for budget in ("4GB", None, 6 * IMAGE_BYTES):
         detector = small(memory_budget=budget).fit(NORMAL)
         assert torch.equal(detector.memory_bank_.rows, small().fit(NORMAL).memory_bank_.rows)
 
 
-def test_stores_hold_no_more_than_the_budget(monkeypatch):
+def test_stores_hold_no_more_than_the_budget_leaves_beside_the_bank(monkeypatch):
     held = []
     original = PatchCore._absorb
 
-    def absorb(self, store, generator):
+    def absorb(self, store, generator, **options):
         held.append(store.n_images)
-        original(self, store, generator)
+        original(self, store, generator, **options)
 
     monkeypatch.setattr(PatchCore, "_absorb", absorb)
-    small(memory_budget=5 * IMAGE_BYTES).fit(stripes(12))
-    assert held == [5, 5, 2]
+    small(coreset=0.2, memory_budget=5 * IMAGE_BYTES).fit(stripes(12))
+    assert held == [5, 4, 3]  # a bank of 64 rows takes the place of one image
 
 
 def test_failed_partial_fit_loses_nothing():
