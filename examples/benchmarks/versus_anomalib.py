@@ -46,9 +46,9 @@ N_PICKS = 200  # of anomalib's coreset, timed to extrapolate from
 def load_images():
     """200 good cells to fit on; 100 good and 100 defective ones, in turn, to score."""
     data = load_elpv()
-    good, bad = (np.flatnonzero(data.test_labels == label)[:100] for label in (0, 1))
+    good, bad = (np.flatnonzero(data.test_labels == label)[:100] for label in (1, -1))
     order = np.stack([good, bad], axis=1).ravel()
-    return data.train[:200], data.test[order], data.test_labels[order]
+    return data.train[:200], data.test[order], data.test_labels[order] == -1
 
 
 def make_theirs():
