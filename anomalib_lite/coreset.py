@@ -15,8 +15,8 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
-from .neighbors import MAX_COMPONENTS, NearestRows, PrincipalCodes, exact_dtype, squared_distance
-from .runtime import make_generator, progress
+from .neighbors import MAX_COMPONENTS, NearestRows, PrincipalCodes, squared_distance
+from .runtime import exact_dtype, make_generator, progress
 
 _CANDIDATES = 8000  # rows brought up to date in one phase
 _BLOCK = 1024  # rows of one matrix product

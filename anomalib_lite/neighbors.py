@@ -11,11 +11,11 @@ from functools import partial
 
 import torch
 
-from .runtime import make_generator
+from .runtime import exact_dtype, make_generator
 
 MAX_COMPONENTS = 128  # of a code, unless more are asked for
 _CHUNK = 64  # neighbouring products that are scanned by their minimum only
-_ROWS, _STORED = 784, 2048  # one block of products: 6 MB of float32
+_ROWS, _STORED = 784, 4096  # one block of products: 13 MB of float32
 _COVER = 1024  # stored rows that give the first, rough distances
 _LIKELY = 8  # rows that a search for the farthest measures to the end at each step
 _PAIRS = 2**20  # kept until they are measured: 20 MB
@@ -308,7 +308,7 @@ class NearestRows:
             bound[hit] = torch.minimum(bound[hit], _product_bound(near, squares[hit]))
             pair = (lowest[hit] < bound[hit, None]).nonzero()
             row, chunk = hit[pair[:, 0]], pair[:, 1]
-            products = chunks[row, chunk]
+            products = _gather(chunks, row, chunk)
             pair = (products < bound[row, None]).nonzero()
             which, column = pair[:, 0], pair[:, 1]
             pairs.add(row[which], left + chunk[which] * _CHUNK + column, products[which, column])
@@ -340,7 +340,7 @@ class NearestRows:
         Infinite where all of a row's pairs are excluded.
         """
         chunk = lowest[some].argmin(1)
-        best = chunk * _CHUNK + chunks[some, chunk].argmin(1)
+        best = chunk * _CHUNK + _gather(chunks, some, chunk).argmin(1)
         _, near = self._distance_bounds(rows, some, (left + best).clamp_max(self.n_stored - 1))
         return near.where(lowest[some, chunk].isfinite(), torch.inf)
 
@@ -373,7 +373,8 @@ class NearestRows:
 
     def _distance_bounds(self, rows, row, stored):
         """What the squared distances of pairs lie between, by float32 differences."""
-        rough = (rows[row] - self._rows[stored]).square_().sum(1)
+        rough = rows.index_select(0, row).sub_(self._rows.index_select(0, stored))
+        rough = rough.square_().sum(1)
         error = (rows.shape[1] + 8) * 2.0**-23
         return rough * (1 - error) - _TINY, rough * (1 + error) + _TINY
 
@@ -414,6 +415,11 @@ class NearestRows:
         return distances, indices
 
 
+def _gather(chunks, row, chunk):
+    """``chunks[row, chunk]`` of (n, m, _CHUNK), copied chunk by chunk, not number by number."""
+    return chunks.flatten(0, 1).index_select(0, row * chunks.shape[1] + chunk)
+
+
 class _Pairs:
     """Pairs of rows that may have to be measured, with the products that say so."""
 
@@ -440,11 +446,6 @@ def squared_distance(a, b):
     """
     dtype = exact_dtype(a.device)
     return a.to(dtype).sub(b.to(dtype)).square_().sum(-1)
-
-
-def exact_dtype(device):
-    """float64, except on MPS, which has none."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _product_bound(nearest, squares):

@@ -56,6 +56,11 @@ def resolve_device(device):
     return resolved
 
 
+def exact_dtype(device):
+    """float64, except on MPS, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def make_generator(random_state):
     """A CPU :class:`torch.Generator` seeded from a scikit-learn style ``random_state``.
 
