@@ -196,15 +196,19 @@ class MapRenderer:
                 matrix = ndimage.gaussian_filter1d(matrix, self.smoothing, axis=0, mode="nearest")
             before = self.offset[axis]
             matrix = np.pad(matrix, ((before, full - seen - before), (0, 0)))
-            matrix = resize_matrix(full, n_pixels) @ matrix
-            self._matrices[key] = torch.from_numpy(matrix.astype(np.float32)).to(device)
+            matrix = _resize_rows(torch.from_numpy(matrix), n_pixels)
+            self._matrices[key] = matrix.float().to(device)
         return self._matrices[key]
 
 
 def resize_matrix(n_in, n_out):
     """(n_out, n_in) matrix of PyTorch's bilinear resizing, antialiased where it shrinks."""
-    identity = torch.eye(n_in, dtype=torch.float64, device="cpu")[
-        None, None
-    ]  # a picture resized in height only
-    resized = F.interpolate(identity, (n_out, n_in), mode="bilinear", antialias=n_out < n_in)
-    return resized[0, 0].numpy()
+    return _resize_rows(torch.eye(n_in, dtype=torch.float64, device="cpu"), n_out).numpy()
+
+
+def _resize_rows(matrix, n_rows):
+    """A matrix resized as a picture, in height only."""
+    size = n_rows, matrix.shape[1]
+    return F.interpolate(
+        matrix[None, None], size, mode="bilinear", antialias=n_rows < len(matrix)
+    )[0, 0]
