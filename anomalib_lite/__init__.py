@@ -10,13 +10,37 @@ __version__ = "0.1.0.dev0"
 _HOME = {
     "ConformalDetector": "conformal",
     "DeepFeatures": "features",
+    "DeepOneClass": "methods.deep_one_class",
+    "GaussianDensity": "density",
+    "PaDiM": "methods.padim",
     "PatchCore": "methods.patchcore",
+    "SPADE": "methods.spade",
     "load": "persistence",
 }
 
-_ROOMS = {"backbones", "coreset", "datasets", "metrics", "neighbors", "patches", "plotting"}
+_ROOMS = {
+    "backbones",
+    "coreset",
+    "datasets",
+    "density",
+    "heads",
+    "metrics",
+    "neighbors",
+    "patches",
+    "plotting",
+}
 
-__all__ = ["ConformalDetector", "DeepFeatures", "PatchCore", "__version__", "load"]
+__all__ = [
+    "SPADE",
+    "ConformalDetector",
+    "DeepFeatures",
+    "DeepOneClass",
+    "GaussianDensity",
+    "PaDiM",
+    "PatchCore",
+    "__version__",
+    "load",
+]
 
 
 def __getattr__(name):

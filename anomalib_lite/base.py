@@ -281,6 +281,36 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             yield images, scores.cpu().numpy().astype(np.float64), grids
 
 
+class PartialFitMixin:
+    """Gives a detector ``partial_fit``, where its ``_learn`` adds to what was learned before."""
+
+    def partial_fit(self, X, y=None):
+        """Learn from more normal images without going back to the earlier ones.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images of good parts; see :mod:`anomalib_lite.images`.
+        y : ignored
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If an image is not what it should be; the estimator is then as it was before.
+        """
+        with self._all_or_nothing():
+            if hasattr(self, "offset_"):
+                self._check_all_params()
+            else:
+                self._start()
+            self._fit_images(X)
+        return self
+
+
 class _MapCollector:
     """Maps written into one array while their sizes agree, kept apart once they do not."""
 

@@ -14,7 +14,7 @@ import torch
 from .runtime import exact_dtype, make_generator
 
 MAX_COMPONENTS = 128  # of a code, unless more are asked for
-_CHUNK = 64  # neighbouring products that are scanned by their minimum only
+CHUNK = 64  # neighbouring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 4096  # one block of products: 13 MB of float32
 _COVER = 1024  # stored rows that give the first, rough distances
 _LIKELY = 8  # rows that a search for the farthest measures to the end at each step
@@ -118,7 +118,7 @@ class PrincipalCodes:
     def encode(self, rows, out=None):
         """Codes of shape (n, n_codes) of rows (n, D)."""
         if out is None:
-            out = rows.new_empty(len(rows), self.n_codes)
+            out = self.mean_.new_empty(len(rows), self.n_codes)
         for block, code in zip(rows.split(8192), out.split(8192), strict=True):
             centred = block - self.mean_
             leading = centred @ self.components_
@@ -136,7 +136,9 @@ class NearestRows:
     ----------
     codes : PrincipalCodes
     capacity : int
-        How many rows there will be room for.
+        How many rows there is room for at first.
+    dtype : torch.dtype, default=torch.float32
+        In which rows are kept. Distances are those of the rows as kept.
 
     Attributes
     ----------
@@ -151,13 +153,21 @@ class NearestRows:
     ([1.0], [1])
     """
 
-    def __init__(self, codes, capacity):
+    def __init__(self, codes, capacity, dtype=torch.float32):
         self.codes = codes
-        padded = -(-capacity // _CHUNK) * _CHUNK
-        like = {"dtype": torch.float32, "device": codes.mean_.device}
         self.n_stored = 0
-        self._rows = torch.empty(capacity, len(codes.mean_), **like)
-        self._codes = torch.zeros(padded, codes.n_codes + 1, **like)  # and their squared length
+        self._rows = codes.mean_.new_empty(0, len(codes.mean_), dtype=dtype)
+        self._codes = codes.mean_.new_empty(0, codes.n_codes + 1)  # and their squared length
+        self._reserve(capacity)
+
+    def _reserve(self, capacity):
+        """Make room for ``capacity`` rows in all."""
+        rows, codes = self._rows, self._codes
+        padded = -(-capacity // CHUNK) * CHUNK
+        self._rows = rows.new_empty(capacity, rows.shape[1])
+        self._codes = codes.new_zeros(padded, codes.shape[1])
+        self._rows[: self.n_stored] = rows[: self.n_stored]
+        self._codes[: self.n_stored] = codes[: self.n_stored]
 
     @classmethod
     def over(cls, rows, sample=None):
@@ -174,7 +184,7 @@ class NearestRows:
 
     @classmethod
     def from_state(cls, state):
-        index = cls(state["codes"], len(state["rows"]))
+        index = cls(state["codes"], len(state["rows"]), state["rows"].dtype)
         index.append(state["rows"])
         return index
 
@@ -185,8 +195,10 @@ class NearestRows:
     def append(self, rows, codes=None):
         """Store ``rows`` (n, D) behind those stored before."""
         place = slice(self.n_stored, self.n_stored + len(rows))
+        if place.stop > len(self._rows):
+            self._reserve(max(place.stop, len(self._rows) * 3 // 2))
         self._rows[place] = rows
-        codes = self.codes.encode(rows) if codes is None else codes
+        codes = self.codes.encode(self._rows[place]) if codes is None else codes
         self._codes[place, :-1] = codes
         self._codes[place, -1] = codes.square().sum(1)
         self.n_stored += len(rows)
@@ -279,7 +291,7 @@ class NearestRows:
             bound = torch.minimum(bound, promising)
         return bound
 
-    def tighten(self, rows, codes, nearest, index=None, *, first=0, exclude=None):
+    def tighten(self, rows, codes, nearest, index=None, *, first=0, last=None, exclude=None):
         """Lower squared distances to the nearest stored row, in place.
 
         Parameters
@@ -292,14 +304,18 @@ class NearestRows:
         index : torch.Tensor of shape (n,) or None, default=None
             Which stored row it is, updated along.
         first : int, default=0
-            Only rows stored from here on are considered (or a few more before it).
+            Only rows stored from here on are considered, or up to 63 more before it: exactly from
+            here on where it is a multiple of 64.
+        last : int or None, default=None
+            As ``first``, for the row behind the last. None: all.
         exclude : torch.Tensor of int64 or None, default=None
             Stored rows that do not count, ascending.
         """
         squares, queries = self._as_queries(codes)
         bound = _product_bound(nearest, squares)
         pairs = _Pairs()
-        for left, chunks, lowest in self._products(queries, first, self.n_stored, exclude):
+        last = self.n_stored if last is None else last
+        for left, chunks, lowest in self._products(queries, first, last, exclude):
             hit = (lowest.amin(1) < bound).nonzero()[:, 0]
             if len(hit) == 0:
                 continue
@@ -311,7 +327,7 @@ class NearestRows:
             products = _gather(chunks, row, chunk)
             pair = (products < bound[row, None]).nonzero()
             which, column = pair[:, 0], pair[:, 1]
-            pairs.add(row[which], left + chunk[which] * _CHUNK + column, products[which, column])
+            pairs.add(row[which], left + chunk[which] * CHUNK + column, products[which, column])
             if pairs.n_pairs > _PAIRS:
                 self._measure(rows, nearest, index, *pairs.take(bound))
                 bound = torch.minimum(bound, _product_bound(nearest, squares))
@@ -321,7 +337,7 @@ class NearestRows:
     def _products(self, queries, first, last, exclude):
         """Products with stored codes, block by block: where it begins, chunks, their minima."""
         end = min(last, self.n_stored)
-        start, end = first // _CHUNK * _CHUNK, -(-end // _CHUNK) * _CHUNK
+        start, end = first // CHUNK * CHUNK, -(-end // CHUNK) * CHUNK
         buffer = queries.new_empty(len(queries) * max(0, min(_STORED, end - start)))
         for left in range(start, end, _STORED):
             right = min(left + _STORED, end)
@@ -331,7 +347,7 @@ class NearestRows:
             if exclude is not None:
                 hidden = exclude[(exclude >= left) & (exclude < right)] - left
                 products.index_fill_(1, hidden, torch.inf)
-            chunks = products.view(len(queries), -1, _CHUNK)
+            chunks = products.view(len(queries), -1, CHUNK)
             yield left, chunks, chunks.amin(2)
 
     def _most_promising(self, rows, some, chunks, lowest, left):
@@ -340,7 +356,7 @@ class NearestRows:
         Infinite where all of a row's pairs are excluded.
         """
         chunk = lowest[some].argmin(1)
-        best = chunk * _CHUNK + _gather(chunks, some, chunk).argmin(1)
+        best = chunk * CHUNK + _gather(chunks, some, chunk).argmin(1)
         _, near = self._distance_bounds(rows, some, (left + best).clamp_max(self.n_stored - 1))
         return near.where(lowest[some, chunk].isfinite(), torch.inf)
 
@@ -416,7 +432,7 @@ class NearestRows:
 
 
 def _gather(chunks, row, chunk):
-    """``chunks[row, chunk]`` of (n, m, _CHUNK), copied chunk by chunk, not number by number."""
+    """``chunks[row, chunk]`` of (n, m, CHUNK), copied chunk by chunk, not number by number."""
     return chunks.flatten(0, 1).index_select(0, row * chunks.shape[1] + chunk)
 
 

@@ -209,6 +209,6 @@ def resize_matrix(n_in, n_out):
 def _resize_rows(matrix, n_rows):
     """A matrix resized as a picture, in height only."""
     size = n_rows, matrix.shape[1]
-    return F.interpolate(
-        matrix[None, None], size, mode="bilinear", antialias=n_rows < len(matrix)
-    )[0, 0]
+    return F.interpolate(matrix[None, None], size, mode="bilinear", antialias=n_rows < len(matrix))[
+        0, 0
+    ]

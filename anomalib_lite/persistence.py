@@ -39,6 +39,7 @@ _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _PARTS = {
     "Backbone": "backbones",
+    "GaussianStatistics": "density",
     "NearestRows": "neighbors",
     "NetworkInput": "images",
     "PrincipalCodes": "neighbors",
@@ -368,11 +369,12 @@ class _Reader:
             )
         params = {name: self.decode(value) for name, value in content["params"].items()}
         estimator = cls(**params)
-        self.device = self._asked or _device_here(params.get("device", "auto"))
+        outer, self.device = self.device, self._asked or _device_here(params.get("device", "auto"))
         for name, value in content["state"].items():
             if not _LEARNED.fullmatch(name) or hasattr(cls, name):
                 raise ValueError(f"{content['class']} learns nothing called {name!r}.")
             vars(estimator)[name] = self.decode(value)
+        self.device = outer
         return estimator
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy import ndimage, spatial
 
 
 def slow_greedy_coreset(rows, n_keep, start=0):
@@ -160,3 +160,24 @@ def slow_aupro(masks, maps, max_fpr=0.3):
         if x1 >= max_fpr:
             break
     return area / max_fpr
+
+
+def slow_padim_map(rows, training, eps):
+    """Mahalanobis distance of each of rows (P, d) by the rows (n, P, d) of its place, by scipy."""
+    rows, training = np.asarray(rows, np.float64), np.asarray(training, np.float64)
+    distances = []
+    for place, row in enumerate(rows):
+        here = training[:, place]
+        covariance = np.cov(here, rowvar=False) + eps * np.eye(here.shape[1])
+        distances.append(
+            spatial.distance.mahalanobis(row, here.mean(axis=0), np.linalg.inv(covariance))
+        )
+    return np.array(distances)
+
+
+def slow_spade(embedding, pyramid, embeddings, pyramids, k):
+    """(image score, patch values (P,)) of one image from the k nearest images' pyramids."""
+    distance, index = slow_nearest(np.asarray(embedding)[None], embeddings, k)
+    gallery = np.concatenate([np.asarray(pyramids)[i] for i in index[0]])
+    values, _ = slow_nearest(pyramid, gallery)
+    return distance[0].mean(), values[:, 0]

@@ -17,6 +17,8 @@ NEIGHBOURS = {
     "backbones": {"images"},
     "coreset": {"neighbors"},
     "datasets": {"images"},
+    "density": {"persistence"},
+    "heads": {"density"},
     "persistence": {"sklearn_io"},
     "plotting": {"images"},
 }

@@ -5,7 +5,7 @@ from numbers import Integral
 import torch
 
 from ..backbones import Backbone
-from ..base import BaseDetector, check_choice, check_count, check_finite, check_odd
+from ..base import BaseDetector, PartialFitMixin, check_choice, check_count, check_finite, check_odd
 from ..coreset import (
     check_projection,
     coreset_row_bytes,
@@ -21,7 +21,7 @@ _PART_COUNT = 2  # times ``coreset`` rows are chosen from a part: a finer cover 
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
 
-class PatchCore(BaseDetector):
+class PatchCore(PartialFitMixin, BaseDetector):
     r"""PatchCore: nearest neighbours in a coreset of normal patch features.
 
     Mid-level features of a pretrained network, averaged over small neighbourhoods, describe each
@@ -172,32 +172,6 @@ class PatchCore(BaseDetector):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-
-    def partial_fit(self, X, y=None):
-        """Learn from more normal images without going back to the earlier ones.
-
-        Parameters
-        ----------
-        X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images of good parts; see :mod:`anomalib_lite.images`.
-        y : ignored
-
-        Returns
-        -------
-        self : object
-
-        Raises
-        ------
-        ValueError
-            If an image is not what it should be; the estimator is then as it was before.
-        """
-        with self._all_or_nothing():
-            if hasattr(self, "memory_bank_"):
-                self._check_all_params()
-            else:
-                self._start()
-            self._fit_images(X)
-        return self
 
     def _check_params(self):
         check_choice("aggregation", self.aggregation, AGGREGATIONS)

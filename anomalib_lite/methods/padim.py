@@ -1,0 +1,273 @@
+"""PaDiM: a Gaussian over patch features at every position."""
+
+import torch
+
+from ..backbones import Backbone
+from ..base import BaseDetector, PartialFitMixin, check_count, check_finite, check_number
+from ..density import GaussianStatistics
+from ..patches import RowStore, grid_rows, patch_embedding
+from ..runtime import parse_memory
+
+_PLACES = 128  # places whose covariances are factorised together
+_BLOCK = 32  # images whose rows enter the statistics together
+_N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
+
+
+class PaDiM(PartialFitMixin, BaseDetector):
+    r"""PaDiM: a Gaussian over the patch features at each position of the grid.
+
+    Feature maps of strides 4, 8 and 16 are brought to the finest grid and concatenated; a random
+    choice of ``n_features`` of their channels describes each position. The normal images give each
+    position (i, j) a mean :math:`\mu_{ij}` and a regularised covariance :math:`\Sigma_{ij}`; a
+    patch :math:`x` is as anomalous as its Mahalanobis distance
+
+    .. math:: M(x) = \sqrt{(x - \mu_{ij})^T \Sigma_{ij}^{-1} (x - \mu_{ij})},
+
+    an image as its most anomalous patch. Positions are not interchangeable here: parts must be
+    photographed in one and the same pose.
+
+    Parameters
+    ----------
+    backbone : str or nn.Module, default="efficientnet_lite0"
+        The default has ImageNet weights that come with the installation; see
+        :class:`~anomalib_lite.backbones.Backbone`.
+    layers : sequence or None, default=(4, 8, 16)
+        Strides, transformer blocks, or module names; None for the backbone's two usual layers.
+    weights : {"pretrained", "random"} or path, default="pretrained"
+    n_features : int or None, default=100
+        How many channels to keep, drawn from ``random_state``; None, or more than there are, keeps
+        all. The paper keeps 100 for ResNet18 and 550 for WideResNet50.
+    eps : float, default=0.01
+        Added to the diagonal of every covariance.
+    image_size : int, tuple (H, W) or None, default=None
+        Images are resized to it, whatever their proportions. None: the backbone's own (224).
+    center_crop : int, tuple (H, W) or None, default=None
+        What to keep of the resized image.
+    smoothing : float, default=4.0
+        Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
+    false_alarm_rate : float, default=0.01
+        Share of normal images that ``predict`` may call anomalous, as far as the normal images of
+        ``fit`` can tell.
+    memory_budget : int, str or None, default="2GB"
+        Bytes, or text such as ``"500MB"``, for the rows from which the threshold is read; as many
+        of the first images as fit are used for it. The Gaussians come on top, see Notes.
+    batch_size : int, default=32
+        Images that pass through the network together on an accelerator.
+    device : str or torch.device, default="auto"
+    random_state : None, int, RandomState or Generator, default=None
+        Draws the channels, and random weights.
+    verbose : bool, default=False
+        Show progress bars.
+
+    Attributes
+    ----------
+    channels_ : torch.Tensor of shape (d,)
+        The channels kept, ascending.
+    statistics_ : GaussianStatistics
+        Count, means (P, d) and scatters (P, d, d) of the P positions, row by row.
+    whiteners_ : torch.Tensor of shape (P, d, d)
+        Transposed inverse Cholesky factors of the regularised covariances, float32.
+    calibration_scores_ : ndarray of shape (n_images,)
+        ``score_samples`` of each training image had it been left out; NaN where the budget had no
+        room.
+    offset_ : float
+        The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    n_images_ : int
+    backbone_ : Backbone
+    device_ : torch.device
+
+    Notes
+    -----
+    Scores and maps are Mahalanobis distances, which have no unit.
+
+    The statistics take ``P * d * d`` numbers of 8 bytes, the whiteners half of that: 251 + 125 MB
+    with the defaults (56 x 56 positions, d = 100), whatever the number of images. ``partial_fit``
+    merges new statistics into old ones, which gives what one ``fit`` on all images gives.
+
+    Leaving one of n images out changes a mean and a covariance in a known way (a rank-one
+    downdate), so its distance from the Gaussian of the others follows from that within:
+    :math:`M_{-i}^2 = \frac{n^2 (n-2)}{(n-1)^3} \cdot \frac{M^2}{1 - n M^2 / (n-1)^2}`, exactly, but
+    for a ridge that is (n-1)/(n-2) times ``eps``.
+
+    References
+    ----------
+    T. Defard, A. Setkov, A. Loesch, R. Audigier, "PaDiM: a Patch Distribution Modeling Framework
+    for Anomaly Detection and Localization", ICPR Workshops 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomalib_lite import PaDiM
+    >>> rng = np.random.default_rng(0)
+    >>> normal = rng.integers(90, 110, size=(8, 64, 64), dtype=np.uint8)
+    >>> odd = normal[:2].copy()
+    >>> odd[:, 20:40, 20:40] = 255
+    >>> detector = PaDiM(image_size=64, random_state=0).fit(normal)
+    >>> detector.predict(odd)
+    array([-1, -1])
+    """
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        layers=(4, 8, 16),
+        weights="pretrained",
+        n_features=100,
+        eps=0.01,
+        image_size=None,
+        center_crop=None,
+        smoothing=4.0,
+        false_alarm_rate=0.01,
+        memory_budget="2GB",
+        batch_size=32,
+        device="auto",
+        random_state=None,
+        verbose=False,
+    ):
+        self.backbone = backbone
+        self.layers = layers
+        self.weights = weights
+        self.n_features = n_features
+        self.eps = eps
+        self.image_size = image_size
+        self.center_crop = center_crop
+        self.smoothing = smoothing
+        self.false_alarm_rate = false_alarm_rate
+        self.memory_budget = memory_budget
+        self.batch_size = batch_size
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_params(self):
+        if self.n_features is not None:
+            check_count("n_features", self.n_features)
+        check_number("eps", self.eps, minimum=0)
+        parse_memory("memory_budget", self.memory_budget)
+
+    def _build(self, generator):
+        self.backbone_ = Backbone.for_estimator(self, generator)
+        total = sum(self.backbone_.n_channels)
+        draw = torch.randperm(total, generator=generator, device="cpu")[: self.n_features]
+        self.channels_ = draw.sort().values.to(self.device_)
+        self._suspects_ = ()
+        return self.backbone_.input
+
+    def _learn(self, batches, n_images, generator):
+        statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
+        store = None
+        for rows in self._blocks(batches):  # (n, P, d)
+            places = rows.transpose(0, 1)
+            if statistics is None:
+                statistics = GaussianStatistics.of(places)
+            else:
+                statistics.update(places)
+            if store is None:
+                room = max(1, parse_memory("memory_budget", self.memory_budget) // rows[0].nbytes)
+                store = RowStore(None if n_images is None else min(n_images, room))
+            store.append(rows[: room - store.n_images])
+        if statistics.count < 3:
+            raise ValueError(
+                f"X: expected at least 3 images, got {statistics.count} sample(s). The threshold "
+                "is read from distances of each image from the Gaussians of the others."
+            )
+        self.statistics_ = statistics
+        return self._calibrate(store.by_image)
+
+    def _blocks(self, batches):
+        """Patch rows (n, P, d) of several images at once."""
+        waiting = []
+        for images, batch in batches:
+            rows, _ = self._embed(batch)
+            check_finite(rows, images)
+            waiting.append(rows)
+            if sum(map(len, waiting)) >= _BLOCK:
+                yield torch.cat(waiting)
+                waiting = []
+        if waiting:
+            yield torch.cat(waiting)
+
+    def _embed(self, batch):
+        """Patch rows (B, P, d) and their grid (h, w)."""
+        maps, first = [], 0
+        for grid in self.backbone_(batch):  # (B, C, h, w)
+            last = first + grid.shape[1]
+            kept = self.channels_[(self.channels_ >= first) & (self.channels_ < last)] - first
+            maps.append(grid.index_select(1, kept))
+            first = last
+        embedding = patch_embedding(maps, neighbourhood=1)
+        return grid_rows(embedding), embedding.shape[-2:]
+
+    def _calibrate(self, rows):
+        """Whiteners from the statistics; scores of old and of new images (n, P, d), left out."""
+        count, mean = self.statistics_.count, self.statistics_.mean
+        old = self._old_scores()
+        self.whiteners_ = rows.new_empty(self.statistics_.scatter.shape)
+        squares = rows.new_empty(rows.shape[:2], dtype=mean.dtype)  # (n, P)
+        for places in torch.arange(len(mean), device=rows.device).split(_PLACES):
+            whitener = self._whitener(places)
+            self.whiteners_[places] = whitener.float()
+            squares[:, places] = squared_mahalanobis(rows[:, places], mean[places], whitener)
+        places = squares.topk(min(_N_SUSPECTS, len(mean))).indices  # (n, k)
+        worst = rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))  # (n, k, d)
+        if self._suspects_:
+            places, worst = (
+                torch.cat(both) for both in zip(self._suspects_, (places, worst), strict=True)
+            )
+        self._suspects_ = places, worst  # places (n, k) and rows (n, k, d)
+        return torch.cat([old, left_out(squares.amax(1), count).sqrt()]).cpu()
+
+    def _old_scores(self):
+        """Scores of the earlier images, left out of what the statistics have become."""
+        mean = self.statistics_.mean
+        if not self._suspects_:
+            return mean.new_empty(0)
+        squares = [
+            squared_mahalanobis(rows[None], mean[places], self._whitener(places)).amax()
+            for places, rows in zip(*self._suspects_, strict=True)
+        ]
+        return left_out(mean.new_tensor(squares), self.statistics_.count).sqrt()
+
+    def _whitener(self, places):
+        """Transposed inverse Cholesky factors (n, d, d) of the covariances at some places."""
+        covariance = self.statistics_.covariance(places)
+        covariance.diagonal(dim1=1, dim2=2).add_(self.eps)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed.any():
+            raise ValueError(
+                f"eps: a covariance is singular with eps={self.eps}: too few images, or constant "
+                "ones. Use a larger eps."
+            )
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return torch.linalg.solve_triangular(factor, identity, upper=False).mT
+
+    def _infer(self, batch):
+        rows, grid = self._embed(batch)  # (B, P, d)
+        mean = self.statistics_.mean.float()
+        distance = squared_mahalanobis(rows, mean, self.whiteners_).sqrt()  # (B, P)
+        return distance.amax(1), distance.unflatten(1, grid)
+
+
+def squared_mahalanobis(rows, mean, whitener):
+    """Squared Mahalanobis distances of rows at their places.
+
+    Parameters
+    ----------
+    rows : torch.Tensor of shape (B, P, d)
+    mean : torch.Tensor of shape (P, d)
+    whitener : torch.Tensor of shape (P, d, d)
+        Transposed inverse Cholesky factors.
+
+    Returns
+    -------
+    squares : torch.Tensor of shape (B, P)
+    """
+    centred = (rows - mean).transpose(0, 1)  # (P, B, d)
+    return torch.bmm(centred, whitener).square().sum(2).T
+
+
+def left_out(squares, count):
+    """Squared Mahalanobis distances, had each row been left out of the ``count`` rows."""
+    share = count * squares / (count - 1) ** 2  # of the scatter along it that is its own
+    return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - share)

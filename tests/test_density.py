@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.covariance import ledoit_wolf
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import anomalib_lite
+from anomalib_lite.density import GaussianDensity, GaussianStatistics
+
+# -- statistics -----------------------------------------------------------------------------------
+
+
+def draws(n_places=3, n=50, d=4, *, shift=0.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(n_places, d, d, generator=generator)
+    return torch.randn(n_places, n, d, generator=generator) @ mix + shift
+
+
+def assert_describes(statistics, rows):
+    """Statistics are NumPy's of the rows (P, n, D), in float64."""
+    assert statistics.count == rows.shape[1]
+    for place, here in enumerate(rows.double().numpy()):
+        np.testing.assert_allclose(statistics.mean[place], here.mean(0), rtol=1e-9, atol=1e-12)
+        covariance = np.cov(here, rowvar=False)
+        np.testing.assert_allclose(
+            statistics.covariance()[place], covariance, rtol=1e-7, atol=1e-9 * covariance.max()
+        )
+
+
+@pytest.mark.parametrize("sizes", [[50], [1] * 50, [7, 43], [49, 1], [20, 20, 10]])
+def test_updates_of_any_size_give_one_answer(sizes):
+    rows = draws()
+    first, *others = rows.split(sizes, dim=1)
+    statistics = GaussianStatistics.of(first)
+    for part in others:
+        statistics.update(part)
+    assert_describes(statistics, rows)
+
+
+@pytest.mark.parametrize("n_first", [1, 10, 49])
+def test_merging_is_seeing_all(n_first):
+    rows = draws()
+    one, other = (GaussianStatistics.of(part) for part in (rows[:, :n_first], rows[:, n_first:]))
+    before = other.scatter.clone()
+    one.merge(other)
+    assert_describes(one, rows)
+    assert torch.equal(other.scatter, before)
+
+
+def test_a_large_mean_costs_no_digits_where_the_naive_formula_loses_them():
+    rows = draws(n_places=1, shift=0.0)
+    shifted = (rows.double() + 1e6).to(torch.float64)
+    statistics = GaussianStatistics.of(shifted[:, :25])
+    statistics.update(shifted[:, 25:])
+    truth = np.cov(shifted[0].numpy(), rowvar=False)
+    np.testing.assert_allclose(statistics.covariance()[0], truth, rtol=1e-6)
+    values = shifted[0].float()  # what a float32 running sum of squares would see
+    mean = values.mean(0)
+    naive = values.T @ values / len(values) - torch.outer(mean, mean)
+    assert (np.abs(naive.numpy() - truth) > 0.1 * np.abs(truth)).all()
+
+
+def test_copies_are_independent():
+    statistics = GaussianStatistics.of(draws())
+    copied = statistics.copy()
+    copied.update(draws(seed=1))
+    assert_describes(statistics, draws())
+    assert copied.count == 100
+
+
+def test_covariance_at_some_places():
+    statistics = GaussianStatistics.of(draws())
+    some = torch.tensor([2, 0])
+    assert torch.equal(statistics.covariance(some), statistics.covariance()[some])
+
+
+# -- density --------------------------------------------------------------------------------------
+
+
+@parametrize_with_checks([GaussianDensity()])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 3), (20, 30)])
+def test_scores_are_scipys_log_density(n, d):
+    rows = draws(1, n, d)[0].double().numpy()
+    density = GaussianDensity().fit(rows)
+    covariance, shrinkage = ledoit_wolf(rows)
+    np.testing.assert_allclose(density.shrinkage_, shrinkage)
+    expected = multivariate_normal(rows.mean(0), covariance).logpdf(rows[:10] * 1.5)
+    np.testing.assert_allclose(density.score_samples(rows[:10] * 1.5), expected, rtol=1e-9)
+    assert density.score(rows[:10] * 1.5) == pytest.approx(expected.sum())
+
+
+@pytest.mark.parametrize("rows", [np.ones((5, 3)), np.zeros((5, 1))])
+def test_rows_that_are_all_the_same_are_refused(rows):
+    with pytest.raises(ValueError, match="5 rows vary too little"):
+        GaussianDensity().fit(rows)
+
+
+def test_it_can_be_saved(tmp_path):
+    rows = draws()[0].numpy()
+    density = GaussianDensity().fit(rows)
+    density.save(tmp_path / "density.alite")
+    again = anomalib_lite.load(tmp_path / "density.alite")
+    np.testing.assert_array_equal(again.score_samples(rows), density.score_samples(rows))
