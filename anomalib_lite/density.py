@@ -12,6 +12,9 @@ from .persistence import SaveMixin
 from .runtime import exact_dtype, resolve_device
 
 
+_PLACES = 64  # whose statistics are updated together
+
+
 class GaussianStatistics:
     """Count, mean and scatter of rows, at one place or at each of many; they merge exactly.
 
@@ -58,24 +61,33 @@ class GaussianStatistics:
 
     def update(self, rows):
         """Take rows (P, n, D) into account, in place."""
-        rows = rows.to(self.mean.dtype)
-        n_rows = rows.shape[1]
-        mean = rows.mean(1)
-        self._merge(n_rows, mean, rows - mean[:, None])
+        n_rows, dtype = rows.shape[1], self.mean.dtype
+        for part, mean, scatter in self._blocks():
+            here = rows[part].to(dtype)
+            apart = here.mean(1)
+            here = torch.cat([here - apart[:, None], self._gap(apart, mean, n_rows)], 1)
+            scatter.baddbmm_(here.mT, here)
+            mean += (apart - mean) * (n_rows / (self.count + n_rows))
+        self.count += n_rows
 
     def merge(self, other):
         """Take the rows of other statistics of the same places into account, in place."""
-        self._merge(other.count, other.mean, other.mean.new_empty(len(other.mean), 0, 0))
-        self.scatter += other.scatter
+        for part, mean, scatter in self._blocks():
+            gap = self._gap(other.mean[part], mean, other.count)
+            scatter += other.scatter[part]
+            scatter.baddbmm_(gap.mT, gap)
+            mean += (other.mean[part] - mean) * (other.count / (self.count + other.count))
+        self.count += other.count
 
-    def _merge(self, count, mean, centred):
-        total = self.count + count
-        gap = mean - self.mean
-        apart = gap[:, None] * math.sqrt(self.count * count / total)  # (P, 1, D)
-        spread = torch.cat([centred, apart], 1) if centred.numel() else apart
-        self.scatter.baddbmm_(spread.mT, spread)
-        self.mean += gap * (count / total)
-        self.count = total
+    def _gap(self, other, mean, count):
+        """(n, 1, D), the row by which the gap between two means enters the scatter."""
+        return ((other - mean) * math.sqrt(self.count * count / (self.count + count)))[:, None]
+
+    def _blocks(self):
+        """(places, their means, their scatters), a few at a time, which stay in the cache."""
+        for first in range(0, len(self.mean), _PLACES):
+            part = slice(first, first + _PLACES)
+            yield part, self.mean[part], self.scatter[part]
 
     def copy(self):
         """One that can be updated while this stays as it is."""

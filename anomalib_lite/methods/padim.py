@@ -8,7 +8,7 @@ from ..density import GaussianStatistics
 from ..patches import RowStore, grid_rows, patch_embedding
 from ..runtime import parse_memory
 
-_PLACES = 128  # places whose covariances are factorised together
+_PLACES = 32  # places whose covariances are factorised together
 _BLOCK = 32  # images whose rows enter the statistics together
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
@@ -264,7 +264,7 @@ def squared_mahalanobis(rows, mean, whitener):
     squares : torch.Tensor of shape (B, P)
     """
     centred = (rows - mean).transpose(0, 1)  # (P, B, d)
-    return torch.bmm(centred, whitener).square().sum(2).T
+    return torch.bmm(centred, whitener).square_().sum(2).T
 
 
 def left_out(squares, count):

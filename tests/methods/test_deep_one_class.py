@@ -21,6 +21,11 @@ def small(**params):
     return DeepOneClass(**{"image_size": 64, "n_patches": 200, "random_state": 0, **params})
 
 
+def features(**params):
+    """The detector's own, as a transformer."""
+    return DeepFeatures(image_size=64, layers=(8, 16, 32), **params)
+
+
 @pytest.mark.parametrize("classifier", CLASSIFIERS, ids=str)
 def test_every_classifier_ranks_images_and_finds_the_place(classifier):
     detector = small(classifier=classifier).fit(NORMAL)
