@@ -1,4 +1,9 @@
-"""A network run by ONNX Runtime on the CPU: exported once, in memory, for one image of one size."""
+"""A network run by ONNX Runtime on the CPU: exported once, in memory, for one image of one size.
+
+PyTorch's exporter changes settings of the whole process while it works: networks that other threads
+run with PyTorch in these seconds may round differently. A process forked from one that has run such
+a network needs a copy of its own, by pickle or ``load``, since threads do not survive a fork.
+"""
 
 import threading
 
@@ -39,7 +44,7 @@ class OnnxReader:
                 f"engine: this network was exported for images {self._size}, got a batch "
                 f"{tuple(batch.shape)}. Use engine='torch' for other sizes."
             )
-        images = batch.detach().contiguous().numpy()
+        images = batch.contiguous().numpy()
         outputs = [self._session.run(None, {"image": image[None]}) for image in images]
         return [torch.from_numpy(np.concatenate(maps)) for maps in zip(*outputs, strict=True)]
 
