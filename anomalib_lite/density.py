@@ -11,7 +11,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .persistence import SaveMixin
 from .runtime import exact_dtype, resolve_device
 
-
 _PLACES = 64  # whose statistics are updated together
 
 

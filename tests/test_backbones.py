@@ -1,7 +1,13 @@
 """Networks: the bundled one against plain timm, names, weights, modules, BatchNorm folding."""
 
 import copy
+import logging
+import pickle
 import random
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -9,11 +15,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from joblib import Parallel, delayed
 from sklearn.datasets import load_sample_image
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from worlds import scratched, stripes
 
-from anomalib_lite import backbones
+from anomalib_lite import DeepFeatures, PatchCore, backbones, load, onnx_engine
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.images import ImageStream
 
@@ -835,3 +843,346 @@ def test_layers_on_either_side_of_a_batch_norm_keep_their_meaning(layers):
         before = module[0](batch())
         plain = {"0": before, "1": module[1](before)}
     assert_close(maps, [plain[name] for name in layers], 1e-5)
+
+
+# -- ONNX Runtime ---------------------------------------------------------------------------------
+
+
+@cache
+def by_onnx():
+    return Backbone(image_size=64, engine="onnxruntime")
+
+
+def assert_same_bits(given, expected):
+    for grid, other in zip(given, expected, strict=True):
+        assert torch.equal(grid, other)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "options"),
+    [
+        pytest.param("efficientnet_lite0", (64, 96), {"weights": "pretrained"}, id="bundled"),
+        pytest.param(SMALL, SIZE, {"layers": (4, 16)}, id="convolutional"),
+        pytest.param("vit_tiny_patch16_224", 32, {"layers": (0, 2)}, id="transformer"),
+        pytest.param(Trunk("list, coarse first"), SIZE, {}, id="module"),
+        pytest.param(Trunk("dict"), SIZE, {}, id="module that gives a dict"),
+        pytest.param(Trunk("tokens"), SIZE, {}, id="module that gives tokens"),
+        pytest.param(Trunk("pooled"), SIZE, {"layers": ["body", "stem.0"]}, id="named layers"),
+        pytest.param(
+            Trunk(act_in_place=True), SIZE, {"layers": ["stem.1"]}, id="in place after a layer"
+        ),
+    ],
+)
+def test_onnx_runtime_gives_the_features_of_torch(backbone, size, options):
+    options = {"weights": "random", "image_size": size} | options
+    plain = Backbone(backbone, generator=seed(0), **options)
+    fast = Backbone(backbone, generator=seed(0), engine="onnxruntime", **options)
+    assert fast.layer_names == plain.layer_names
+    assert fast.weights_sha256 == plain.weights_sha256
+    images = batch(size)
+    assert_close(fast(images), plain(images), 1e-5)
+    assert run_convolutions(fast, images) == []
+
+
+def test_onnx_runtime_takes_images_one_by_one():
+    images = batch(64, n=3).requires_grad_()
+    together = by_onnx()(images)
+    for i, image in enumerate(images.to(memory_format=torch.channels_last)):
+        assert_same_bits(by_onnx()(image[None]), [grid[i : i + 1] for grid in together])
+    assert not any(grid.requires_grad for grid in together)
+
+
+def test_onnx_runtime_carries_no_layers_beyond_the_last():
+    model = nn.Sequential(Trunk(), nn.Conv2d(4, 1000, 5))
+    backbone = Backbone(model, layers=["0"], image_size=SIZE, engine="onnxruntime")
+    assert len(backbone._run._model) < 10_000
+
+
+def test_a_layer_that_runs_again_gives_its_first_output():
+    class Loop(Residual):
+        def forward(self, x):
+            return self.conv(self.norm(self.conv(x)))
+
+    module = randomise(Loop()).eval()
+    plain = Backbone(module, layers=["conv", "norm"], image_size=SIZE)
+    fast = Backbone(module, layers=["conv", "norm"], image_size=SIZE, engine="onnxruntime")
+    assert_close(fast(batch()), plain(batch()), 1e-5)
+
+
+def test_copies_of_an_onnx_session_give_the_same_bits():
+    expected = by_onnx()(batch(64))
+    assert_same_bits(by_onnx()(batch(64)), expected)
+    assert_same_bits(pickle.loads(pickle.dumps(by_onnx()))(batch(64)), expected)
+    assert_same_bits(copy.deepcopy(by_onnx())(batch(64)), expected)
+    (there,) = Parallel(n_jobs=2)([delayed(by_onnx())(batch(64))])
+    assert_close(there, expected, 1e-6)  # with as many threads as joblib allows
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_state_keeps_its_engine(embed):
+    again = Backbone.from_state(by_onnx().to_state(embed=embed))
+    assert isinstance(again._run, onnx_engine.OnnxReader)
+    assert_same_bits(again(batch(64)), by_onnx()(batch(64)))
+
+
+def test_threads_share_an_onnx_session():
+    batches = [batch(64, seed=i) for i in range(8)]
+    expected = [by_onnx()(images) for images in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for given, alone in zip(pool.map(by_onnx(), batches * 4), expected * 4, strict=True):
+            assert_same_bits(given, alone)
+
+
+def test_an_export_leaves_nothing_behind(tmp_path, monkeypatch, capfd):
+    by_onnx()  # what libraries set up once is set up by now
+    monkeypatch.chdir(tmp_path)
+    before = global_state(), list(warnings.filters), loggers()
+    Backbone(image_size=64, engine="onnxruntime")(batch(64))
+    assert (global_state(), list(warnings.filters), loggers()) == before
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def loggers():
+    known = [logging.getLogger(name) for name in [None, *logging.root.manager.loggerDict]]
+    return {logger.name: (logger.level, logger.handlers[:], logger.disabled) for logger in known}
+
+
+def test_torch_alone_imports_no_onnx():
+    code = (
+        "import sys, numpy as np, anomalib_lite\n"
+        "images = np.random.default_rng(0).integers(90, 110, (3, 64, 64), dtype=np.uint8)\n"
+        "anomalib_lite.PatchCore(image_size=64).fit(images).score_samples(images)\n"
+        "print({'onnx', 'onnxruntime', 'onnxscript'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_the_packages_of_the_engine_the_error_says_how_to_get_them(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"{package}.*pip install 'anomalib_lite\[onnx\]'"):
+        random_small(engine="onnxruntime")
+
+
+class Fickle(nn.Module):
+    def forward(self, x):
+        return nn.functional.max_pool2d(x, 2 if x.mean() > 0 else 4)
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"Fickle cannot be .*data-dependent.*engine='torch'"):
+        Backbone(Fickle(), image_size=SIZE, engine="onnxruntime")
+    with pytest.raises(ValueError, match=r"Identity cannot be exported to ONNX"):
+        Backbone(nn.Identity(), image_size=SIZE, engine="onnxruntime")
+
+
+def test_features_that_differ_from_torch_are_refused(monkeypatch):
+    run = onnx_engine.OnnxReader.__call__
+    monkeypatch.setattr(
+        onnx_engine.OnnxReader, "__call__", lambda *given: [1.01 * m for m in run(*given)]
+    )
+    with pytest.raises(ValueError, match=f"engine: {SMALL} gives other features"):
+        random_small(engine="onnxruntime")
+
+
+def test_an_exported_network_takes_one_size():
+    with pytest.raises(ValueError, match=r"images \(3, 64, 64\), got a batch \(2, 3, 32, 32\)"):
+        by_onnx()(batch(32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorrt"}, "engine: expected one of 'torch', 'onnxruntime', got 'tensorrt'"),
+        ({"engine": None}, "engine: expected one of 'torch', 'onnxruntime', got None"),
+        ({"dtype": "float64"}, "dtype: expected one of 'auto', .*, got 'float64'"),
+        ({"dtype": torch.float16}, "dtype: expected one of 'auto', .*, got torch.float16"),
+    ],
+)
+def test_unknown_engines_and_precisions_are_refused(options, message):
+    for make in (random_small, lambda **given: PatchCore(**given).fit(stripes(2)),
+                 lambda **given: DeepFeatures(**given).fit(stripes(2))):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            make(**options)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_onnx_runtime_takes_float32_only(dtype):
+    with pytest.raises(ValueError, match=f"dtype: .* float32 only, got '{dtype}'"):
+        random_small(engine="onnxruntime", dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+def test_onnx_runtime_takes_a_cpu_only(device):
+    with pytest.raises(ValueError, match=f"'onnxruntime' runs on a CPU, got the device '{device}'"):
+        random_small(engine="onnxruntime", device=torch.device(device))
+    with pytest.raises(ValueError, match="'onnxruntime' runs on a CPU"):
+        Backbone.from_state(by_onnx().to_state() | {"device": torch.device(device)})
+
+
+def test_patchcore_by_onnx_runtime_scores_as_by_torch(tmp_path):
+    normal, test = stripes(6), np.concatenate([scratched(3), stripes(4, seed=7)])
+    plain, fast = (
+        PatchCore(image_size=64, coreset=30, random_state=0, engine=engine).fit(normal)
+        for engine in ("torch", "onnxruntime")
+    )
+    seen = fast.inspect(test)
+    np.testing.assert_allclose(seen.scores, plain.score_samples(test), rtol=1e-4)
+    np.testing.assert_allclose(fast.offset_, plain.offset_, rtol=1e-4)
+    with torch.device("meta"):  # nothing is made on the default device
+        np.testing.assert_array_equal(fast.score_samples(test), seen.scores)
+    fast.save(tmp_path / "fast.alite")
+    for again in (load(tmp_path / "fast.alite"), pickle.loads(pickle.dumps(fast))):
+        assert again.get_params() == fast.get_params()
+        np.testing.assert_array_equal(again.score_samples(test), seen.scores)
+        np.testing.assert_array_equal(again.anomaly_map(test), seen.maps)
+
+
+def test_deep_features_by_onnx_runtime():
+    plain, fast = (
+        DeepFeatures(image_size=64, engine=engine).fit_transform(stripes(3))
+        for engine in ("torch", "onnxruntime")
+    )
+    np.testing.assert_allclose(fast, plain, rtol=1e-3, atol=1e-5)
+    assert (fast != plain).any()
+
+
+# -- precision ------------------------------------------------------------------------------------
+
+HALVES = {"float16": 5e-3, "bfloat16": 4e-2}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"),
+    [
+        ("auto", None, torch.float32),
+        ("auto", "cpu", torch.float32),
+        ("auto", "mps", torch.float32),
+        ("auto", "cuda", torch.float16),
+        ("auto", "cuda:1", torch.float16),
+        ("float32", "cuda", torch.float32),
+        ("bfloat16", "cuda", torch.bfloat16),
+        ("float16", "cpu", torch.float16),
+    ],
+)
+def test_auto_is_float16_on_cuda_and_float32_elsewhere(dtype, device, expected):
+    assert backbones._precision(dtype, device and torch.device(device)) == expected
+
+
+def inner_dtypes(backbone, images):
+    """Dtypes of what convolutions are given and hold."""
+    seen = set()
+
+    def note(module, inputs, _output):
+        if isinstance(module, nn.Conv2d):
+            seen.update((inputs[0].dtype, module.weight.dtype))
+
+    hook = register_module_forward_hook(note)
+    try:
+        backbone(images)
+    finally:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_network_runs_in_its_precision_and_maps_leave_in_float32(dtype):
+    plain, half = random_small(), random_small(dtype=dtype)
+    assert plain.dtype == torch.float32
+    assert half.dtype == getattr(torch, dtype)
+    assert inner_dtypes(plain, batch()) == {torch.float32}
+    assert inner_dtypes(half, batch()) == {half.dtype}
+    assert {grid.dtype for grid in half(batch())} == {torch.float32}
+    assert_close(half(batch()), plain(batch()), HALVES[dtype])
+    assert not torch.equal(half(batch())[0], plain(batch())[0])
+    assert half.weights_sha256 == plain.weights_sha256
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_state_keeps_its_precision(dtype, embed):
+    half = Backbone(image_size=64, dtype=dtype)
+    again = Backbone.from_state(half.to_state(embed=embed))
+    assert again.dtype == half.dtype
+    assert_same_bits(again(batch(64)), half(batch(64)))
+
+
+def test_what_cuda_fitted_in_float16_runs_in_float32_on_a_cpu():
+    fitted_there = Backbone(image_size=64).to_state() | {"dtype": "auto", "precision": "float16"}
+    here = Backbone.from_state(fitted_there)
+    assert here.dtype == torch.float32
+    assert here.to_state()["dtype"] == "auto"
+    assert_same_bits(here(batch(64)), Backbone(image_size=64)(batch(64)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "fitted", "device", "expected"),
+    [
+        ("auto", "float16", "cpu", "auto"),
+        ("auto", "float16", "cuda", "float16"),
+        ("auto", "float32", "cuda", "float32"),
+        ("bfloat16", "bfloat16", "cpu", "bfloat16"),
+    ],
+)
+def test_a_state_runs_as_it_was_fitted_unless_auto_leaves_cuda(
+    monkeypatch, asked, fitted, device, expected
+):
+    requests = []
+
+    def note(_engine, dtype, _device):
+        requests.append(dtype)
+        raise InterruptedError
+
+    state = random_small().to_state() | {"dtype": asked, "precision": fitted}
+    monkeypatch.setattr(backbones, "_check_engine", note)
+    with pytest.raises(InterruptedError):
+        Backbone.from_state(state | {"device": torch.device(device)})
+    assert requests == [expected]
+
+
+def test_a_network_in_float16_on_a_fake_cuda_takes_and_gives_float32():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    backbone = Backbone(image_size=64, dtype="float16")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for module in backbone._reader.model.modules():
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    fake = mode.from_tensor(parameter).to("cuda")
+                    module._parameters[name] = nn.Parameter(fake, requires_grad=False)
+        images = torch.empty(2, 3, 64, 64, device="cuda")
+        assert inner_dtypes(backbone, images) == {torch.float16}
+        for grid in backbone(images):
+            assert (grid.device.type, grid.dtype) == ("cuda", torch.float32)
+
+
+def test_a_network_that_cannot_run_in_float16_says_so():
+    class Positions(nn.Module):
+        def forward(self, x):
+            weight = torch.ones(4, 3, 2, 2)  # float32, whatever the network is
+            return nn.functional.conv2d(x, weight, stride=2)
+
+    with pytest.raises(ValueError, match=r"dtype: Positions does not run in float16: .*'float32'"):
+        Backbone(Positions(), image_size=SIZE, dtype="float16")
+
+
+def test_a_network_that_overflows_in_float16_is_refused():
+    class Large(nn.Module):
+        def forward(self, x):
+            return nn.functional.avg_pool2d(x, 4) * 1e6 / 1e3
+
+    with pytest.raises(ValueError, match=r"dtype: Large gives NaN or infinity in float16"):
+        Backbone(Large(), image_size=SIZE, dtype="float16")
+    Backbone(Large(), image_size=SIZE, dtype="bfloat16")
+
+
+def test_patchcore_in_bfloat16_still_finds_the_scratch(tmp_path):
+    detector = PatchCore(image_size=64, coreset=30, random_state=0, dtype="bfloat16")
+    scores = detector.fit(stripes(6)).score_samples(np.concatenate([scratched(2), stripes(2)]))
+    assert scores[:2].max() < scores[2:].min()
+    detector.save(tmp_path / "half.alite")
+    again = load(tmp_path / "half.alite")
+    assert again.backbone_.dtype == torch.bfloat16
+    np.testing.assert_array_equal(again.score_samples(scratched(2)), scores[:2])

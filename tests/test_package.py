@@ -14,7 +14,7 @@ ESTIMATORS = {"conformal", "features"}  # stand on base, as methods do
 ROOMS = {path.stem for path in HOME.glob("*.py")} - {"__init__", "base"} - ESTIMATORS
 # a room may use runtime and geometry, and besides those only what is listed here
 NEIGHBOURS = {
-    "backbones": {"images"},
+    "backbones": {"images", "onnx_engine"},
     "coreset": {"neighbors"},
     "datasets": {"images"},
     "density": {"persistence"},

@@ -52,6 +52,10 @@ class DeepOneClass(BaseDetector):
         Images that pass through the network together on an accelerator.
     device : str or torch.device, default="auto"
         Of the network; scikit-learn's classifiers run on the CPU.
+    engine : {"torch", "onnxruntime"}, default="torch"
+        What runs the network; see :class:`~anomalib_lite.backbones.Backbone`.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
+        Precision of the network.
     random_state : None, int, RandomState or Generator, default=None
         Draws patches, folds, random weights, and seeds a classifier that has no seed of its own.
     verbose : bool, default=False
@@ -110,6 +114,8 @@ class DeepOneClass(BaseDetector):
         false_alarm_rate=0.01,
         batch_size=32,
         device="auto",
+        engine="torch",
+        dtype="auto",
         random_state=None,
         verbose=False,
     ):
@@ -127,6 +133,8 @@ class DeepOneClass(BaseDetector):
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
+        self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
 

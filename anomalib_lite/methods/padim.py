@@ -54,6 +54,10 @@ class PaDiM(PartialFitMixin, BaseDetector):
     batch_size : int, default=32
         Images that pass through the network together on an accelerator.
     device : str or torch.device, default="auto"
+    engine : {"torch", "onnxruntime"}, default="torch"
+        What runs the network; see :class:`~anomalib_lite.backbones.Backbone`.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
+        Precision of the network.
     random_state : None, int, RandomState or Generator, default=None
         Draws the channels, and random weights.
     verbose : bool, default=False
@@ -122,6 +126,8 @@ class PaDiM(PartialFitMixin, BaseDetector):
         memory_budget="2GB",
         batch_size=32,
         device="auto",
+        engine="torch",
+        dtype="auto",
         random_state=None,
         verbose=False,
     ):
@@ -137,6 +143,8 @@ class PaDiM(PartialFitMixin, BaseDetector):
         self.memory_budget = memory_budget
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
+        self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
 

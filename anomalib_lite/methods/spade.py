@@ -52,6 +52,10 @@ class SPADE(BaseDetector):
     batch_size : int, default=32
         Images that pass through the network together on an accelerator.
     device : str or torch.device, default="auto"
+    engine : {"torch", "onnxruntime"}, default="torch"
+        What runs the network; see :class:`~anomalib_lite.backbones.Backbone`.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
+        Precision of the network.
     random_state : None, int, RandomState or Generator, default=None
         Draws random weights.
     verbose : bool, default=False
@@ -117,6 +121,8 @@ class SPADE(BaseDetector):
         false_alarm_rate=0.01,
         batch_size=32,
         device="auto",
+        engine="torch",
+        dtype="auto",
         random_state=None,
         verbose=False,
     ):
@@ -132,6 +138,8 @@ class SPADE(BaseDetector):
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
+        self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
 
