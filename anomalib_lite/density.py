@@ -105,6 +105,42 @@ class GaussianStatistics:
         return cls(**state)
 
 
+def whiteners(covariance):
+    """Transposed inverse Cholesky factors (n, D, D) of covariances; ValueError if one is singular.
+
+    A row times its whitener has uncorrelated coordinates of variance 1.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed.any():
+        raise ValueError("a covariance is singular: too few images, or constant ones.")
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, identity, upper=False).mT
+
+
+def squared_mahalanobis(rows, mean, whitener):
+    """Squared Mahalanobis distances of rows at their places.
+
+    Parameters
+    ----------
+    rows : torch.Tensor of shape (B, P, d)
+    mean : torch.Tensor of shape (P, d)
+    whitener : torch.Tensor of shape (P, d, d)
+        See :func:`whiteners`.
+
+    Returns
+    -------
+    squares : torch.Tensor of shape (B, P)
+    """
+    centred = (rows - mean).transpose(0, 1)  # (P, B, d)
+    return torch.bmm(centred, whitener).square_().sum(2).T
+
+
+def left_out(squares, count):
+    """Squared Mahalanobis distances, had each row been left out of the ``count`` rows."""
+    share = count * squares / (count - 1) ** 2  # of the scatter along it that is its own
+    return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - share)
+
+
 class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
     """One Gaussian with a full covariance, shrunk as Ledoit and Wolf do.
 

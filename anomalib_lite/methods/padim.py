@@ -4,7 +4,7 @@ import torch
 
 from ..backbones import Backbone
 from ..base import BaseDetector, PartialFitMixin, check_count, check_finite, check_number
-from ..density import GaussianStatistics
+from ..density import GaussianStatistics, left_out, squared_mahalanobis, whiteners
 from ..patches import RowStore, grid_rows, patch_embedding
 from ..runtime import parse_memory
 
@@ -238,44 +238,15 @@ class PaDiM(PartialFitMixin, BaseDetector):
         return left_out(mean.new_tensor(squares), self.statistics_.count).sqrt()
 
     def _whitener(self, places):
-        """Transposed inverse Cholesky factors (n, d, d) of the covariances at some places."""
         covariance = self.statistics_.covariance(places)
         covariance.diagonal(dim1=1, dim2=2).add_(self.eps)
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        if failed.any():
-            raise ValueError(
-                f"eps: a covariance is singular with eps={self.eps}: too few images, or constant "
-                "ones. Use a larger eps."
-            )
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        return torch.linalg.solve_triangular(factor, identity, upper=False).mT
+        try:
+            return whiteners(covariance)
+        except ValueError as error:
+            raise ValueError(f"eps={self.eps}: {error} Use a larger eps.") from error
 
     def _infer(self, batch):
         rows, grid = self._embed(batch)  # (B, P, d)
         mean = self.statistics_.mean.float()
         distance = squared_mahalanobis(rows, mean, self.whiteners_).sqrt()  # (B, P)
         return distance.amax(1), distance.unflatten(1, grid)
-
-
-def squared_mahalanobis(rows, mean, whitener):
-    """Squared Mahalanobis distances of rows at their places.
-
-    Parameters
-    ----------
-    rows : torch.Tensor of shape (B, P, d)
-    mean : torch.Tensor of shape (P, d)
-    whitener : torch.Tensor of shape (P, d, d)
-        Transposed inverse Cholesky factors.
-
-    Returns
-    -------
-    squares : torch.Tensor of shape (B, P)
-    """
-    centred = (rows - mean).transpose(0, 1)  # (P, B, d)
-    return torch.bmm(centred, whitener).square_().sum(2).T
-
-
-def left_out(squares, count):
-    """Squared Mahalanobis distances, had each row been left out of the ``count`` rows."""
-    share = count * squares / (count - 1) ** 2  # of the scatter along it that is its own
-    return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - share)

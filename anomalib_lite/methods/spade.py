@@ -11,7 +11,7 @@ from ..patches import grid_rows, patch_embedding
 from ..runtime import exact_dtype, parse_memory
 
 BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_FIRST = 8  # images whose patches set the codes of the bank
+_BLOCK = 8  # images stored together; the first block sets the codes of the bank
 _QUERIES = 784  # patches searched for together
 
 
@@ -159,23 +159,21 @@ class SPADE(BaseDetector):
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
-        dtype, budget = BANK_DTYPES[self.bank_dtype], parse_memory("", self.memory_budget)
-        embeddings, waiting, n_seen = [], [], 0
-        self.pyramids_ = None
+        embeddings, waiting = [], []
         for images, batch in batches:
             embedding, rows, _ = self._embed(batch)  # (B, D_deep), (B, P, D)
             check_finite(torch.cat([embedding, rows.flatten(1)], 1), images)
             embeddings.append(embedding)
-            n_patches = rows.shape[1]
-            padding = rows[:, -1:].expand(-1, -n_patches % CHUNK, -1)
-            waiting.append(torch.cat([rows, padding], 1).to(dtype))
-            n_seen += len(images)
-            if self.pyramids_ is not None or n_seen >= min(_FIRST, n_images or _FIRST):
-                self._store(torch.cat(waiting), n_images, budget)
+            padding = rows[:, -1:].expand(-1, -rows.shape[1] % CHUNK, -1)
+            padded = torch.cat([rows, padding], 1)
+            waiting.append(padded.to(BANK_DTYPES[self.bank_dtype]))
+            if sum(map(len, waiting)) >= _BLOCK:
+                self._store(torch.cat(waiting), n_images)
                 waiting = []
         if waiting:
-            self._store(torch.cat(waiting), n_images, budget)
+            self._store(torch.cat(waiting), n_images)
         self.embeddings_ = torch.cat(embeddings)
+        n_seen = len(self.embeddings_)
         if n_seen < 2:
             raise ValueError(
                 "X: expected at least 2 images, got 1 sample. The threshold is read from scores "
@@ -189,15 +187,15 @@ class SPADE(BaseDetector):
             )
         return self._left_out_scores()
 
-    def _store(self, pyramids, n_images, budget):
+    def _store(self, pyramids, n_images):
         """Put the rows (B, P, D) of some images into the bank, as far as there is room."""
-        rows = pyramids.flatten(0, 1)
-        if self.pyramids_ is None:
-            codes = PrincipalCodes(rows.float())
-            row_bytes = rows[0].nbytes + 4 * (codes.n_codes + 1)
-            self._room_ = max(1, budget // (pyramids.shape[1] * row_bytes))
-            n_expected = min(n_images or len(pyramids), self._room_)
-            self.pyramids_ = NearestRows(codes, n_expected * pyramids.shape[1], rows.dtype)
+        n_rows = pyramids.shape[1]
+        if not hasattr(self, "pyramids_"):
+            codes = PrincipalCodes(pyramids.flatten(0, 1).float())
+            image_bytes = pyramids[0].nbytes + 4 * n_rows * (codes.n_codes + 1)
+            self._room_ = max(1, parse_memory("memory_budget", self.memory_budget) // image_bytes)
+            capacity = min(n_images or len(pyramids), self._room_) * n_rows
+            self.pyramids_ = NearestRows(codes, capacity, pyramids.dtype)
             self.n_pyramids_ = 0
         kept = pyramids[: self._room_ - self.n_pyramids_]
         self.pyramids_.append(kept.flatten(0, 1))

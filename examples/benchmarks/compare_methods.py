@@ -7,8 +7,8 @@
 Each row is measured in a process of its own, so that its peak memory is its own, and added to the
 CSV file at once; rows that are there already are not measured again. ``--table`` prints what the
 file holds. ELPV: 400 good monocrystalline cells to fit on, 188 good and 313 defective ones to
-score. Textures: 60 crops to fit on, 60 to score, 224 px. MNIST: one digit against the rest, 400 to fit on,
-its other 100 and all 4,500 others to score, at 64 px; the table shows the mean of the ten.
+score. Textures: 60 crops to fit on, 60 to score, 224 px. MNIST: one digit against the rest, 400 to
+fit on, its other 100 and all 4,500 others to score, at 64 px; the table shows the mean of the ten.
 ``control`` is |pixel - local mean|, at its best of three window sizes.
 """
 

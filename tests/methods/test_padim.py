@@ -5,7 +5,7 @@ from oracles import slow_padim_map
 from worlds import scratched, stripes
 
 from anomalib_lite import PaDiM
-from anomalib_lite.methods.padim import left_out, squared_mahalanobis
+from anomalib_lite.density import left_out, squared_mahalanobis
 
 NORMAL = stripes(12)
 ODD = scratched(2)
@@ -108,7 +108,7 @@ def test_a_small_budget_calibrates_with_the_first_images():
     [
         ({"n_features": 0}, "n_features: expected a positive int"),
         ({"eps": -1}, "eps: expected a number of at least 0"),
-        ({"eps": 0}, "eps: a covariance is singular"),
+        ({"eps": 0}, "eps=0: a covariance is singular"),
         ({"memory_budget": "lots"}, "memory_budget: expected bytes"),
     ],
 )
