@@ -371,6 +371,15 @@ def check_odd(name, value):
         raise ValueError(f"{name}: expected an odd int, got {value}.")
 
 
+def check_enough(n_images, minimum, source):
+    """Raise ValueError if the images are too few for the threshold, whose ``source`` is named."""
+    if n_images < minimum:
+        raise ValueError(
+            f"X: expected at least {minimum} images, got {n_images} sample"
+            f"{'' if n_images == 1 else 's'}. The threshold is read from {source}."
+        )
+
+
 def check_finite(values, images):
     """Raise ValueError if the ``values`` (B, ...) of one of B images are not all numbers."""
     finite = values.isfinite().flatten(1).all(1).tolist()

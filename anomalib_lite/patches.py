@@ -90,6 +90,18 @@ def grid_rows(embedding):
     return embedding.flatten(2).transpose(1, 2).contiguous()
 
 
+def gathered(pieces, n_rows):
+    """Pieces joined along their first axis into blocks of ``n_rows`` at least, but for the last."""
+    waiting = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(map(len, waiting)) >= n_rows:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
+
+
 class RowStore:
     """Rows of one image after another, written in place into one block of memory.
 

@@ -12,7 +12,7 @@ PUBLIC = [
 ]
 
 SMALL = {
-    "DeepOneClass": {"image_size": 64, "n_patches": 100},
+    "DeepOneClass": {"image_size": 64, "layers": (8,), "n_patches": 100},
     "PaDiM": {"image_size": 64, "n_features": 20},
     "PatchCore": {"image_size": 64, "coreset": 30},
     "SPADE": {"image_size": 64, "n_neighbors": 3},

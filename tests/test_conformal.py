@@ -341,7 +341,9 @@ def test_data_frames_keep_their_names():
 
 
 @pytest.mark.parametrize(
-    "given", [iter(NORMAL), DataLoader(NORMAL), None, 3, (image for image in NORMAL)], ids=repr
+    "given",
+    [iter(NORMAL), DataLoader(NORMAL), None, 3, (image for image in NORMAL)],
+    ids=lambda given: type(given).__name__,
 )
 def test_what_samples_cannot_be_chosen_from_is_refused(given):
     with pytest.raises(ValueError, match="Pass a list or an array"):

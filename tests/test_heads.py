@@ -61,8 +61,3 @@ def test_random_classifiers_are_seeded_unless_they_have_a_seed():
 def test_what_cannot_be_a_head_is_refused(classifier):
     with pytest.raises(ValueError, match="classifier: expected one of 'gaussian'"):
         check_head(classifier)
-
-
-def test_two_rows_are_too_few():
-    with pytest.raises(ValueError, match="at least 3 images, got 2"):
-        held_out_scores("knn", ROWS[:2], 0)

@@ -251,7 +251,7 @@ class Foreign(BaseEstimator):
 @pytest.mark.parametrize(
     "value",
     [len, object(), Foreign(), np.array([object()]), np.array([1j]), 1j, b"bytes", slice(3)],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_would_need_pickle_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r"^here"):

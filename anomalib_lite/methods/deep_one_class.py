@@ -5,7 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from ..backbones import Backbone
-from ..base import BaseDetector, check_choice, check_count, check_finite, check_odd
+from ..base import (
+    BaseDetector,
+    check_choice,
+    check_count,
+    check_enough,
+    check_finite,
+    check_odd,
+)
 from ..heads import check_head, fit_head, head_scores, held_out_scores
 from ..patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 
@@ -168,6 +175,7 @@ class DeepOneClass(BaseDetector):
         vectors, patches = np.concatenate(vectors), np.concatenate(patches)
         draw = torch.randperm(len(patches), generator=generator, device="cpu")[: self.n_patches]
         seed = int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
+        check_enough(len(vectors), 3, "scores of images by classifiers fitted on others")
         scores = held_out_scores(self.classifier, vectors, seed)
         self.classifier_ = fit_head(self.classifier, vectors, seed)
         self.patch_classifier_ = fit_head(self.classifier, patches[draw.numpy()], seed)

@@ -3,9 +3,16 @@
 import torch
 
 from ..backbones import Backbone
-from ..base import BaseDetector, PartialFitMixin, check_count, check_finite, check_number
+from ..base import (
+    BaseDetector,
+    PartialFitMixin,
+    check_count,
+    check_enough,
+    check_finite,
+    check_number,
+)
 from ..density import GaussianStatistics, left_out, squared_mahalanobis, whiteners
-from ..patches import RowStore, grid_rows, patch_embedding
+from ..patches import RowStore, gathered, grid_rows, patch_embedding
 from ..runtime import parse_memory
 
 _PLACES = 32  # places whose covariances are factorised together
@@ -165,7 +172,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _learn(self, batches, n_images, generator):
         statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
         store = None
-        for rows in self._blocks(batches):  # (n, P, d)
+        for rows in gathered(self._rows(batches), _BLOCK):  # (n, P, d)
             places = rows.transpose(0, 1)
             if statistics is None:
                 statistics = GaussianStatistics.of(places)
@@ -175,26 +182,15 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 room = max(1, parse_memory("memory_budget", self.memory_budget) // rows[0].nbytes)
                 store = RowStore(None if n_images is None else min(n_images, room))
             store.append(rows[: room - store.n_images])
-        if statistics.count < 3:
-            raise ValueError(
-                f"X: expected at least 3 images, got {statistics.count} sample(s). The threshold "
-                "is read from distances of each image from the Gaussians of the others."
-            )
+        check_enough(statistics.count, 3, "distances from Gaussians of the other images")
         self.statistics_ = statistics
         return self._calibrate(store.by_image)
 
-    def _blocks(self, batches):
-        """Patch rows (n, P, d) of several images at once."""
-        waiting = []
+    def _rows(self, batches):
         for images, batch in batches:
             rows, _ = self._embed(batch)
             check_finite(rows, images)
-            waiting.append(rows)
-            if sum(map(len, waiting)) >= _BLOCK:
-                yield torch.cat(waiting)
-                waiting = []
-        if waiting:
-            yield torch.cat(waiting)
+            yield rows
 
     def _embed(self, batch):
         """Patch rows (B, P, d) and their grid (h, w)."""

@@ -10,6 +10,7 @@ from ..base import (
     PartialFitMixin,
     check_choice,
     check_count,
+    check_enough,
     check_finite,
     check_odd,
 )
@@ -214,11 +215,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
             self._absorb(store, generator, whole=whole)
             del store  # before the next one is filled
         self._reduce_bank(generator)
-        if self.n_images_ < 2:
-            raise ValueError(
-                "X: expected at least 2 images, got 1 sample. The threshold is read from scores "
-                "of each image against the others."
-            )
+        check_enough(self.n_images_, 2, "scores of each image against the others")
         return self._leave_one_out_scores()
 
     def _parts(self, batches, n_images):

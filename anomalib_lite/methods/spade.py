@@ -5,9 +5,9 @@ import warnings
 import torch
 
 from ..backbones import Backbone
-from ..base import BaseDetector, check_choice, check_count, check_finite
+from ..base import BaseDetector, check_choice, check_count, check_enough, check_finite
 from ..neighbors import CHUNK, NearestRows, PrincipalCodes, squared_distance
-from ..patches import grid_rows, patch_embedding
+from ..patches import gathered, grid_rows, patch_embedding
 from ..runtime import exact_dtype, parse_memory
 
 BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -159,26 +159,12 @@ class SPADE(BaseDetector):
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
-        embeddings, waiting = [], []
-        for images, batch in batches:
-            embedding, rows, _ = self._embed(batch)  # (B, D_deep), (B, P, D)
-            check_finite(torch.cat([embedding, rows.flatten(1)], 1), images)
-            embeddings.append(embedding)
-            padding = rows[:, -1:].expand(-1, -rows.shape[1] % CHUNK, -1)
-            padded = torch.cat([rows, padding], 1)
-            waiting.append(padded.to(BANK_DTYPES[self.bank_dtype]))
-            if sum(map(len, waiting)) >= _BLOCK:
-                self._store(torch.cat(waiting), n_images)
-                waiting = []
-        if waiting:
-            self._store(torch.cat(waiting), n_images)
+        embeddings = []
+        for pyramids in gathered(self._pyramids(batches, embeddings), _BLOCK):
+            self._store(pyramids, n_images)
         self.embeddings_ = torch.cat(embeddings)
         n_seen = len(self.embeddings_)
-        if n_seen < 2:
-            raise ValueError(
-                "X: expected at least 2 images, got 1 sample. The threshold is read from scores "
-                "of each image against the others."
-            )
+        check_enough(n_seen, 2, "scores of each image against the others")
         if self.n_pyramids_ < n_seen:
             warnings.warn(
                 f"memory_budget={self.memory_budget!r} has room for the pyramids of the first "
@@ -186,6 +172,15 @@ class SPADE(BaseDetector):
                 stacklevel=2,
             )
         return self._left_out_scores()
+
+    def _pyramids(self, batches, embeddings):
+        """Padded pyramid rows (B, P, D); what retrieves their images joins ``embeddings``."""
+        for images, batch in batches:
+            embedding, rows, _ = self._embed(batch)
+            check_finite(torch.cat([embedding, rows.flatten(1)], 1), images)
+            embeddings.append(embedding)
+            padding = rows[:, -1:].expand(-1, -rows.shape[1] % CHUNK, -1)
+            yield torch.cat([rows, padding], 1).to(BANK_DTYPES[self.bank_dtype])
 
     def _store(self, pyramids, n_images):
         """Put the rows (B, P, D) of some images into the bank, as far as there is room."""
@@ -211,20 +206,19 @@ class SPADE(BaseDetector):
         """Anomaly score of each training image against the others."""
         scores = []
         for image, embedding in enumerate(self.embeddings_):
-            apart = squared_distance(self.embeddings_, embedding)
-            apart[image] = torch.inf
-            scores.append(self._mean_distance(apart, len(apart) - 1))
+            others = torch.cat([self.embeddings_[:image], self.embeddings_[image + 1 :]])
+            scores.append(self._mean_distance(squared_distance(others, embedding)))
         return torch.stack(scores).cpu()
 
-    def _mean_distance(self, apart, n_others):
+    def _mean_distance(self, apart):
         """Mean of the smallest of some squared distances (n,)."""
-        nearest = apart.topk(min(self._n_neighbors_, n_others), largest=False).values
+        nearest = apart.topk(min(self._n_neighbors_, len(apart)), largest=False).values
         return nearest.sqrt().mean()
 
     def _image_scores(self, embedding):
         """Anomaly scores (B,) and squared distances (B, n_images) to the normal images."""
         apart = torch.stack([squared_distance(self.embeddings_, one) for one in embedding])
-        return torch.stack([self._mean_distance(one, len(one)) for one in apart]), apart
+        return torch.stack([self._mean_distance(one) for one in apart]), apart
 
     def _score(self, batch):
         deep = self.backbone_(batch)[-1]
@@ -235,8 +229,7 @@ class SPADE(BaseDetector):
         scores, apart = self._image_scores(embedding)
         values = []
         for image_rows, to_images in zip(rows, apart[:, : self.n_pyramids_], strict=True):
-            n_retrieved = min(self._n_neighbors_, self.n_pyramids_)
-            retrieved = to_images.argsort(stable=True)[:n_retrieved]
+            retrieved = to_images.argsort(stable=True)[: self._n_neighbors_]
             values.append(self._correspondence(image_rows, retrieved.tolist()))
         return scores, torch.stack(values).float().unflatten(1, grid)
 

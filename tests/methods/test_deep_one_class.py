@@ -90,3 +90,8 @@ def test_every_classifier_can_be_saved(classifier, tmp_path):
 def test_bad_parameters_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         small(**params).fit(NORMAL)
+
+
+def test_two_images_are_too_few():
+    with pytest.raises(ValueError, match="at least 3 images, got 2 samples"):
+        small().fit(NORMAL[:2])
