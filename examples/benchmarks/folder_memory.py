@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from skimage import data
+from torch.utils.data import Dataset
 
 RUN = """
 import json, resource, sys, time
@@ -45,13 +46,28 @@ print(json.dumps({
 """
 
 
-def write_images(folder, n_images):
-    photograph = data.brick()
-    rng = np.random.default_rng(0)
-    for i in range(n_images):
+class NoisyCrops(Dataset):
+    """Grey images (224, 224), no two of them alike, made when asked for."""
+
+    def __init__(self, n_images):
+        self.n_images = n_images
+        self.photograph = data.brick()
+
+    def __len__(self):
+        return self.n_images
+
+    def __getitem__(self, index):
+        if index >= self.n_images:
+            raise IndexError(index)
+        rng = np.random.default_rng(index)
         top, left = rng.integers(0, 512 - 224, 2)
-        crop = photograph[top : top + 224, left : left + 224] + rng.normal(0, 4, (224, 224))
-        Image.fromarray(crop.clip(0, 255).astype(np.uint8)).save(folder / f"{i:05}.png")
+        crop = self.photograph[top : top + 224, left : left + 224]
+        return (crop + rng.normal(0, 4, crop.shape)).clip(0, 255).astype(np.uint8)
+
+
+def write_images(folder, n_images):
+    for i, image in enumerate(NoisyCrops(n_images)):
+        Image.fromarray(image).save(folder / f"{i:05}.png")
 
 
 def measure(n_images):

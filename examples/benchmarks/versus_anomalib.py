@@ -26,6 +26,7 @@ from importlib import metadata
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -163,20 +164,23 @@ def whole_fit(theirs, train, batches, coreset_seconds):
     row("features, coreset, threshold", mine, [t + coreset_seconds for t in extraction])
 
 
-def scoring(ours, theirs, test, title):
+def scoring(ours, theirs, train, test, title):
+    by_onnx = clone(ours).set_params(engine="onnxruntime").fit(train)
     header(f"score, {title}, ms an image", "anomalib_lite", "anomalib", "ratio")
     for n in (1, 8, 32):
         # one image at a time is timed over several images: they differ
         parts = [test[i : i + n] for i in range(0, max(n, 8), n)]
         batches = [network_input(ours, part) for part in parts]
-        scores, maps, whole = take_turns(
+        scores, maps, onnx, whole = take_turns(
             lambda parts=parts: [ours.score_samples(part) for part in parts],
             lambda parts=parts: [ours.inspect(part) for part in parts],
+            lambda parts=parts: [by_onnx.score_samples(part) for part in parts],
             lambda batches=batches: [theirs(batch) for batch in batches],
         )
         scale = 1e3 / (n * len(parts))
         row(f"batch {n}, scores", scores, whole, scale=scale)
         row(f"batch {n}, scores and maps", maps, whole, scale=scale)
+        row(f"batch {n}, scores, ONNX Runtime", onnx, whole, scale=scale)
     if isinstance(ours, PaDiM):  # the two take the largest value of different maps
         return
     batch = network_input(ours, test[:32])
@@ -267,7 +271,7 @@ def padim(ours, train, test, labels):
     header("PaDiM, fit on 200 images, s", "anomalib_lite", "anomalib", "ratio")
     times = take_turns(lambda: PaDiM(random_state=0).fit(train), fit_theirs, repeats=3)
     row("features, Gaussians, threshold", *times)
-    scoring(mine, theirs, test, "PaDiM")
+    scoring(mine, theirs, train, test, "PaDiM")
     scores = [theirs(network_input(ours, part)).pred_score for part in np.split(test, 10)]
     print(
         "\nImage AUROC of PaDiM: "
@@ -277,11 +281,12 @@ def padim(ours, train, test, labels):
 
 
 MEMORY = """
-import resource, sys
+import sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import versus_anomalib as versus
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+def peak():  # getrusage would count what the parent process had
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1000
 train, test, _ = versus.load_images()
 if sys.argv[2] == "ours":
     versus.PatchCore(random_state=0).fit(train).inspect(test[:32])
@@ -377,7 +382,7 @@ def main():
         small = PatchCore(coreset=0.01, random_state=0).fit(train)
         for detector, title in ((ours, "coreset 10 %"), (small, "coreset 1 %")):
             theirs.memory_bank = detector.memory_bank_.rows.clone()
-            scoring(detector, theirs, test, title)
+            scoring(detector, theirs, train, test, title)
     if "padim" in chosen.only:
         padim(ours, train, test, labels)
     if "search" in chosen.only:
