@@ -176,9 +176,12 @@ def coreset_size(keep, n_rows, *, name="coreset"):
 
 
 def coreset_row_bytes(n_features):
-    """Bytes a row takes while a coreset is chosen among many: itself and what is kept beside it."""
+    """Bytes a row takes while a coreset is chosen among many.
+
+    Itself, what is kept beside it, and a quarter more for what passes and what the allocator keeps.
+    """
     code, gap, seen = min(MAX_COMPONENTS, n_features) + 1, 2, 2
-    return 4 * (n_features + code + gap + seen)
+    return 5 * (n_features + code + gap + seen)
 
 
 def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
