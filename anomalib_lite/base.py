@@ -250,12 +250,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         """
         check_is_fitted(self)
         stream = self._open(X)
-        render = MapRenderer(
-            self.input_.image_size,
-            self.input_.seen_size,
-            self.input_.crop_offset,
-            smoothing=self.smoothing,
-        )
+        render = self._map_renderer()
         maps, scores, paths = _MapCollector(stream.n_images), [], []
         for images, batch_scores, grids in self._look(stream, maps=True):
             scores.append(-batch_scores)
@@ -264,6 +259,15 @@ class BaseDetector(OutlierMixin, ImageEstimator):
                 paths.append(image.path)
         scores = np.concatenate(scores)
         return Inspection(scores, self._labels(scores), maps.result(), paths)
+
+    def _map_renderer(self, **how):
+        return MapRenderer(
+            self.input_.image_size,
+            self.input_.seen_size,
+            self.input_.crop_offset,
+            smoothing=self.smoothing,
+            **how,
+        )
 
     def _labels(self, scores):
         return np.where(scores < self.offset_, -1, 1)

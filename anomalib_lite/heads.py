@@ -74,10 +74,14 @@ def head_scores(head, rows):
     return distance.mean(1)
 
 
+def folds(n, seed):
+    """(those to fit on, those held out) of n rows, five times, or as often as there are rows."""
+    return KFold(min(_N_FOLDS, n), shuffle=True, random_state=seed).split(np.empty(n))
+
+
 def held_out_scores(classifier, rows, seed):
     """Anomaly scores (n,) of 3 rows or more by heads fitted on the other folds."""
     scores = np.empty(len(rows))
-    folds = KFold(min(_N_FOLDS, len(rows)), shuffle=True, random_state=seed)
-    for fit, held_out in folds.split(rows):
+    for fit, held_out in folds(len(rows), seed):
         scores[held_out] = head_scores(fit_head(classifier, rows[fit], seed), rows[held_out])
     return scores

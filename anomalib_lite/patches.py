@@ -102,6 +102,43 @@ def gathered(pieces, n_rows):
         yield torch.cat(waiting)
 
 
+def window_starts(length, size, stride):
+    """Where windows begin along an axis: every ``stride``, and one that ends where the axis does.
+
+    Examples
+    --------
+    >>> window_starts(64, 32, 12)
+    [0, 12, 24, 32]
+    """
+    last = length - size
+    return sorted({*range(0, last + 1, stride), last})
+
+
+def sliding_windows(batch, size, stride):
+    """Square windows of images, row by row.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, C, H, W)
+    size, stride : int
+        In pixels; see :func:`window_starts`.
+
+    Returns
+    -------
+    windows : torch.Tensor of shape (B, rows, columns, C, size, size)
+
+    Examples
+    --------
+    >>> tuple(sliding_windows(torch.zeros(2, 3, 64, 48), 32, 16).shape)
+    (2, 3, 2, 3, 32, 32)
+    """
+    height, width = batch.shape[2:]
+    rows = torch.tensor(window_starts(height, size, stride), device=batch.device)
+    columns = torch.tensor(window_starts(width, size, stride), device=batch.device)
+    everywhere = batch.unfold(2, size, 1).unfold(3, size, 1)  # a view (B, C, y, x, size, size)
+    return everywhere[:, :, rows[:, None], columns].permute(0, 2, 3, 1, 4, 5)
+
+
 class RowStore:
     """Rows of one image after another, written in place into one block of memory.
 
@@ -152,7 +189,9 @@ class MapRenderer:
 
     Bilinear upsampling to the network's input, Gaussian blur there, and resizing to the image's
     own size are linear and act on rows and columns separately, so the whole is
-    ``R @ grid @ C.T`` with one matrix for rows and one for columns.
+    ``R @ grid @ C.T`` with one matrix for rows and one for columns. Values of ``windows``, which
+    overlap, are spread around the windows' centres instead: a pixel's value is their mean, weighted
+    by a Gaussian of its distance to each centre.
 
     Parameters
     ----------
@@ -165,6 +204,9 @@ class MapRenderer:
         Where in the resized image that part begins.
     smoothing : float, default=4.0
         Standard deviation of the blur in pixels of the resized image; 0 for none.
+    windows : tuple (size, stride) or None, default=None
+        The cells are windows as of :func:`sliding_windows`; ``smoothing`` is then the standard
+        deviation of the weights, and 0 takes the nearest centre.
 
     Examples
     --------
@@ -173,11 +215,12 @@ class MapRenderer:
     (300, 200)
     """
 
-    def __init__(self, image_size, seen_size=None, offset=(0, 0), *, smoothing=4.0):
+    def __init__(self, image_size, seen_size=None, offset=(0, 0), *, smoothing=4.0, windows=None):
         self.image_size = image_size
         self.seen_size = seen_size or image_size
         self.offset = offset
         self.smoothing = smoothing
+        self.windows = windows
         self._matrices = {}
 
     def __call__(self, grid, size):
@@ -203,9 +246,14 @@ class MapRenderer:
         key = axis, n_cells, n_pixels
         if key not in self._matrices:
             seen, full = self.seen_size[axis], self.image_size[axis]
-            matrix = resize_matrix(n_cells, seen)
-            if self.smoothing > 0:
-                matrix = ndimage.gaussian_filter1d(matrix, self.smoothing, axis=0, mode="nearest")
+            if self.windows is not None:
+                matrix = _spread_matrix(seen, *self.windows, self.smoothing)
+            else:
+                matrix = resize_matrix(n_cells, seen)
+                if self.smoothing > 0:
+                    matrix = ndimage.gaussian_filter1d(
+                        matrix, self.smoothing, axis=0, mode="nearest"
+                    )
             before = self.offset[axis]
             matrix = np.pad(matrix, ((before, full - seen - before), (0, 0)))
             matrix = _resize_rows(torch.from_numpy(matrix), n_pixels)
@@ -216,6 +264,15 @@ class MapRenderer:
 def resize_matrix(n_in, n_out):
     """(n_out, n_in) matrix of PyTorch's bilinear resizing, antialiased where it shrinks."""
     return _resize_rows(torch.eye(n_in, dtype=torch.float64, device="cpu"), n_out).numpy()
+
+
+def _spread_matrix(n_pixels, size, stride, sigma):
+    """(n_pixels, n_windows) weights of windows along an axis for each pixel; rows sum to 1."""
+    centres = np.array(window_starts(n_pixels, size, stride)) + size / 2
+    apart = np.square(np.arange(n_pixels)[:, None] + 0.5 - centres)
+    apart -= apart.min(1, keepdims=True)  # the nearest centre's weight is 1 before the division
+    weights = np.exp(-apart / (2 * sigma**2)) if sigma > 0 else (apart == 0).astype(float)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def _resize_rows(matrix, n_rows):

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
@@ -94,6 +95,21 @@ def make_generator(random_state):
             f"Generator, got {random_state!r}."
         )
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def seeded(generator, device=None):
+    """Inside, torch's global generators, seeded by a draw from ``generator``; as before afterwards.
+
+    For what takes no generator: the first weights of a network, dropout.
+    """
+    seed = int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
+    is_cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def parse_memory(name, value):

@@ -11,10 +11,18 @@ PUBLIC = [
     if inspect.isclass(thing) and issubclass(thing, BaseDetector)
 ]
 
+FIRST_STAGE = {
+    "backbone": "convnet", "weights": "random", "hidden": (8,), "epochs": 1, "train_batch_size": 3,
+    "train_from": None, "image_size": 64, "window_size": 16, "window_stride": 8, "n_patches": 60,
+    "classifier": "knn",
+}  # fmt: skip
 SMALL = {
+    "ContrastiveDA": FIRST_STAGE,
+    "CutPaste": FIRST_STAGE,
     "DeepOneClass": {"image_size": 64, "layers": (8,), "n_patches": 100},
     "PaDiM": {"image_size": 64, "n_features": 20},
     "PatchCore": {"image_size": 64, "coreset": 30},
+    "RotationPrediction": FIRST_STAGE,
     "SPADE": {"image_size": 64, "n_neighbors": 3},
 }
 

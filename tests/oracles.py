@@ -181,3 +181,42 @@ def slow_spade(embedding, pyramid, embeddings, pyramids, k):
     gallery = np.concatenate([np.asarray(pyramids)[i] for i in index[0]])
     values, _ = slow_nearest(pyramid, gallery)
     return distance[0].mean(), values[:, 0]
+
+
+def slow_info_nce(queries, keys, temperature, negatives=None, symmetric=False):
+    """The definition, one exponential after another: minus the mean log share of the positive.
+
+    Negatives are the other keys (``symmetric``: all vectors of the batch but oneself, and keys ask,
+    too), or those given: (M, D) for all queries or (B, M, D), each query's own.
+    """
+    queries, keys = (np.asarray(rows, np.float64).tolist() for rows in (queries, keys))
+    asking = [
+        (query, key, "query", i) for i, (query, key) in enumerate(zip(queries, keys, strict=True))
+    ]
+    if symmetric:
+        asking += [
+            (key, query, "key", i) for i, (query, key) in enumerate(zip(queries, keys, strict=True))
+        ]
+
+    def odds(a, b):
+        dot = 0.0
+        for x, y in zip(a, b, strict=True):
+            dot += x * y
+        return math.exp(dot / temperature)
+
+    loss = 0.0
+    for vector, positive, kind, i in asking:
+        total = odds(vector, positive)
+        if negatives is not None:
+            given = np.asarray(negatives, np.float64)
+            for other in given if given.ndim == 2 else given[i]:
+                total += odds(vector, other.tolist())
+        else:
+            for j in range(len(queries)):
+                if j == i:
+                    continue
+                total += odds(vector, keys[j] if kind == "query" else queries[j])
+                if symmetric:
+                    total += odds(vector, queries[j] if kind == "query" else keys[j])
+        loss -= math.log(odds(vector, positive) / total)
+    return loss / len(asking)

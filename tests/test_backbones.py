@@ -216,9 +216,9 @@ def test_layers_of_a_transformer_are_blocks_or_names(layers, names):
         ((-1,), "-1 is not there.*strides"),
         (("layer9",), "'layer9' is not there.*names"),
         ((8.0,), "8.0 is not there.*strides"),
-        ("layer2", "expected a sequence of strides, blocks or names, got 'layer2'"),
-        (8, "expected a sequence of strides, blocks or names, got 8"),
-        ((), r"expected a sequence of strides, blocks or names, got \(\)"),
+        ("layer2", "expected a sequence of strides, blocks or names, or 'last', got 'layer2'"),
+        (8, "expected a sequence of strides, blocks or names, or 'last', got 8"),
+        ((), r"expected a sequence of strides, blocks or names, or 'last', got \(\)"),
     ],
 )
 def test_wrong_layers_of_a_convolutional_network_are_refused_with_the_choices(layers, message):
@@ -843,6 +843,154 @@ def test_layers_on_either_side_of_a_batch_norm_keep_their_meaning(layers):
         before = module[0](batch())
         plain = {"0": before, "1": module[1](before)}
     assert_close(maps, [plain[name] for name in layers], 1e-5)
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def in_training(name="efficientnet_lite0", **options):
+    return Backbone(name, image_size=64, frozen=False, **options)
+
+
+def step(backbone, rate=0.01):
+    """One step down the mean square of the maps, in training mode."""
+    module = backbone.module.train()
+    loss = sum(grid.square().mean() for grid in backbone.trainable_maps(batch(64)))
+    loss.backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter -= rate * parameter.grad / parameter.grad.norm().clamp_min(1e-12)
+    module.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("efficientnet_lite0", {}),
+        (SMALL, {"weights": "random"}),
+        ("convnet", {"weights": "random", "layers": "last"}),
+        ("vit_tiny_patch16_224", {"weights": "random"}),
+    ],
+)
+def test_gradients_reach_every_parameter_of_a_network_in_training(name, options):
+    backbone = in_training(name, **options, generator=seed(0))
+    assert all(parameter.requires_grad for parameter in backbone.module.parameters())
+    assert not backbone.module.training
+    maps = backbone.trainable_maps(batch(64))
+    sum(grid.square().mean() for grid in maps).backward()
+    for parameter in backbone.module.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+    assert not any(grid.requires_grad for grid in backbone(batch(64)))
+
+
+def test_before_training_a_network_gives_what_the_frozen_one_gives():
+    assert_close(in_training()(batch(64)), Backbone(image_size=64)(batch(64)))
+
+
+def test_a_frozen_network_lets_gradients_through_to_the_images():
+    images = batch(64).requires_grad_()
+    maps = Backbone(image_size=64).trainable_maps(images)
+    sum(grid.sum() for grid in maps).backward()
+    assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("efficientnet_lite0", {}),
+        ("convnet", {"weights": "random", "layers": "last"}),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU()), {}),
+    ],
+    ids=["bundled", "convnet", "module"],
+)
+def test_a_network_is_frozen_as_it_was_trained(name, options):
+    backbone = in_training(name, **options)
+    untrained = backbone(batch(64))
+    step(backbone)
+    expected = backbone(batch(64))
+    assert all(
+        float((a - b).abs().max()) > 0.01 for a, b in zip(untrained, expected, strict=True)
+    )  # or nothing below would say much
+    backbone.freeze()
+    assert_close(backbone(batch(64)), expected)
+    left = [m for m in backbone.module.modules() if not isinstance(m, nn.Identity)]
+    assert not any(isinstance(m, nn.BatchNorm2d) or m.training for m in left)
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
+
+
+def test_freezing_ends_the_training_mode():
+    backbone = in_training()
+    backbone.module.train()
+    backbone.freeze()
+    assert_close(backbone(batch(64)), Backbone(image_size=64)(batch(64)))
+
+
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("efficientnet_lite0", {}), ("convnet", {"weights": "random", "layers": "last"})],
+)
+def test_the_state_of_a_trained_network_has_its_weights(name, options, embed):
+    """Even if its name alone would bring back pretrained ones."""
+    backbone = in_training(name, **options)
+    step(backbone)
+    backbone.freeze()
+    state = backbone.to_state(embed=embed)
+    assert state["weights"] is not None
+    again = Backbone.from_state(state)
+    assert again.weights_sha256 == backbone.weights_sha256 != in_training_sha256(name, options)
+    for grid, other in zip(again(batch(64)), backbone(batch(64)), strict=True):
+        assert torch.equal(grid, other)
+
+
+def in_training_sha256(name, options):
+    return Backbone(name, image_size=64, **options).weights_sha256
+
+
+def test_a_trained_network_is_frozen_in_the_precision_asked_for():
+    backbone = in_training(dtype="bfloat16")
+    assert backbone.dtype == torch.float32
+    expected = backbone(batch(64))
+    backbone.freeze()
+    assert backbone.dtype == torch.bfloat16
+    assert {p.dtype for p in backbone.module.parameters()} == {torch.bfloat16}
+    assert_close(backbone(batch(64)), expected, 0.1)
+
+
+def test_a_trained_network_is_frozen_for_the_engine_asked_for():
+    backbone = in_training("convnet", weights="random", layers="last", engine="onnxruntime")
+    step(backbone)
+    expected = backbone(batch(64))
+    backbone.freeze()
+    assert isinstance(backbone._run, onnx_engine.OnnxReader)
+    assert_close(backbone(batch(64)), expected)
+
+
+def test_the_callers_module_stays_as_it_was_while_the_copy_is_trained():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4))
+    before = copy.deepcopy(module.state_dict())
+    backbone = in_training(module)
+    step(backbone)
+    backbone.freeze()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [(SMALL, ("layer4",)), ("vit_tiny_patch16_224", ("blocks.11",))],
+)
+def test_the_last_layer_is_the_deepest_alone(name, names):
+    backbone = Backbone(name, layers="last", weights="random", image_size=SIZE)
+    assert backbone.layer_names == names
+    assert len(backbone(batch())) == 1
+
+
+def test_the_last_layer_of_a_module_is_what_it_returns():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Tanh()).eval()
+    with torch.no_grad():
+        assert_close(Backbone(module, layers="last", image_size=SIZE)(batch()), [module(batch())])
 
 
 # -- ONNX Runtime ---------------------------------------------------------------------------------

@@ -11,9 +11,12 @@ from anomalib_lite.patches import (
     AGGREGATIONS,
     MapRenderer,
     RowStore,
+    _spread_matrix,
     grid_rows,
     patch_embedding,
     resize_matrix,
+    sliding_windows,
+    window_starts,
 )
 
 
@@ -160,6 +163,44 @@ def test_a_row_store_keeps_its_own_copy():
     assert (store.rows == 1).all()
 
 
+# -- windows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "stride", "expected"),
+    [
+        (64, 32, 16, [0, 16, 32]),
+        (64, 32, 12, [0, 12, 24, 32]),  # the last ends where the axis does
+        (64, 32, 100, [0, 32]),
+        (33, 32, 16, [0, 1]),
+        (32, 32, 16, [0]),
+        (3, 1, 1, [0, 1, 2]),
+    ],
+)
+def test_windows_begin_every_stride_and_end_with_the_axis(length, size, stride, expected):
+    assert window_starts(length, size, stride) == expected
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5, 50])
+@pytest.mark.parametrize(("height", "width", "size"), [(12, 17, 5), (7, 7, 7), (8, 20, 8)])
+def test_sliding_windows_are_slices(height, width, size, stride):
+    (images,) = feature_maps((2, 3, height, width))
+    windows = sliding_windows(images, size, stride)
+    rows, columns = (window_starts(length, size, stride) for length in (height, width))
+    assert windows.shape == (2, len(rows), len(columns), 3, size, size)
+    for i, top in enumerate(rows):
+        for j, left in enumerate(columns):
+            expected = images[:, :, top : top + size, left : left + size]
+            assert torch.equal(windows[:, i, j], expected)
+
+
+def test_sliding_windows_are_taken_on_the_device_of_the_images():
+    (images,) = feature_maps((1, 3, 9, 9))
+    expected = sliding_windows(images, 4, 2)
+    with torch.device("meta"):
+        assert torch.equal(sliding_windows(images, 4, 2), expected)
+
+
 # -- pixel maps -----------------------------------------------------------------------------------
 
 
@@ -265,3 +306,86 @@ def test_a_resize_matrix_is_torchs_interpolation(n_in, n_out):
     assert matrix.shape == (n_out, n_in)
     np.testing.assert_allclose(matrix @ columns.numpy(), expected[0, 0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(matrix.sum(1), 1)
+
+
+# -- maps of windows ------------------------------------------------------------------------------
+
+
+def slow_spread(grid, image_size, size, stride, sigma):
+    """Each pixel's mean of all windows, weighted by a Gaussian of the distance of their centres."""
+    rows, columns = (window_starts(length, size, stride) for length in image_size)
+    heat = np.zeros(image_size)
+    for y, x in np.ndindex(*image_size):
+        total = weights = 0.0
+        for i, top in enumerate(rows):
+            for j, left in enumerate(columns):
+                apart = np.hypot(y + 0.5 - top - size / 2, x + 0.5 - left - size / 2)
+                weight = np.exp(-(apart**2) / (2 * sigma**2))
+                total, weights = total + weight * float(grid[i, j]), weights + weight
+        heat[y, x] = total / weights
+    return heat
+
+
+def windows_grid(image_size, size, stride):
+    (grid,) = feature_maps(tuple(len(window_starts(side, size, stride)) for side in image_size))
+    return grid
+
+
+@pytest.mark.parametrize("sigma", [2.0, 5.0])
+@pytest.mark.parametrize(("size", "stride"), [(8, 4), (9, 5), (16, 16)])
+def test_a_map_of_windows_is_their_weighted_mean(size, stride, sigma):
+    grid = windows_grid((16, 30), size, stride)
+    renderer = MapRenderer((16, 30), smoothing=sigma, windows=(size, stride))
+    expected = slow_spread(grid, (16, 30), size, stride, sigma)
+    np.testing.assert_allclose(renderer(grid, (16, 30)), expected, rtol=1e-4, atol=1e-5)
+    other = slow_spread(grid, (16, 30), size, stride, sigma * 1.3)
+    assert np.abs(other - expected).max() > 1e-3
+
+
+def test_a_map_of_windows_is_placed_and_resized_as_any_other():
+    grid = windows_grid((32, 24), 8, 4)
+    place = {"seen_size": (32, 24), "offset": (4, 3)}
+    renderer = MapRenderer((40, 30), **place, smoothing=3.0, windows=(8, 4))
+    whole = np.zeros((40, 30))
+    whole[4:36, 3:27] = slow_spread(grid, (32, 24), 8, 4, 3.0)
+    for size in [(40, 30), (80, 21)]:
+        expected = resized(whole, size)
+        np.testing.assert_allclose(renderer(grid, size), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0, 0.01, 1.0, 4.0, 1000.0])
+@pytest.mark.parametrize(("n", "size", "stride"), [(64, 16, 4), (64, 32, 12), (20, 20, 3)])
+def test_each_pixel_spreads_its_weight_among_the_windows(n, size, stride, sigma):
+    """Even of a deviation so small that all weights would vanish."""
+    matrix = _spread_matrix(n, size, stride, sigma)
+    assert matrix.shape == (n, len(window_starts(n, size, stride)))
+    assert (matrix >= 0).all()
+    np.testing.assert_allclose(matrix.sum(1), 1)
+
+
+def test_without_smoothing_a_pixel_takes_the_nearest_window():
+    matrix = _spread_matrix(12, 4, 4, 0)  # centres 2, 6, 10
+    assert matrix.argmax(1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert set(matrix.ravel().tolist()) == {0.0, 1.0}
+    between = _spread_matrix(5, 2, 3, 0)  # centres 1 and 4: the middle of pixel 2 is 2.5
+    assert between[2].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("smoothing", [0, 4.0])
+@pytest.mark.parametrize("size", [(64, 96), (13, 300)])
+def test_constant_windows_give_a_constant_map(size, smoothing):
+    renderer = MapRenderer((64, 96), smoothing=smoothing, windows=(32, 12))
+    grid = torch.full_like(windows_grid((64, 96), 32, 12), 2.5)
+    np.testing.assert_allclose(renderer(grid, size), 2.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0, 4.0])
+@pytest.mark.parametrize("cell", [(1, 4), (2, 1), (3, 5)])
+def test_a_hot_window_peaks_at_its_centre(cell, smoothing):
+    grid = torch.zeros_like(windows_grid((64, 96), 16, 12))
+    grid[cell] = 1
+    renderer = MapRenderer((64, 96), smoothing=smoothing, windows=(16, 12))
+    heat = renderer(grid, (64, 96))
+    hottest = (heat > 0.999 * heat.max()).nonzero().float() + 0.5
+    centre = [cell[0] * 12 + 8, cell[1] * 12 + 8]
+    assert hottest.mean(0).tolist() == pytest.approx(centre, abs=1)

@@ -1,6 +1,7 @@
 """Device, generator and progress, without a GPU: what torch reports is replaced."""
 
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from anomalib_lite.runtime import (
     parse_memory,
     progress,
     resolve_device,
+    seeded,
     tensors_sha256,
 )
 
@@ -124,6 +126,72 @@ def test_the_global_generators_are_left_alone(random_state):
     assert numpy_before[2] == numpy_after[2]
     np.testing.assert_array_equal(numpy_before[1], numpy_after[1])
     assert torch.equal(torch_before, torch_after)
+
+
+def seed(value=0):
+    return torch.Generator().manual_seed(value)
+
+
+def test_inside_seeded_draws_come_from_the_generators_seed():
+    def draw(value):
+        torch.rand(3)  # where the global generator stands does not matter
+        with seeded(seed(value)):
+            return torch.rand(8).tolist() + torch.nn.Linear(2, 2).weight.flatten().tolist()
+
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)
+
+
+def test_seeded_twice_by_one_generator_draws_anew():
+    generator, drawn = seed(), []
+    for _ in range(2):
+        with seeded(generator):
+            drawn.append(torch.rand(8).tolist())
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_after_seeded_the_global_generator_is_as_before(device):
+    before = torch.get_rng_state()
+    with seeded(seed(), device):
+        torch.rand(8)
+        assert not torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_an_error_inside_seeded_the_global_generator_is_as_before(error):
+    before = torch.get_rng_state()
+    with pytest.raises(error), seeded(seed()):
+        torch.rand(8)
+        raise error
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_works_on_any_default_device():
+    with torch.device("meta"), seeded(seed()):
+        inside = torch.rand(8, device="cpu")
+    with seeded(seed()):
+        assert torch.equal(torch.rand(8), inside)
+
+
+def test_seeded_seeds_the_gpu_that_is_named(monkeypatch):
+    """There is no GPU here: what torch is asked for."""
+    forked, seeds = [], []
+
+    @contextmanager
+    def fork_rng(devices):
+        forked.append(devices)
+        yield
+
+    before = torch.get_rng_state()
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    with seeded(seed(), torch.device("cuda", 0)), seeded(seed(), torch.device("cpu")):
+        pass
+    torch.set_rng_state(before)
+    assert forked == [[torch.device("cuda", 0)], []]
+    assert seeds == [int(torch.randint(2**31, (1,), generator=seed()))]
 
 
 # -- memory and digests ---------------------------------------------------------------------------

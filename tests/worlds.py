@@ -1,5 +1,7 @@
 """Planted worlds: images whose anomalies, and their places, are known."""
 
+import itertools
+
 import numpy as np
 
 
@@ -17,3 +19,30 @@ def scratched(n, size=64, *, centre=(20, 40), seed=1):
     row, column = centre
     images[:, row - 2 : row + 2, column - 7 : column + 7] = 255
     return images
+
+
+def parts(n, size=32, *, order=(0, 1, 2, 3), seed=0):
+    """(n, size, size) uint8: disc, ring, cross and square in the quarters that ``order`` says.
+
+    ``order`` may be "other": each image then has one of the 23 other arrangements. A pooled vector
+    of local features is the same for all of them.
+    """
+    rng = np.random.default_rng(seed)
+    others = [one for one in itertools.permutations(range(4)) if one != (0, 1, 2, 3)]
+    images = np.full((n, size, size), 60.0)
+    half, reach = size // 2, size // 6
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    radius = np.hypot(y, x)
+    shapes = [
+        radius <= reach,
+        (radius <= reach) & (radius >= reach - 2),
+        (abs(y) <= 1) | (abs(x) <= 1),
+        np.maximum(abs(y), abs(x)) <= reach - 1,
+    ]
+    for image in images:
+        arrangement = others[rng.integers(len(others))] if order == "other" else order
+        for quarter, shape in enumerate(arrangement):
+            row, column = np.array(divmod(quarter, 2)) * half + half // 2 + rng.integers(-1, 2, 2)
+            place = image[row - reach : row + reach + 1, column - reach : column + reach + 1]
+            place[shapes[shape]] = 200
+    return (images + rng.normal(0, 5, images.shape)).clip(0, 255).astype(np.uint8)

@@ -36,6 +36,7 @@ from anomalib_lite.datasets import (
 )
 from anomalib_lite.metrics import aupro, image_auroc, pixel_auroc
 
+TRAINED_SMALL = {"hidden": (128,), "image_size": 64, "window_size": 16}
 METHODS = {
     "PatchCore": lambda **size: al.PatchCore(**size),
     "PatchCore, coreset 1 %": lambda **size: al.PatchCore(coreset=0.01, **size),
@@ -51,6 +52,13 @@ METHODS = {
     "DeepOneClass, KDE": lambda **size: al.DeepOneClass(classifier="kde", normalize=True, **size),
     "DeepOneClass, OC-SVM nu .05": lambda **size: al.DeepOneClass(
         classifier=OneClassSVM(nu=0.05), **size
+    ),
+    "CutPaste, 60 steps": lambda **size: al.CutPaste(steps=60, **size),
+    "RotationPrediction, convnet": lambda **size: al.RotationPrediction(
+        "convnet", epochs=15, learning_rate=0.05, **TRAINED_SMALL | size
+    ),
+    "ContrastiveDA, convnet": lambda **size: al.ContrastiveDA(
+        "convnet", "gaussian", epochs=10, learning_rate=0.05, **TRAINED_SMALL | size
     ),
 }
 COLUMNS = (

@@ -1,0 +1,251 @@
+"""Seeded random views of a batch of images, each image with draws of its own.
+
+Images are tensors (B, C, H, W) of values in [0, 1] on any device. Whatever is random is drawn from
+a CPU generator, so that a seed gives the same views on every device. What is geometry or colour is
+done by torchvision where it does it for a single image, and here, to the same result, for a batch
+whose images differ in their draws.
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as tv
+
+TURNS = (0, 1, 2, 3)  # quarter turns
+_GREY = (0.2989, 0.587, 0.114)
+
+
+def turned(batch, turns):
+    """The batch at each of some quarter turns, counter-clockwise, one after another.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, C, S, S)
+        Square images.
+    turns : sequence of int
+
+    Returns
+    -------
+    views : torch.Tensor of shape (len(turns) * B, C, S, S)
+        All images turned by ``turns[0]`` first.
+    """
+    return torch.cat([torch.rot90(batch, k, (2, 3)) for k in turns])
+
+
+# -- SimCLR ---------------------------------------------------------------------------------------
+
+
+def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, grey=0.2, blur=0.5, flip=True):
+    """A random view of each image: crop, flip, colours, grey, blur.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, 3, H, W)
+    generator : torch.Generator
+    min_area : float, default=0.5
+        A crop of this share of the image at least, sides 3:4 to 4:3, is resized to the whole.
+    jitter : float, default=0.4
+        Brightness, contrast and saturation change by factors in 1 -+ jitter, hue by a quarter of
+        jitter of the colour circle; four views of five.
+    grey : float, default=0.2
+        Share of views in grey.
+    blur : float, default=0.5
+        Share of views that are blurred, by a Gaussian of sigma 0.1 to 2 px whose kernel is a tenth
+        of the image.
+    flip : bool, default=True
+        Whether half of the views are flipped left to right.
+
+    References
+    ----------
+    T. Chen, S. Kornblith, M. Norouzi, G. Hinton, "A Simple Framework for Contrastive Learning of
+    Visual Representations", ICML 2020.
+    """
+    views = _crop(batch, generator, min_area, flip)
+    views = _jitter(views, generator, jitter, share=0.8)
+    if not _is_grey(views):
+        chosen = _chosen(views, grey, generator)
+        views = torch.where(chosen, _grey(views).expand_as(views), views)
+    chosen = _chosen(views, blur, generator)
+    sigma = _uniform(len(views), 0.1, 2.0, generator)
+    return torch.where(chosen, gaussian_blur(views, sigma), views)
+
+
+def _crop(batch, generator, min_area, flip):
+    """Each image's own crop, resized to the whole image, by one bilinear sampling."""
+    n = len(batch)
+    area = _uniform(n, min_area, 1.0, generator)
+    widest = (-area.log()).clamp_max(math.log(4 / 3))  # what still fits
+    ratio = (widest * _uniform(n, -1.0, 1.0, generator)).exp()
+    width, height = ((area * r).sqrt().clamp_max(1.0) for r in (ratio, 1 / ratio))  # shares
+    x, y = ((1 - side) * _uniform(n, -1.0, 1.0, generator) for side in (width, height))
+    mirrored = _uniform(n, 0.0, 1.0, generator) < 0.5
+    if flip:
+        width = torch.where(mirrored, -width, width)
+    zero = torch.zeros_like(x)
+    matrix = torch.stack([width, zero, x, zero, height, y], 1).view(n, 2, 3).to(batch)
+    grid = F.affine_grid(matrix, list(batch.shape), align_corners=False)
+    return F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
+
+
+def _jitter(batch, generator, strength, share=1.0):
+    """Brightness, contrast, saturation and hue, each image by its own factors."""
+    n = len(batch)
+    factors = _uniform((3, n), max(0.0, 1 - strength), 1 + strength, generator)
+    hue = _uniform(n, -strength / 4, strength / 4, generator)
+    chosen = _chosen(batch, share, generator)
+    brightness, contrast, saturation = factors.to(batch)[..., None, None, None]
+    views = (batch * brightness).clamp(0, 1)
+    views = _blend(views, _grey(views).mean((1, 2, 3), keepdim=True), contrast)
+    if not _is_grey(batch):  # neither changes grey
+        views = _blend(views, _grey(views), saturation)
+        with torch.device("cpu"):  # where torchvision keeps its table of colours
+            views = torch.stack([
+                tv.adjust_hue(view, float(shift)) for view, shift in zip(views, hue, strict=True)
+            ])  # fmt: skip
+    return torch.where(chosen, views, batch)
+
+
+def gaussian_blur(batch, sigma):
+    """Each image blurred by its own sigma (B,) in pixels; the kernel is a tenth of the image."""
+    n, n_channels, height, width = batch.shape
+    radius = max(1, min(height, width) // 20)
+    sigma = sigma.to(batch)
+    x = torch.arange(-radius, radius + 1, device=batch.device, dtype=batch.dtype)
+    kernel = torch.softmax(-0.5 * (x / sigma[:, None]).square(), 1)  # (B, k)
+    kernel = kernel.repeat_interleave(n_channels, 0)[:, None]  # (B*C, 1, k)
+    padded = F.pad(batch, (radius,) * 4, mode="reflect").flatten(0, 1)[None]
+    rows = F.conv2d(padded, kernel[:, :, :, None], groups=n * n_channels)
+    return F.conv2d(rows, kernel[:, :, None], groups=n * n_channels).view_as(batch)
+
+
+# -- CutPaste -------------------------------------------------------------------------------------
+
+
+def cut_paste(batch, generator, *, area=(0.02, 0.15), aspect=(0.3, 3.3), jitter=0.1):
+    """Each image with a rectangle of its own, its colours jittered, pasted elsewhere.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, 3, H, W)
+    generator : torch.Generator
+    area : tuple of float, default=(0.02, 0.15)
+        Least and largest share of the image.
+    aspect : tuple of float, default=(0.3, 3.3)
+        Least and largest ratio of width to height; as likely to be wide as high.
+    jitter : float, default=0.1
+        As in :func:`simclr_views`.
+
+    References
+    ----------
+    C.-L. Li, K. Sohn, J. Yoon, T. Pfister, "CutPaste: Self-Supervised Learning for Anomaly
+    Detection and Localization", CVPR 2021.
+    """
+    n, _, height, width = batch.shape
+    shares = _uniform(n, *area, generator) * height * width
+    ratios = _uniform(n, *map(math.log, aspect), generator).exp()
+    sizes = [
+        (_side((s / r) ** 0.5, height), _side((s * r) ** 0.5, width))
+        for s, r in zip(shares.tolist(), ratios.tolist(), strict=True)
+    ]
+    places = _uniform((n, 4), 0.0, 1.0, generator).tolist()
+    pasted = batch.clone()
+    changed = _jitter(batch, generator, jitter)
+    for i, ((h, w), (top, left, to, at)) in enumerate(zip(sizes, places, strict=True)):
+        top, to = (int(share * (height - h + 1)) for share in (top, to))
+        left, at = (int(share * (width - w + 1)) for share in (left, at))
+        pasted[i, :, to : to + h, at : at + w] = changed[i, :, top : top + h, left : left + w]
+    return pasted
+
+
+def cut_paste_scar(batch, generator, *, width=(2, 16), length=(10, 25), angle=45.0, jitter=0.1):
+    """Each image with a thin strip of its own, its colours jittered, pasted turned elsewhere.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, 3, H, W)
+    generator : torch.Generator
+    width, length : tuple of int, default=(2, 16), (10, 25)
+        Least and largest side in pixels of the batch, at most half the image.
+    angle : float, default=45.0
+        Largest turn in degrees, either way; half of the strips lie, half stand.
+    jitter : float, default=0.1
+        As in :func:`simclr_views`.
+
+    References
+    ----------
+    As :func:`cut_paste`.
+    """
+    n, _, rows, columns = batch.shape
+    limit = max(1, min(rows, columns) // 2)
+    thin, long = (
+        _uniform(n, low, high + 1, generator).floor().clamp_max(limit)
+        for low, high in (width, length)
+    )
+    turn = _uniform(n, -angle, angle, generator).deg2rad()
+    top, left, to, at, stands = _uniform((5, n), 0.0, 1.0, generator)
+    h, w = torch.where(stands < 0.5, long, thin), torch.where(stands < 0.5, thin, long)
+    cos, sin = turn.cos(), turn.sin()
+    half_h, half_w = (h * cos + w * sin.abs()) / 2, (w * cos + h * sin.abs()) / 2  # once turned
+    y, x = half_h + to * (rows - 2 * half_h), half_w + at * (columns - 2 * half_w)  # its centre
+    top, left = (top * (rows - h + 1)).floor(), (left * (columns - w + 1)).floor()
+
+    def to_device(values):
+        return values.to(batch.device)[:, None, None]
+
+    h, w, cos, sin, y, x, top, left = map(to_device, (h, w, cos, sin, y, x, top, left))
+    down = torch.arange(rows, device=batch.device)[:, None] + 0.5 - y  # (B, H, 1)
+    right = torch.arange(columns, device=batch.device) + 0.5 - x  # (B, 1, W)
+    v, u = down * cos - right * sin + h / 2, right * cos + down * sin + w / 2  # inside the strip
+    is_strip = (v >= 0) & (v < h) & (u >= 0) & (u < w)  # (B, H, W)
+    source = (top + v.floor()) * columns + left + u.floor()
+    source = source.where(is_strip, 0).long().flatten(1)[:, None]  # (B, 1, H*W)
+    changed = _jitter(batch, generator, jitter).flatten(2)
+    strip = changed.gather(2, source.expand(-1, changed.shape[1], -1)).view_as(batch)
+    return torch.where(is_strip[:, None], strip, batch)
+
+
+def _side(length, limit):
+    return min(max(1, round(length)), limit)
+
+
+# -- windows --------------------------------------------------------------------------------------
+
+
+def random_windows(batch, generator, size):
+    """A window (B, C, size, size) of each image, anywhere in it."""
+    n, _, height, width = batch.shape
+    places = _uniform((n, 2), 0.0, 1.0, generator).tolist()
+    windows = []
+    for image, (top, left) in zip(batch, places, strict=True):
+        top, left = int(top * (height - size + 1)), int(left * (width - size + 1))
+        windows.append(image[:, top : top + size, left : left + size])
+    return torch.stack(windows)
+
+
+# -- draws and colours ----------------------------------------------------------------------------
+
+
+def _uniform(shape, low, high, generator):
+    shape = (shape,) if isinstance(shape, int) else shape
+    return low + (high - low) * torch.rand(*shape, generator=generator, device="cpu")
+
+
+def _chosen(batch, share, generator):
+    """(B, 1, 1, 1), True for about that share of the images."""
+    chosen = _uniform(len(batch), 0.0, 1.0, generator) < share
+    return chosen.to(batch.device)[:, None, None, None]
+
+
+def _is_grey(batch):
+    return bool((batch == batch[:, :1]).all())
+
+
+def _grey(batch):
+    """(B, 1, H, W), the luminance."""
+    weights = torch.tensor(_GREY, device=batch.device, dtype=batch.dtype)
+    return torch.einsum("bchw,c->bhw", batch, weights)[:, None]
+
+
+def _blend(a, b, share):
+    return (a * share + b * (1 - share)).clamp(0, 1)

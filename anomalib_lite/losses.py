@@ -1,0 +1,94 @@
+"""Losses that methods share, each against a slow reading in the tests."""
+
+import torch
+from torch.nn import functional as F
+
+
+def info_nce_loss(queries, keys, *, temperature=0.1, negatives=None, symmetric=False):
+    r"""InfoNCE: how hard it is to tell each query's own key from the others, in nats.
+
+    .. math::
+        -\frac{1}{B} \sum_i \log \frac{\exp(q_i \cdot k_i / \tau)}
+        {\exp(q_i \cdot k_i / \tau) + \sum_j \exp(q_i \cdot n_j / \tau)}
+
+    The negatives :math:`n_j` of a query are the other queries' keys, or those given. Vectors are
+    taken as they are: normalise them first for cosines.
+
+    Parameters
+    ----------
+    queries, keys : torch.Tensor of shape (B, D)
+        ``keys[i]`` is the positive of ``queries[i]``.
+    temperature : float, default=0.1
+        :math:`\tau`, positive.
+    negatives : torch.Tensor of shape (M, D) or (B, M, D), or None, default=None
+        Shared by all queries, or each query's own. None takes the other keys of the batch.
+    symmetric : bool, default=False
+        Average with the loss of keys that look for their queries, and let the other queries be
+        negatives, too: the loss of SimCLR (NT-Xent). For in-batch negatives only.
+
+    Returns
+    -------
+    loss : torch.Tensor of shape ()
+
+    Raises
+    ------
+    ValueError
+        If the temperature is not positive, shapes do not fit, or a query has no negative.
+
+    References
+    ----------
+    A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with Contrastive Predictive
+    Coding", 2018. T. Chen, S. Kornblith, M. Norouzi, G. Hinton, "A Simple Framework for
+    Contrastive Learning of Visual Representations", ICML 2020.
+
+    Examples
+    --------
+    >>> rows = torch.eye(4)
+    >>> round(float(info_nce_loss(rows, rows, temperature=1.0)), 4)  # log(1 + 3 / e)
+    0.7437
+    """
+    _check_info_nce(queries, keys, temperature, negatives, symmetric)
+    if negatives is not None:
+        return info_nce_values(queries, keys, negatives, temperature=temperature).mean()
+    own = torch.arange(len(queries), device=queries.device)
+    if not symmetric:
+        return F.cross_entropy(queries @ keys.T / temperature, own)
+    both = torch.cat([queries, keys])  # (2B, D)
+    odds = both @ both.T / temperature
+    odds.fill_diagonal_(-torch.inf)  # nobody is looked for among oneself
+    return F.cross_entropy(odds, torch.cat([own + len(own), own]))
+
+
+def info_nce_values(queries, keys, negatives, *, temperature):
+    """The loss (B,) of each query against explicit negatives (M, D) or (B, M, D)."""
+    positive = (queries * keys).sum(-1, keepdim=True)  # (B, 1)
+    if negatives.ndim == 2:
+        negative = queries @ negatives.T  # (B, M)
+    else:
+        negative = torch.einsum("bd,bmd->bm", queries, negatives)
+    odds = torch.cat([positive, negative], dim=1) / temperature
+    return odds.logsumexp(1) - odds[:, 0]
+
+
+def _check_info_nce(queries, keys, temperature, negatives, symmetric):
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature!r}.")
+    if queries.ndim != 2 or queries.shape != keys.shape:
+        raise ValueError(
+            "expected queries and keys of one shape (B, D), got "
+            f"{tuple(queries.shape)} and {tuple(keys.shape)}."
+        )
+    if negatives is None:
+        if len(queries) < 2:
+            raise ValueError("one query in a batch has no negatives. Give negatives.")
+        return
+    if symmetric:
+        raise ValueError("symmetric: explicit negatives belong to queries alone.")
+    n, d = queries.shape
+    fits = negatives.shape[-1] == d and (
+        negatives.ndim == 2 or (negatives.ndim == 3 and len(negatives) == n)
+    )
+    if not (fits and negatives.shape[-2] > 0):
+        raise ValueError(
+            f"negatives: expected (M, {d}) or ({n}, M, {d}), got {tuple(negatives.shape)}."
+        )

@@ -1,0 +1,161 @@
+"""InfoNCE against three loops over its definition."""
+
+import pytest
+import torch
+from oracles import slow_info_nce
+from torch.nn import functional as F
+
+from anomalib_lite.losses import info_nce_loss, info_nce_values
+
+B, M, D = 5, 7, 3
+MODES = {
+    "in batch": {},
+    "shared negatives": {"negatives": (M, D)},
+    "one shared negative": {"negatives": (1, D)},
+    "own negatives": {"negatives": (B, M, D)},
+    "symmetric": {"symmetric": True},
+}
+
+
+def vectors(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def world(mode, dtype=torch.float64):
+    """(queries, keys, options) of a mode."""
+    options = dict(MODES[mode])
+    if "negatives" in options:
+        options["negatives"] = vectors(*options["negatives"], seed=2, dtype=dtype)
+    return vectors(B, D, dtype=dtype), vectors(B, D, seed=1, dtype=dtype), options
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_loss_is_its_definition(mode, temperature):
+    queries, keys, options = world(mode)
+    loss = info_nce_loss(queries, keys, temperature=temperature, **options)
+    assert loss.shape == ()
+    assert float(loss) == pytest.approx(slow_info_nce(queries, keys, temperature, **options))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_float32_is_enough(mode):
+    queries, keys, options = world(mode, torch.float32)
+    loss = info_nce_loss(queries, keys, **options)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(slow_info_nce(queries, keys, 0.1, **options), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_slow_loss_has_teeth(mode):
+    queries, keys, options = world(mode)
+    slow = slow_info_nce(queries, keys, 0.5, **options)
+    others = [
+        info_nce_loss(queries, keys, temperature=0.6, **options),
+        info_nce_loss(queries, keys.flip(0), temperature=0.5, **options),
+        info_nce_loss(queries, keys, temperature=0.5, **world(_another(mode))[2]),
+    ]
+    assert min(abs(slow - float(other)) for other in others) > 1e-3
+
+
+def _another(mode):
+    names = list(MODES)
+    return names[names.index(mode) - 1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_are_those_of_the_loss(mode):
+    queries, keys, options = world(mode)
+    given = [queries, keys, *([options.pop("negatives")] if "negatives" in options else [])]
+
+    def loss(queries, keys, negatives=None):
+        return info_nce_loss(queries, keys, temperature=0.5, negatives=negatives, **options)
+
+    assert torch.autograd.gradcheck(loss, [rows.requires_grad_() for rows in given])
+
+
+@pytest.mark.parametrize("mode", ["shared negatives", "own negatives"])
+def test_the_loss_is_the_mean_of_each_querys_value(mode):
+    queries, keys, options = world(mode)
+    negatives = options["negatives"]
+    values = info_nce_values(queries, keys, negatives, temperature=0.5)
+    assert values.shape == (B,)
+    for i in range(B):
+        own = negatives if negatives.ndim == 2 else negatives[i]
+        alone = slow_info_nce(queries[[i]], keys[[i]], 0.5, negatives=own)
+        assert float(values[i]) == pytest.approx(alone)
+
+
+def test_own_negatives_that_are_alike_are_shared_ones():
+    queries, keys, options = world("shared negatives")
+    shared = info_nce_loss(queries, keys, **options)
+    own = info_nce_loss(queries, keys, negatives=options["negatives"].expand(B, -1, -1))
+    torch.testing.assert_close(own, shared)
+
+
+def test_the_symmetric_loss_does_not_know_queries_from_keys():
+    queries, keys, _ = world("symmetric")
+    swapped = info_nce_loss(keys, queries, symmetric=True)
+    torch.testing.assert_close(swapped, info_nce_loss(queries, keys, symmetric=True))
+    assert info_nce_loss(keys, queries) != pytest.approx(float(info_nce_loss(queries, keys)))
+
+
+@pytest.mark.parametrize("options", [{}, {"symmetric": True}])
+def test_vectors_far_apart_neither_overflow_nor_vanish(options):
+    rows = F.normalize(vectors(B, D), dim=1)
+    hard = info_nce_loss(rows, -rows, temperature=1e-3, **options)
+    assert torch.isfinite(hard)
+    assert hard > 100
+    assert info_nce_loss(rows, rows, temperature=1e-3, **options) < 1e-9
+
+
+def test_what_is_given_stays_as_it_was():
+    queries, keys, options = world("symmetric")
+    before = queries.clone(), keys.clone()
+    info_nce_loss(queries, keys, **options)
+    assert torch.equal(queries, before[0])
+    assert torch.equal(keys, before[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_made_on_the_default_device(mode):
+    queries, keys, options = world(mode)
+    expected = info_nce_loss(queries, keys, **options)
+    with torch.device("meta"):
+        assert torch.equal(info_nce_loss(queries, keys, **options), expected)
+
+
+@pytest.mark.parametrize("temperature", [0, -0.1, float("nan")])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    message = f"temperature: expected a positive number, got {temperature}"
+    with pytest.raises(ValueError, match=message):
+        info_nce_loss(vectors(B, D), vectors(B, D), temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys"), [((B, D), (B, D + 1)), ((B, D), (B - 1, D)), ((D,), (D,)), ((B, D), (D,))]
+)
+def test_queries_and_keys_of_two_shapes_are_refused(queries, keys):
+    with pytest.raises(ValueError, match=r"queries and keys of one shape \(B, D\), got") as error:
+        info_nce_loss(vectors(*queries), vectors(*keys))
+    assert f"{queries} and {keys}" in str(error.value)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_query_without_negatives_is_refused(symmetric):
+    with pytest.raises(ValueError, match="one query in a batch has no negatives"):
+        info_nce_loss(vectors(1, D), vectors(1, D), symmetric=symmetric)
+
+
+@pytest.mark.parametrize(
+    "shape", [(M, D + 1), (B + 1, M, D), (0, D), (B, 0, D), (D,), (1, B, M, D)]
+)
+def test_negatives_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match=r"negatives: expected \(M, 3\) or \(5, M, 3\)") as error:
+        info_nce_loss(vectors(B, D), vectors(B, D), negatives=vectors(*shape))
+    assert f"got {shape}" in str(error.value)
+
+
+def test_a_symmetric_loss_takes_no_negatives():
+    with pytest.raises(ValueError, match="symmetric: explicit negatives"):
+        info_nce_loss(vectors(B, D), vectors(B, D), negatives=vectors(M, D), symmetric=True)

@@ -1,0 +1,181 @@
+"""The small network, alone and behind the one door for networks, and the MLP."""
+
+import pytest
+import torch
+from torch import nn
+
+from anomalib_lite.backbones import Backbone
+from anomalib_lite.networks import ConvNet, mlp
+from anomalib_lite.runtime import seeded
+
+SIZE = 32
+
+
+def seed(value=0):
+    return torch.Generator().manual_seed(value)
+
+
+def batch(n=2, height=SIZE, width=SIZE):
+    return torch.randn(n, 3, height, width, generator=seed())
+
+
+def convnet(**options):
+    with seeded(seed()):
+        return ConvNet(**options).eval()
+
+
+def small(**options):
+    options = {"weights": "random", "layers": "last", "generator": seed()} | options
+    return Backbone("convnet", image_size=SIZE, **options)
+
+
+def shapes(maps):
+    return [tuple(grid.shape[1:]) for grid in maps]
+
+
+# -- ConvNet --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("widths", "size", "expected"),
+    [
+        ((16, 32, 64, 128), (32, 32), [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4)]),
+        ((4, 6), (32, 64), [(4, 32, 64), (6, 16, 32)]),
+        ((5,), (9, 7), [(5, 9, 7)]),
+    ],
+)
+def test_each_stage_but_the_first_halves_the_image(widths, size, expected):
+    network = ConvNet(widths)
+    assert shapes(network(batch(2, *size))) == expected
+    told = [(info["num_chs"], info["reduction"]) for info in network.feature_info]
+    assert told == [(c, size[0] // h) for c, h, _ in expected]
+    assert all(network.get_submodule(info["module"]) for info in network.feature_info)
+
+
+@pytest.mark.parametrize("indices", [[0], [3], [1, 2], [0, 3]])
+def test_maps_are_those_of_the_stages_asked_for(indices):
+    network = convnet()
+    every = network(batch())
+    some = network.forward_intermediates(batch(), indices=indices, stop_early=True)
+    assert len(some) == len(indices)
+    assert all(torch.equal(grid, every[i]) for grid, i in zip(some, indices, strict=True))
+
+
+def test_maps_stay_as_they_were_when_later_stages_ran():
+    network = convnet()
+    first, *_ = network(batch())
+    (alone,) = network.forward_intermediates(batch(), indices=[0])
+    assert torch.equal(first, alone)
+
+
+def test_stages_that_are_not_needed_do_not_run():
+    network, ran = convnet(), []
+    for i, stage in enumerate(network.stages):
+        stage.register_forward_hook(lambda *_, i=i: ran.append(i))
+    network.forward_intermediates(batch(), indices=[1])
+    assert ran == [0, 1]
+
+
+def test_pruned_stages_are_gone_and_the_others_the_same():
+    network = convnet()
+    expected = network(batch())[:2]
+    network.prune_intermediate_layers([0, 1], prune_norm=True, prune_head=True)
+    assert len(network.stages) == 2
+    maps = network(batch())
+    assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+
+
+# -- through the backbone -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "names", "expected"),
+    [
+        ("last", ("stages.3",), [(128, 4, 4)]),
+        ((8,), ("stages.3",), [(128, 4, 4)]),
+        ((4, 1), ("stages.0", "stages.2"), [(16, 32, 32), (64, 8, 8)]),
+        (["stages.1"], ("stages.1",), [(32, 16, 16)]),
+    ],
+)
+def test_layers_are_strides_or_stages(layers, names, expected):
+    backbone = small(layers=layers)
+    assert backbone.layer_names == names
+    assert shapes(backbone(batch())) == expected
+    assert backbone.n_channels == tuple(shape[0] for shape in expected)
+    assert backbone.input.patch_size == SIZE // expected[0][1]
+    deepest = int(names[-1][-1])
+    assert len(backbone.module.stages) == deepest + 1
+
+
+def test_the_maps_are_those_of_the_plain_network():
+    """BatchNorms are folded, which changes the last digits."""
+    (grid,), expected = small()(batch()), convnet()(batch())[3]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in small().module.modules())
+    torch.testing.assert_close(grid, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_seed_gives_the_same_network():
+    assert small().weights_sha256 == small().weights_sha256
+    assert small().weights_sha256 != small(generator=seed(1)).weights_sha256
+
+
+def test_strides_that_are_not_there_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"layers: 16 is not there.*strides \[1, 2, 4, 8\]"):
+        small(layers=(8, 16))
+
+
+def test_pretrained_weights_are_refused():
+    with pytest.raises(ValueError, match=r"weights: nobody has trained 'convnet'.*'random'"):
+        Backbone("convnet", layers="last", image_size=SIZE)
+
+
+def test_weights_are_read_from_a_file(tmp_path):
+    network = convnet()
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    (grid,) = small(weights=str(tmp_path / "weights.pt"), generator=seed(9))(batch())
+    torch.testing.assert_close(grid, network(batch())[3], rtol=1e-4, atol=1e-5)
+    torch.save(ConvNet((4, 4)).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="does not fit 'convnet'"):
+        small(weights=str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("layers", ["last", (2, 4)])
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_state_makes_an_equal_one(embed, layers):
+    backbone = small(layers=layers)
+    again = Backbone.from_state(backbone.to_state(embed=embed))
+    assert again.layer_names == backbone.layer_names
+    assert again.weights_sha256 == backbone.weights_sha256
+    for grid, other in zip(again(batch()), backbone(batch()), strict=True):
+        assert torch.equal(grid, other)
+
+
+def test_a_network_of_the_callers_own_is_read_by_stride():
+    backbone = Backbone(ConvNet((4, 8, 12)), layers=(2, 4), image_size=SIZE)
+    assert shapes(backbone(batch())) == [(8, 16, 16), (12, 8, 8)]
+
+
+def test_a_network_that_was_pruned_is_read_again():
+    module = small(layers=(2,), frozen=False).module
+    assert shapes(Backbone(module, layers="last", image_size=SIZE)(batch())) == [(32, 16, 16)]
+
+
+# -- MLP ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hidden", "norm", "expected"),
+    [
+        ((), True, "Linear"),
+        ((16,), True, "Linear BatchNorm1d ReLU Linear"),
+        ((16, 8), False, "Linear ReLU Linear ReLU Linear"),
+        ((16, 8), True, "Linear BatchNorm1d ReLU Linear BatchNorm1d ReLU Linear"),
+    ],
+)
+def test_an_mlp_has_hidden_layers_of_the_widths_asked_for(hidden, norm, expected):
+    network = mlp(6, hidden, 3, norm=norm)
+    assert [type(layer).__name__ for layer in network] == expected.split()
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in linear] == [*hidden, 3]
+    assert [layer.bias is not None for layer in linear] == [not norm] * len(hidden) + [True]
+    assert network(torch.zeros(4, 6)).shape == (4, 3)
