@@ -265,16 +265,16 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
     # -- second stage -----------------------------------------------------------------------------
 
     def _learn_one_class(self, images, generator):
-        size = 1 if self.device_.type == "cpu" else self.batch_size  # as in scoring
-        vectors = torch.cat([self._embed(batch) for batch in images.split(size)]).cpu().numpy()
         windows, owners = self._normal_windows(images, generator)
         seed = int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
         self.patch_classifier_ = fit_head(self.classifier, windows, seed)
-        if not self._how_["patch_level"]:
-            self.classifier_ = fit_head(self.classifier, vectors, seed)
-            return held_out_scores(self.classifier, vectors, seed)
-        self.classifier_ = None
-        return self._held_out_window_scores(images, windows, owners, seed)
+        if self._how_["patch_level"]:
+            self.classifier_ = None
+            return self._held_out_window_scores(images, windows, owners, seed)
+        size = 1 if self.device_.type == "cpu" else self.batch_size  # as in scoring
+        vectors = torch.cat([self._embed(batch) for batch in images.split(size)]).cpu().numpy()
+        self.classifier_ = fit_head(self.classifier, vectors, seed)
+        return held_out_scores(self.classifier, vectors, seed)
 
     def _normal_windows(self, images, generator):
         """(embeddings of ``n_patches`` random windows, the images they are of), as arrays."""
