@@ -8,12 +8,14 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "CANCE": "methods.cance",
     "ConformalDetector": "conformal",
     "ContrastiveDA": "methods.contrastive_da",
     "CutPaste": "methods.cutpaste",
     "DeepFeatures": "features",
     "DeepOneClass": "methods.deep_one_class",
     "GaussianDensity": "density",
+    "NCEDensity": "nce",
     "PaDiM": "methods.padim",
     "PatchCore": "methods.patchcore",
     "RotationPrediction": "methods.rotation",
@@ -38,6 +40,7 @@ _ROOMS = {
 }
 
 __all__ = [
+    "CANCE",
     "SPADE",
     "ConformalDetector",
     "ContrastiveDA",
@@ -45,6 +48,7 @@ __all__ = [
     "DeepFeatures",
     "DeepOneClass",
     "GaussianDensity",
+    "NCEDensity",
     "PaDiM",
     "PatchCore",
     "RotationPrediction",

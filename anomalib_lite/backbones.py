@@ -175,10 +175,10 @@ class Backbone:
         self._freeze()
 
     @classmethod
-    def for_estimator(cls, estimator, generator, *, frozen=True):
-        """As the parameters of an estimator say, on its device."""
+    def for_estimator(cls, estimator, generator, *, name="backbone", frozen=True):
+        """As the parameters of an estimator say, on its device; ``name`` is the network's."""
         return cls(
-            estimator.backbone,
+            getattr(estimator, name),
             layers=estimator.layers,
             weights=estimator.weights,
             image_size=estimator.image_size,

@@ -183,6 +183,10 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             anomaly_scores = self._learn(
                 batches, stream.n_images, make_generator(self.random_state)
             )
+        self._set_threshold(anomaly_scores)
+
+    def _set_threshold(self, anomaly_scores):
+        """From scores of normal images out of sample."""
         self.calibration_scores_ = -np.asarray(anomaly_scores, dtype=np.float64)
         self.offset_ = float(np.nanquantile(self.calibration_scores_, self.false_alarm_rate))
 

@@ -372,6 +372,79 @@ def misprint(image, rng, strength=1.0):
 DEFECTS = {f.__name__: f for f in (scratch, stain, crack, missing, misprint)}
 
 
+# -- corrupted images, in the manner of MNIST-C ---------------------------------------------------
+
+
+def corrupted(images, kind, random_state=None):
+    """Whole images spoilt in one way, as MNIST-C spoils digits.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, H, W), uint8
+    kind : str
+        A key of `CORRUPTIONS`: noise, blur, stripe, rotation, spatter, inversion.
+    random_state : int, Generator or None, default=None
+        Passed to :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    images : ndarray of shape (n, H, W), uint8
+
+    References
+    ----------
+    N. Mu, J. Gilmer, "MNIST-C: A robustness benchmark for computer vision", 2019. Only the idea is
+    theirs: kinds and strengths are chosen here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomalib_lite.datasets import corrupted
+    >>> int(corrupted(np.zeros((1, 28, 28), np.uint8), "inversion").min())
+    255
+    """
+    if kind not in CORRUPTIONS:
+        raise ValueError(f"kind: expected one of {list(CORRUPTIONS)}, got {kind!r}.")
+    rng = np.random.default_rng(random_state)
+    spoilt = [CORRUPTIONS[kind](image / 255.0, rng) for image in images]
+    return (np.clip(spoilt, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _noise(image, rng):
+    return image + rng.normal(0, 0.25, image.shape)
+
+
+def _blur(image, _rng):
+    return ndimage.gaussian_filter(image, image.shape[0] / 18)
+
+
+def _stripe(image, rng):
+    height, width = image.shape
+    distance = np.arange(height)[:, None] - rng.uniform(0.3, 0.7) * height
+    slope = rng.uniform(-0.7, 0.7)
+    inside = abs(distance - slope * (np.arange(width) - width / 2)) < height / 18
+    return np.where(inside, 1 - image, image)
+
+
+def _rotation(image, rng):
+    angle = rng.choice([-1, 1]) * rng.uniform(40, 60)
+    return ndimage.rotate(image, angle, reshape=False, order=1)
+
+
+def _spatter(image, rng):
+    field = ndimage.gaussian_filter(rng.normal(size=image.shape), image.shape[0] / 20)
+    return np.where(field > np.quantile(field, 0.93), 0.9, image)
+
+
+def _inversion(image, _rng):
+    return 1 - image
+
+
+CORRUPTIONS = {
+    "noise": _noise, "blur": _blur, "stripe": _stripe, "rotation": _rotation,
+    "spatter": _spatter, "inversion": _inversion,
+}  # fmt: skip
+
+
 def _plant(kind, image, rng, strength):
     """Draw a defect again until it can be seen: some draws fall on flat or saturated spots."""
     for _ in range(20):

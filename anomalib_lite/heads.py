@@ -74,9 +74,9 @@ def head_scores(head, rows):
     return distance.mean(1)
 
 
-def folds(n, seed):
-    """(those to fit on, those held out) of n rows, five times, or as often as there are rows."""
-    return KFold(min(_N_FOLDS, n), shuffle=True, random_state=seed).split(np.empty(n))
+def folds(n, seed, n_folds=_N_FOLDS):
+    """(those to fit on, those held out) of n rows, ``n_folds`` times, or n times where n is less."""
+    return KFold(min(n_folds, n), shuffle=True, random_state=seed).split(np.empty(n))
 
 
 def held_out_scores(classifier, rows, seed):

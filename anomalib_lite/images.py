@@ -135,6 +135,25 @@ class ImageStream:
             raise ValueError("X: expected at least one image, got none.")
 
 
+def is_table(X):
+    """Whether ``X`` is rows of numbers, (n_samples, n_features), and no images.
+
+    Examples
+    --------
+    >>> is_table([[1.0, 2.0]]), is_table(np.zeros((5, 28, 28))), is_table(["a.png", "b.png"])
+    (True, False, False)
+    """
+    if isinstance(X, list | tuple):
+        if not X or not isinstance(X[0], list | tuple | np.ndarray):
+            return False
+        is_row = all(np.ndim(value) == 0 for value in X[0])
+        return is_row and np.asarray(X[0]).dtype.kind in "biufc"
+    if hasattr(X, "__array__") and not hasattr(X, "ndim"):
+        X = np.asarray(X)
+    is_paths = getattr(getattr(X, "dtype", None), "kind", None) in ("S", "U", "T")
+    return getattr(X, "ndim", None) == 2 and not is_paths
+
+
 # -- the whole: what kind of collection is X? -----------------------------------------------------
 
 

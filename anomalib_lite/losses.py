@@ -70,6 +70,48 @@ def info_nce_values(queries, keys, negatives, *, temperature):
     return odds.logsumexp(1) - odds[:, 0]
 
 
+def nce_loss(data_odds, noise_odds, nu):
+    r"""Noise contrastive estimation: how badly data are told from noise, in nats.
+
+    .. math::
+        -\frac{1}{B} \sum_i \log \sigma(h_i) - \frac{\nu}{M} \sum_j \log(1 - \sigma(\tilde h_j))
+
+    with each logarithm of a sigmoid taken as a log-sum-exp. Where the odds that minimise it are
+    found, :math:`h + \log \nu + \log p_n` is the log-density of the data.
+
+    Parameters
+    ----------
+    data_odds : torch.Tensor of shape (B,)
+        Log-odds :math:`h` "data against noise" of samples of the data.
+    noise_odds : torch.Tensor of shape (M,)
+        Of samples of the noise.
+    nu : float
+        Samples of noise for each of the data: positive.
+
+    Returns
+    -------
+    loss : torch.Tensor of shape ()
+
+    Raises
+    ------
+    ValueError
+        If ``nu`` is not positive.
+
+    References
+    ----------
+    M. Gutmann, A. Hyvärinen, "Noise-contrastive estimation: A new estimation principle for
+    unnormalized statistical models", AISTATS 2010.
+
+    Examples
+    --------
+    >>> round(float(nce_loss(torch.zeros(4), torch.zeros(8), nu=2)), 4)  # 3 log 2
+    2.0794
+    """
+    if not nu > 0:
+        raise ValueError(f"nu: expected a positive number, got {nu!r}.")
+    return F.softplus(-data_odds).mean() + nu * F.softplus(noise_odds).mean()
+
+
 def _check_info_nce(queries, keys, temperature, negatives, symmetric):
     if not temperature > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature!r}.")

@@ -39,7 +39,11 @@ _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _PARTS = {
     "Backbone": "backbones",
+    "ConvAutoencoder": "networks",
     "GaussianStatistics": "density",
+    "LinearAutoencoder": "networks",
+    "LogOdds": "networks",
+    "MLPAutoencoder": "networks",
     "NearestRows": "neighbors",
     "NetworkInput": "images",
     "PrincipalCodes": "neighbors",

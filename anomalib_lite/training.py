@@ -11,8 +11,8 @@ from .runtime import progress, seeded
 
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
 }
 SCHEDULES = {
     "constant": lambda done: 1.0,
@@ -37,6 +37,8 @@ class Objective:
     optimizer : str, callable or None, default=None
     learning_rate : float or None, default=None
         None takes what :func:`train` is given.
+    watched : callable (index, generator) or None, default=None
+        What is taken of held-out samples in place of ``loss``.
     """
 
     loss: Callable
@@ -44,6 +46,7 @@ class Objective:
     name: str = "loss"
     optimizer: object = None
     learning_rate: float | None = None
+    watched: Callable | None = None
 
 
 def split_off(n_samples, share, generator):
@@ -110,7 +113,8 @@ def train(
         Largest norm of an objective's gradient; larger ones are scaled down to it.
     held_out : torch.Tensor or None, default=None
         Index of samples that are not trained on. Their loss, of the same random draws each time, is
-        taken after each epoch, in eval mode; at the end the weights with the lowest come back.
+        taken at the start and after each epoch, in eval mode; at the end the weights with the
+        lowest come back.
     patience : int or None, default=None
         Stop after so many epochs without a lower held-out loss.
     frozen : iterable of nn.Module, default=()
@@ -154,11 +158,16 @@ def train(
     ]
     factor = SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule
     best = _Best(modules, keep_last=held_out is None and on_interrupt == "finish")
-    watched = None if held_out is None else _Watched(objectives[0].loss, held_out, batch_size)
+    watched = None
+    if held_out is not None:
+        first = objectives[0]
+        watched = _Watched(first.watched or first.loss, held_out, batch_size)
     history, n_done = [], 0
     bar = progress(total=n_steps, desc="train", verbose=verbose)
     try:
         with bar, torch.enable_grad(), seeded(generator, device):
+            if watched is not None:
+                best.see({"epoch": 0, "held_out": watched.loss(modules)})
             while n_done < n_steps:
                 modules.train()
                 for module in frozen:

@@ -17,6 +17,10 @@ FIRST_STAGE = {
     "classifier": "knn",
 }  # fmt: skip
 SMALL = {
+    "CANCE": {
+        "features": "pca", "latent_dim": 2, "n_folds": 6, "nce_epochs": 1, "nce_hidden": (8,),
+        "image_size": 64,
+    },
     "ContrastiveDA": FIRST_STAGE,
     "CutPaste": FIRST_STAGE,
     "DeepOneClass": {"image_size": 64, "layers": (8,), "n_patches": 100},
@@ -24,7 +28,7 @@ SMALL = {
     "PatchCore": {"image_size": 64, "coreset": 30},
     "RotationPrediction": FIRST_STAGE,
     "SPADE": {"image_size": 64, "n_neighbors": 3},
-}
+}  # fmt: skip
 
 
 def small(cls, **params):

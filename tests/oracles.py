@@ -220,3 +220,13 @@ def slow_info_nce(queries, keys, temperature, negatives=None, symmetric=False):
                     total += odds(vector, queries[j] if kind == "query" else keys[j])
         loss -= math.log(odds(vector, positive) / total)
     return loss / len(asking)
+
+
+def slow_nce(data_odds, noise_odds, nu):
+    """Noise contrastive estimation as its formula reads."""
+    loss = 0.0
+    for h in data_odds:
+        loss -= math.log(1 / (1 + math.exp(-h))) / len(data_odds)
+    for h in noise_odds:
+        loss -= nu * math.log(1 - 1 / (1 + math.exp(-h))) / len(noise_odds)
+    return loss

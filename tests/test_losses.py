@@ -1,11 +1,11 @@
-"""InfoNCE against three loops over its definition."""
+"""InfoNCE and NCE against loops over their definitions."""
 
 import pytest
 import torch
-from oracles import slow_info_nce
+from oracles import slow_info_nce, slow_nce
 from torch.nn import functional as F
 
-from anomalib_lite.losses import info_nce_loss, info_nce_values
+from anomalib_lite.losses import info_nce_loss, info_nce_values, nce_loss
 
 B, M, D = 5, 7, 3
 MODES = {
@@ -159,3 +159,39 @@ def test_negatives_that_do_not_fit_are_refused(shape):
 def test_a_symmetric_loss_takes_no_negatives():
     with pytest.raises(ValueError, match="symmetric: explicit negatives"):
         info_nce_loss(vectors(B, D), vectors(B, D), negatives=vectors(M, D), symmetric=True)
+
+
+# -- NCE ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nu", [1, 5, 0.5])
+def test_nce_is_its_definition(nu):
+    data, noise = vectors(7), vectors(21, seed=1)
+    assert float(nce_loss(data, noise, nu)) == pytest.approx(
+        slow_nce(data.tolist(), noise.tolist(), nu)
+    )
+
+
+def test_nce_stays_finite_where_sigmoids_are_0_or_1():
+    far = torch.tensor([-1e4, 1e4])
+    assert float(nce_loss(far, far, 5)) == pytest.approx(5e3 + 5 * 5e3)
+
+
+def test_nce_is_lowest_at_the_true_log_odds():
+    n, nu = 200_000, 3
+    data, noise = vectors(n), 2 * vectors(nu * n, seed=1)
+
+    def odds(x):  # log N(0, 1) - log N(0, 4) - log nu
+        return torch.tensor(2 / nu).log() - x.square() * (1 / 2 - 1 / 8)
+
+    def loss(shift, factor):
+        return float(nce_loss(factor * odds(data) + shift, factor * odds(noise) + shift, nu))
+
+    lowest = loss(0, 1)
+    for shift, factor in ((0.3, 1), (-0.3, 1), (0, 1.3), (0, 0.7)):
+        assert loss(shift, factor) > lowest
+
+
+def test_nce_wants_a_positive_nu():
+    with pytest.raises(ValueError, match="nu"):
+        nce_loss(vectors(2), vectors(2), 0)

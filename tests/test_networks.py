@@ -1,11 +1,21 @@
 """The small network, alone and behind the one door for networks, and the MLP."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import nn
 
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.networks import ConvNet, mlp
+from anomalib_lite.networks import (
+    ConvAutoencoder,
+    ConvNet,
+    LinearAutoencoder,
+    LogOdds,
+    MLPAutoencoder,
+    mlp,
+    reconstruction_errors,
+)
 from anomalib_lite.runtime import seeded
 
 SIZE = 32
@@ -179,3 +189,87 @@ def test_an_mlp_has_hidden_layers_of_the_widths_asked_for(hidden, norm, expected
     assert [layer.out_features for layer in linear] == [*hidden, 3]
     assert [layer.bias is not None for layer in linear] == [not norm] * len(hidden) + [True]
     assert network(torch.zeros(4, 6)).shape == (4, 3)
+
+
+# -- networks that a file can hold ----------------------------------------------------------------
+
+
+def stored():
+    with seeded(seed()):
+        return {
+            "log-odds": (LogOdds(5, (8,), start=-1.0), torch.rand(3, 5)),
+            "grey": (ConvAutoencoder((1, 28, 28), 4), torch.rand(3, 1, 28, 28)),
+            "colour, odd sides": (
+                ConvAutoencoder((3, 33, 47), 4, (4, 8)),
+                torch.rand(3, 3, 33, 47),
+            ),
+            "rows": (MLPAutoencoder((6,), 2, (8, 4)), torch.rand(3, 6)),
+            "pixels": (MLPAutoencoder((3, 8, 9), 2, (8,)), torch.rand(3, 3, 8, 9)),
+            "linear": (LinearAutoencoder.of(torch.rand(20, 6), 2), torch.rand(3, 6)),
+        }
+
+
+@pytest.mark.parametrize("name", list(stored()))
+def test_state_makes_an_equal_network(name):
+    network, x = stored()[name]
+    network = network.eval()
+    before = torch.get_rng_state()
+    again = type(network).from_state(network.to_state())
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(network.to_state()["weights"], again.to_state()["weights"], strict=True):
+        assert one == other
+    one, other = network(x), again(x)
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a, b)
+    assert not any(p.requires_grad for p in again.parameters())
+
+
+@pytest.mark.parametrize("size", [(28, 28), (29, 64), (128, 128)])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_reconstructions_have_the_size_of_images(size, n_channels):
+    network = ConvAutoencoder((n_channels, *size), 7).eval()
+    code, back = network(torch.rand(2, n_channels, *size))
+    assert code.shape == (2, 7)
+    assert back.shape == (2, n_channels, *size)
+    assert 0 <= back.min()
+    assert back.max() <= 1
+
+
+def test_codes_have_mean_0_and_variance_1_in_training():
+    for network, x in (
+        (ConvAutoencoder((1, 28, 28), 4), torch.rand(50, 1, 28, 28)),
+        (MLPAutoencoder((6,), 3), torch.rand(50, 6)),
+    ):
+        code = network.train().encode(x)
+        torch.testing.assert_close(code.mean(0), torch.zeros_like(code[0]), atol=1e-4, rtol=0)
+        variance = code.var(0, correction=0)
+        torch.testing.assert_close(variance, torch.ones_like(variance), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("cls", [ConvAutoencoder, MLPAutoencoder])
+def test_colours_are_errors_of_an_autoencoder_without(cls):
+    network = cls((1, 28, 28), 4).eval()
+    grey = torch.rand(1, 1, 28, 28)
+    colour = grey.repeat(1, 3, 1, 1)
+    colour[:, 0] += 0.2
+    colour[:, 1] -= 0.2
+    errors = [reconstruction_errors(x, network(x)[1])[0, 0] for x in (grey, colour)]
+    torch.testing.assert_close(network(grey)[0], network(colour)[0])
+    torch.testing.assert_close(errors[1] - errors[0], torch.tensor(0.08 / 3))
+
+
+def test_linear_autoencoder_is_scikit_learns_pca():
+    rows = np.random.default_rng(0).normal(size=(40, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5]) + 3
+    pca = PCA(3, whiten=True, svd_solver="full").fit(rows)
+    network = LinearAutoencoder.of(torch.from_numpy(rows), 3)
+    code, back = network(torch.from_numpy(rows))
+    np.testing.assert_allclose(code, pca.transform(rows), atol=1e-9)
+    np.testing.assert_allclose(back, pca.inverse_transform(pca.transform(rows)), atol=1e-9)
+
+
+def test_errors_are_their_definitions():
+    x, back = torch.rand(4, 2, 3, generator=seed()), torch.rand(4, 2, 3, generator=seed(1))
+    for one, two, found in zip(x, back, reconstruction_errors(x, back), strict=True):
+        one, two = one.flatten().double().numpy(), two.flatten().double().numpy()
+        cosine = one @ two / np.sqrt((one @ one) * (two @ two))
+        np.testing.assert_allclose(found, [np.mean((one - two) ** 2), 1 - cosine], rtol=1e-5)

@@ -17,7 +17,7 @@ from sklearn.utils.validation import validate_data
 from torch import nn
 from worlds import scratched, stripes
 
-from anomalib_lite import DeepFeatures, PatchCore
+from anomalib_lite import CANCE, DeepFeatures, NCEDensity, PatchCore
 
 # -- its own checks, on tables made into images ---------------------------------------------------
 
@@ -58,8 +58,13 @@ CHECKED = [
     *(
         on_tables(cls)(**small(cls, image_size=32, false_alarm_rate=0.1).get_params())
         for cls in PUBLIC
+        if cls is not CANCE
     ),
     on_tables(DeepFeatures)(image_size=32, random_state=0),
+    # these take tables as they are
+    CANCE(epochs=5, decoder_epochs=2, nce_epochs=2, false_alarm_rate=0.1, random_state=0),
+    CANCE("pca", nce_epochs=2, false_alarm_rate=0.1, random_state=0),
+    NCEDensity(epochs=2, random_state=0),
 ]
 
 
@@ -178,7 +183,7 @@ def test_feature_tags_are_right():
         tags = get_tags(small(cls))
         assert tags.estimator_type == "outlier_detector"
         assert tags.input_tags.three_d_array
-        assert not tags.input_tags.two_d_array
+        assert tags.input_tags.two_d_array == (cls is CANCE)
         assert not tags.input_tags.sparse
         assert not tags.input_tags.allow_nan
         assert not tags.target_tags.required

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+from scipy import stats
 
 
 def stripes(n, size=64, *, seed=0):
@@ -46,3 +47,26 @@ def parts(n, size=32, *, order=(0, 1, 2, 3), seed=0):
             place = image[row - reach : row + reach + 1, column - reach : column + reach + 1]
             place[shapes[shape]] = 200
     return (images + rng.normal(0, 5, images.shape)).clip(0, 255).astype(np.uint8)
+
+
+class Mixture:
+    """A mixture of Gaussians of known density; ``parts`` are (share, mean, covariance)."""
+
+    def __init__(self, parts):
+        self.shares, means, covariances = zip(*parts, strict=True)
+        self.parts = [
+            stats.multivariate_normal(mean, covariance)
+            for mean, covariance in zip(means, covariances, strict=True)
+        ]
+
+    def draw(self, n, seed):
+        """(n, d)"""
+        rng = np.random.default_rng(seed)
+        counts = rng.multinomial(n, self.shares)
+        drawn = [part.rvs(k, random_state=rng) for part, k in zip(self.parts, counts, strict=True)]
+        return rng.permutation(np.concatenate(drawn))
+
+    def log_density(self, rows):
+        """(n,)"""
+        each = zip(self.shares, self.parts, strict=True)
+        return np.log(sum(share * part.pdf(rows) for share, part in each))

@@ -1,0 +1,287 @@
+"""CANCE and its ablations: densities that are known, digits, corruptions, solar cells, tables.
+
+    pip install ".[benchmark]"
+    python examples/benchmarks/cance.py densities
+    python examples/benchmarks/cance.py mnist --features pca --seeds 0 1 2
+    python examples/benchmarks/cance.py corruptions --features mlp --seeds 0 1 2
+    python examples/benchmarks/cance.py nine --features pca
+    python examples/benchmarks/cance.py elpv --seeds 0 1 2
+    python examples/benchmarks/cance.py tables --seeds 0 1 2
+
+One autoencoder a line; every score is read from its composites: ``e`` and ``c``, the errors alone;
+``h = 0``, the Mahalanobis distance of the composite; LatNCE, CNCE and CANCE, densities of the code,
+of the composite, and of the composite with lowered errors. ``mnist``: one digit against the rest,
+400 to fit on. ``corruptions``: 400 of each digit are normal, against corruptions of others of the
+same digits; ``nine``: nine digits against the tenth. ``elpv``: pretrained features, pooled and by
+patches, beside classic classifiers on the same. ``tables``: beside scikit-learn's detectors.
+"""
+
+import argparse
+import time
+
+import numpy as np
+from compare_methods import mnist
+from scipy import stats
+from sklearn.covariance import LedoitWolf
+from sklearn.datasets import load_breast_cancer, load_wine, make_moons
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
+
+from anomalib_lite import CANCE, DeepFeatures, GaussianDensity, NCEDensity
+from anomalib_lite.datasets import CORRUPTIONS, corrupted, load_elpv
+from anomalib_lite.heads import head_scores
+from anomalib_lite.metrics import f1_max, image_auroc
+
+ON_DIGITS = {
+    "autoencoder": {"validation_share": 0.0},
+    "mlp": {"validation_share": 0.0},
+    "pca": {"latent_dim": 32},
+}
+WAYS = ("e", "c", "h = 0", "LatNCE", "CNCE", "CANCE")
+
+
+PIXELS = ("pixels, PCA error", "pixels, PCA + KDE", "pixels, OC-SVM")
+
+
+def row(*cells):
+    shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
+    print(f"| {' | '.join(shown)} |", flush=True)
+
+
+def head(*names):
+    row(*names)
+    row(*["---"] * len(names))
+
+
+def all_scores(detector, X, seed):
+    """Anomaly scores of ``X`` in all ways, by one autoencoder."""
+    learned, rows = detector.composites_, detector.transform(X)
+    kinds = {
+        "h = 0": NCEDensity(epochs=0), "LatNCE": NCEDensity(random_state=seed),
+        "CNCE": NCEDensity(random_state=seed),
+    }  # fmt: skip
+    scores = {"e": rows[:, -2], "c": rows[:, -1], "CANCE": detector.anomaly_score(X)}
+    for name, density in kinds.items():
+        part = slice(None, -2) if name == "LatNCE" else slice(None)
+        scores[name] = -density.fit(learned[:, part]).score_samples(rows[:, part])
+    return scores
+
+
+def pixels(train, test):
+    """Anomaly scores by classic ways on raw pixels."""
+    train, test = (x.reshape(len(x), -1) / 255 for x in (train, test))
+    pca = PCA(32, random_state=0).fit(train)
+    error = np.square(test - pca.inverse_transform(pca.transform(test))).sum(1)
+    kde = KernelDensity(bandwidth=1.0).fit(pca.transform(train))
+    svm = OneClassSVM(gamma="scale").fit(train[:2000])
+    densities = -kde.score_samples(pca.transform(test)), -svm.score_samples(test)
+    return dict(zip(PIXELS, (error, *densities), strict=True))
+
+
+# -- known densities ------------------------------------------------------------------------------
+
+CENTRES = {
+    "two clusters": [(-2, 0), (2, 1)],
+    "three clusters": [(-3, -1), (3, -1), (0, 3)],
+    "a ring of four": [(3, 0), (0, 3), (-3, 0), (0, -3)],
+}
+SPREAD = stats.multivariate_normal([0, 0], [[0.8, 0.2], [0.2, 0.7]])
+
+
+def densities(seeds):
+    head("mixture", "noise", "correlation", "slope", "mean difference, nats")
+    for name, centres in CENTRES.items():
+        centres = np.array(centres)
+        for refine in (False, True):
+            found = []
+            for seed in seeds:
+                rng = np.random.default_rng(seed)
+                fit, test = (
+                    centres[rng.integers(len(centres), size=n)] + SPREAD.rvs(n, random_state=rng)
+                    for n in (2000, 5000)
+                )
+                truth = -np.log(np.mean([SPREAD.pdf(test - c) for c in centres], axis=0))
+                density = NCEDensity(refine_noise=refine, random_state=seed).fit(fit)
+                ours = -density.score_samples(test)
+                slope = np.polyfit(truth, ours, 1)[0]
+                found.append((np.corrcoef(truth, ours)[0, 1], slope, np.mean(ours - truth)))
+            row(name, "refined" if refine else "as it is", *map(float, np.mean(found, axis=0)))
+
+
+# -- digits ---------------------------------------------------------------------------------------
+
+
+def on_digits(features, seed):
+    return CANCE(features, image_size=28, random_state=seed, **ON_DIGITS[features])
+
+
+def on_mnist(seeds, features, digits):
+    names = [*WAYS, *PIXELS]
+    head("digit", *names, "fit, s")
+    found = []
+    for digit in digits:
+        data = mnist(digit)
+        is_other = data.test_labels == -1
+        cells = []
+        for seed in seeds:
+            start = time.perf_counter()
+            detector = on_digits(features, seed).fit(data.train)
+            seconds = time.perf_counter() - start
+            scores = all_scores(detector, data.test, seed) | pixels(data.train, data.test)
+            cells.append([*(image_auroc(is_other, scores[name]) for name in names), seconds])
+        found.append(np.mean(cells, axis=0))
+        row(digit, *map(float, found[-1]))
+    row("mean", *map(float, np.mean(found, axis=0)))
+
+
+def on_corruptions(seeds, features):
+    parts = [mnist(digit) for digit in range(10)]
+    train = np.stack([data.train for data in parts])  # (10, 400, 28, 28)
+    held_out = np.stack([data.test[data.test_labels == 1] for data in parts])  # (10, 100, 28, 28)
+    names = [*WAYS, *PIXELS]
+    head("normal", "anomalous", *names)
+    found = {kind: [] for kind in CORRUPTIONS}
+    for seed in seeds:
+        learned = np.concatenate(train)
+        detector = on_digits(features, seed).fit(learned)
+        good = np.concatenate(held_out)
+        tests = {kind: corrupted(good, kind, random_state=0) for kind in CORRUPTIONS}
+        everything = np.concatenate([good, *tests.values()])
+        scores = all_scores(detector, everything, seed) | pixels(learned, everything)
+        for i, kind in enumerate(CORRUPTIONS):
+            part = np.r_[: len(good), (i + 1) * len(good) : (i + 2) * len(good)]
+            truth = part >= len(good)
+            found[kind].append([image_auroc(truth, scores[name][part]) for name in names])
+    for kind, cells in found.items():
+        row("ten digits", kind, *map(float, np.mean(cells, axis=0)))
+    row("ten digits", "mean", *map(float, np.mean(list(found.values()), axis=(0, 1))))
+
+
+def nine_against_one(seeds, features):
+    parts = [mnist(digit) for digit in range(10)]
+    names = [*WAYS, *PIXELS]
+    head("normal", "anomalous", *names)
+    found = []
+    for digit in range(10):
+        others = [data for i, data in enumerate(parts) if i != digit]
+        learned = np.concatenate([data.train for data in others])
+        good = np.concatenate([data.test[data.test_labels == 1] for data in others])
+        odd = np.concatenate([parts[digit].train, parts[digit].test[:100]])
+        test, truth = np.concatenate([good, odd]), np.repeat([False, True], [900, 500])
+        cells = []
+        for seed in seeds:
+            detector = on_digits(features, seed).fit(learned)
+            scores = all_scores(detector, test, seed) | pixels(learned, test)
+            cells.append([image_auroc(truth, scores[name]) for name in names])
+        found.append(np.mean(cells, axis=0))
+        row("nine digits", digit, *map(float, found[-1]))
+    row("nine digits", "mean", *map(float, np.mean(found, axis=0)))
+
+
+# -- ELPV -----------------------------------------------------------------------------------------
+
+
+def on_elpv(seeds):
+    data = load_elpv()
+    truth = data.test_labels == -1
+    features = DeepFeatures(layers=(8, 16, 32)).fit(data.train)
+    train, test = features.transform(data.train), features.transform(data.test)
+    head("pretrained features of ELPV", "image AUROC by seed", "mean")
+    classic = {
+        "5-NN": NearestNeighbors(n_neighbors=5), "Gaussian": GaussianDensity(),
+        "OC-SVM": make_pipeline(StandardScaler(), OneClassSVM()),
+    }  # fmt: skip
+    for name, classifier in classic.items():
+        row(name, "", float(image_auroc(truth, head_scores(classifier.fit(train), test))))
+    found = {}
+    for seed in seeds:
+        detector = CANCE(features="efficientnet_lite0", random_state=seed).fit(data.train)
+        for name, scores in all_scores(detector, data.test, seed).items():
+            found.setdefault(f"pooled, {name}", []).append(image_auroc(truth, scores))
+        detector.set_params(patch_level=True).fit(data.train)
+        scores = detector.anomaly_score(data.test)
+        found.setdefault("patches, CANCE", []).append(image_auroc(truth, scores))
+    for name, cells in found.items():
+        row(name, ", ".join(f"{cell:.3f}" for cell in cells), float(np.mean(cells)))
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def tables():
+    """(normal rows, anomalous rows) by name."""
+    cancer, cancer_labels = load_breast_cancer(return_X_y=True)
+    wine, wine_labels = load_wine(return_X_y=True)
+    rng = np.random.default_rng(0)
+    moons, _ = make_moons(800, noise=0.08, random_state=0)
+    t = rng.uniform(-2, 2, (800, 1))
+    curve = np.hstack([t, t**2, np.sin(2 * t), -t, t**3]) + rng.normal(0, 0.1, (800, 5))
+    clusters = rng.normal(size=(3, 12))[rng.integers(3, size=800)] * 3 + rng.normal(size=(800, 12))
+
+    def around(rows, n=200):
+        low, high = rows.min(0), rows.max(0)
+        return rng.uniform(low - 0.1 * (high - low), high + 0.1 * (high - low), (n, rows.shape[1]))
+
+    return {
+        "breast cancer": (cancer[cancer_labels == 1], cancer[cancer_labels == 0]),
+        "wine": (wine[wine_labels != 2], wine[wine_labels == 2]),
+        "moons": (moons, around(moons)),
+        "curve in 5-d": (curve, rng.permuted(curve[:200], axis=0)),
+        "3 clusters in 12-d": (clusters, rng.normal(clusters.mean(0), clusters.std(0), (200, 12))),
+    }
+
+
+def on_tables(seeds):
+    names = [*WAYS, "IsolationForest", "OneClassSVM", "LOF", "Gaussian"]
+    head("table", "metric", *names)
+    for table, (normal, odd) in tables().items():
+        auroc, f1 = [], []
+        for seed in seeds:
+            order = np.random.default_rng(seed).permutation(len(normal))
+            n_fit = len(normal) * 7 // 10
+            train = normal[order[:n_fit]]
+            test = np.concatenate([normal[order[n_fit:]], odd])
+            truth = np.arange(len(test)) >= len(normal) - n_fit
+            detector = CANCE(random_state=seed).fit(train)
+            scores = all_scores(detector, test, seed)
+            classic = {
+                "IsolationForest": IsolationForest(random_state=seed), "OneClassSVM": OneClassSVM(),
+                "LOF": LocalOutlierFactor(novelty=True), "Gaussian": LedoitWolf(),
+            }  # fmt: skip
+            scaler = StandardScaler().fit(train)
+            for name, other in classic.items():
+                other.fit(scaler.transform(train))
+                known = hasattr(other, "score_samples")
+                measure = other.score_samples if known else lambda x, o=other: -o.mahalanobis(x)
+                scores[name] = -measure(scaler.transform(test))
+            auroc.append([image_auroc(truth, scores[name]) for name in names])
+            f1.append([f1_max(truth, scores[name]).f1 for name in names])
+        row(table, "AUROC", *map(float, np.mean(auroc, axis=0)))
+        row(table, "F1", *map(float, np.mean(f1, axis=0)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    what = {
+        "densities": densities, "mnist": on_mnist, "corruptions": on_corruptions,
+        "nine": nine_against_one, "elpv": on_elpv, "tables": on_tables,
+    }  # fmt: skip
+    parser.add_argument("what", choices=what)
+    parser.add_argument("--features", choices=ON_DIGITS, default="mlp")
+    parser.add_argument("--digits", nargs="+", type=int, default=list(range(10)))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    chosen = parser.parse_args()
+    arguments = [chosen.seeds]
+    if chosen.what in ("mnist", "corruptions", "nine"):
+        arguments.append(chosen.features)
+    if chosen.what == "mnist":
+        arguments.append(chosen.digits)
+    what[chosen.what](*arguments)
+
+
+if __name__ == "__main__":
+    main()
