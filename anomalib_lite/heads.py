@@ -75,7 +75,7 @@ def head_scores(head, rows):
 
 
 def folds(n, seed, n_folds=_N_FOLDS):
-    """(those to fit on, those held out) of n rows, ``n_folds`` times, or n times where n is less."""
+    """(those to fit on, those held out) of n rows, ``n_folds`` times; of fewer rows, n times."""
     return KFold(min(n_folds, n), shuffle=True, random_state=seed).split(np.empty(n))
 
 

@@ -21,7 +21,7 @@ _N_WATCHED = 4096  # samples of noise by which the model's total mass is judged
 
 
 class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
-    r"""A density by noise contrastive estimation, with a Gaussian that learns to fit around the data.
+    r"""A density by noise contrastive estimation, from a Gaussian that learns to fit the data.
 
     The noise :math:`p_n` is a Gaussian with mean :math:`\mu` and covariance :math:`S` of the data,
     refined: :math:`f = \mu + S^{1/2} A \epsilon`, :math:`A` diagonal with entries

@@ -305,7 +305,8 @@ def reconstruction_errors(x, back):
 
     Examples
     --------
-    >>> reconstruction_errors(torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])).round(decimals=2)
+    >>> x, back = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
+    >>> reconstruction_errors(x, back).round(decimals=2)
     tensor([[1.0000, 0.0400]])
     """
     x, back = torch.broadcast_tensors(x, back)

@@ -12,8 +12,10 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from anomalib_lite.datasets import (
+    CORRUPTIONS,
     DEFECTS,
     TEXTURES,
+    corrupted,
     load_elpv,
     load_mvtec,
     mvtec_categories,
@@ -342,3 +344,44 @@ def test_defects_on_photographs_do_not_stand_out_by_local_contrast(texture):
     heat = np.stack([ndimage.gaussian_filter(np.abs(x), 4) for x in heat])
     auroc = roc_auc_score(data.test_masks.ravel(), heat.ravel())
     assert max(auroc, 1 - auroc) < 0.8
+
+
+# --- corrupted images --------------------------------------------------------------------------
+
+
+def digits(n=6):
+    """Bright strokes on black, (n, 28, 28) uint8."""
+    images = np.zeros((n, 28, 28), np.uint8)
+    for i, image in enumerate(images):
+        image[4:24, 10 + i % 3 : 13 + i % 3] = 230
+        image[4:7, 10:22] = 230
+    return images
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_every_corruption_changes_every_image_and_comes_from_one_seed(kind):
+    images = digits()
+    before = images.copy()
+    spoilt = corrupted(images, kind, random_state=0)
+    np.testing.assert_array_equal(images, before)
+    assert spoilt.shape == images.shape
+    assert spoilt.dtype == np.uint8
+    assert (np.abs(spoilt.astype(int) - images).mean((1, 2)) > 3).all()
+    np.testing.assert_array_equal(spoilt, corrupted(images, kind, random_state=0))
+    if kind not in ("blur", "inversion"):
+        assert not np.array_equal(spoilt, corrupted(images, kind, random_state=1))
+
+
+def test_corruptions_are_what_they_are_called():
+    images = digits()
+    np.testing.assert_array_equal(corrupted(images, "inversion"), 255 - images)
+    blurred = corrupted(images, "blur")
+    assert blurred.max() < images.max()
+    np.testing.assert_allclose(blurred.mean(), images.mean(), rtol=0.05)
+    spattered = corrupted(images, "spatter", random_state=0)
+    share = (spattered != images).mean((1, 2))
+    assert ((0.03 < share) & (share <= 0.08)).all()
+    noise = corrupted(np.full((1, 100, 100), 128, np.uint8), "noise", random_state=0)
+    assert 55 < noise.std() < 65
+    with pytest.raises(ValueError, match="fog"):
+        corrupted(images, "fog")

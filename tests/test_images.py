@@ -3,13 +3,14 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from anomalib_lite.images import CheckedImage, ImageStream, NetworkInput, ValueRange
+from anomalib_lite.images import CheckedImage, ImageStream, NetworkInput, ValueRange, is_table
 
 HEIGHT, WIDTH = 12, 15
 
@@ -882,3 +883,35 @@ def test_images_that_cannot_be_written_to_are_read():
 
 def test_a_checked_image_knows_its_size():
     assert CheckedImage(torch.zeros(3, 8, 9), "uint8", "image 0").size == (8, 9)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("X", "expected"),
+    [
+        (np.zeros((5, 3)), True),
+        (np.zeros((5, 3), dtype=object), True),
+        (torch.zeros(5, 3), True),
+        ([[1.0, 2.0], [3.0, 4.0]], True),
+        ([(1, 2), (3, 4)], True),
+        ([np.zeros(3), np.zeros(3)], True),
+        (pd.DataFrame({"a": [1.0], "b": [2.0]}), True),
+        (np.zeros((5, 28, 28)), False),
+        (np.zeros(5), False),
+        (torch.zeros(5, 1, 28, 28), False),
+        ([np.zeros((8, 8)), np.zeros((8, 8))], False),
+        ([Image.new("L", (8, 8))], False),
+        (["a.png", "b.png"], False),
+        ([("a.png", 0), ("b.png", 1)], False),
+        ([(np.zeros((8, 8)), 0)], False),
+        (np.array([["a.png", "b.png"]]), False),
+        ("folder", False),
+        ([], False),
+        (iter([np.zeros(3)]), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_tables_are_told_from_images(X, expected):
+    assert is_table(X) is expected

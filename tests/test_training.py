@@ -315,6 +315,24 @@ def test_the_held_out_loss_is_the_mean_of_its_samples():
     assert history[0]["held_out"] == pytest.approx(mean.item(), rel=1e-5)
 
 
+def test_the_first_weights_come_back_where_training_makes_held_out_samples_worse():
+    network = layer()
+
+    def loss(index, _generator):
+        return network.bias.square().mean() if network.training else -network.bias.square().mean()
+
+    start = values(network)
+    run(Objective(loss, network.parameters()), network, held_out=torch.arange(4))
+    assert same(values(network), start)
+
+
+def test_what_is_watched_may_be_another_thing_than_the_loss():
+    network = layer()
+    objective = regression(network, watched=lambda index, _generator: torch.tensor(7.0))
+    history = run(objective, network, held_out=torch.arange(4))
+    assert [entry["held_out"] for entry in history] == [7.0] * 3
+
+
 def test_buffers_come_back_with_the_weights():
     network = nn.Sequential(layer(), nn.BatchNorm1d(1))
     after_first = []

@@ -1,4 +1,4 @@
-"""CANCE: the density of a composite feature, code and reconstruction errors, of images or tables."""
+"""CANCE: a density of composite features, codes and reconstruction errors, of images or tables."""
 
 import numpy as np
 import torch
@@ -278,8 +278,8 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
             raise ValueError("n_folds: one fold leaves nothing to train on. Expected 2 or more.")
         if self.patch_level and not self._uses_backbone:
             raise ValueError(
-                f"patch_level: {self.features!r} sees whole images. Name a backbone as features, such "
-                "as 'efficientnet_lite0'."
+                f"patch_level: {self.features!r} sees whole images. Name a backbone as features, "
+                "such as 'efficientnet_lite0'."
             )
 
     @property
