@@ -241,6 +241,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             held_out=held_out if len(held_out) else None,
+            or_first=True,
             verbose=self.verbose,
         )
         if self.refine_noise:

@@ -78,6 +78,7 @@ def train(
     schedule="cosine",
     clip_norm=None,
     held_out=None,
+    or_first=False,
     patience=None,
     frozen=(),
     on_interrupt="raise",
@@ -113,8 +114,9 @@ def train(
         Largest norm of an objective's gradient; larger ones are scaled down to it.
     held_out : torch.Tensor or None, default=None
         Index of samples that are not trained on. Their loss, of the same random draws each time, is
-        taken at the start and after each epoch, in eval mode; at the end the weights with the
-        lowest come back.
+        taken after each epoch, in eval mode; at the end the weights with the lowest come back.
+    or_first : bool, default=False
+        Those may be the first weights, too.
     patience : int or None, default=None
         Stop after so many epochs without a lower held-out loss.
     frozen : iterable of nn.Module, default=()
@@ -166,7 +168,7 @@ def train(
     bar = progress(total=n_steps, desc="train", verbose=verbose)
     try:
         with bar, torch.enable_grad(), seeded(generator, device):
-            if watched is not None:
+            if or_first and watched is not None:
                 best.see({"epoch": 0, "held_out": watched.loss(modules)})
             while n_done < n_steps:
                 modules.train()
