@@ -262,6 +262,12 @@ def test_half_the_columns_make_the_code_of_a_table():
     assert small(latent_dim=None).fit(curve(30)).transform(curve(2)).shape == (2, 4)
 
 
+def test_principal_components_leave_room_for_errors():
+    detector = CANCE("pca", nce_epochs=0, n_folds=2).fit(np.random.default_rng(0).random((20, 40)))
+    assert detector.autoencoder_.latent_dim == 10
+    assert (detector.composites_[:, -2:] > 1e-3).all()
+
+
 def test_without_nce_the_score_is_a_mahalanobis_distance():
     rows = curve(400)
     detector = small(nce_epochs=0).fit(rows)
