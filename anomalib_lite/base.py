@@ -37,6 +37,18 @@ class Inspection(NamedTuple):
     paths: list
 
 
+@contextmanager
+def all_or_nothing(estimator):
+    """Whatever goes wrong inside, an interrupt too, leaves the estimator as it was."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
 class ImageEstimator(SaveMixin, BaseEstimator):
     """Images in, through one door; fitting is all or nothing.
 
@@ -71,7 +83,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
             If a parameter or an image is not what it should be. A fit that fails leaves the
             estimator as it was before.
         """
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             self._start()
             self._fit_images(X)
         return self
@@ -89,17 +101,6 @@ class ImageEstimator(SaveMixin, BaseEstimator):
     def _check_all_params(self):
         check_count("batch_size", self.batch_size)
         self._check_params()
-
-    @contextmanager
-    def _all_or_nothing(self):
-        """Whatever goes wrong inside, an interrupt too, leaves the estimator as it was."""
-        before = dict(vars(self))
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     def _open(self, X):
         if isinstance(X, ImageStream):
@@ -310,7 +311,7 @@ class PartialFitMixin:
         ValueError
             If an image is not what it should be; the estimator is then as it was before.
         """
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             if hasattr(self, "offset_"):
                 self._check_all_params()
             else:

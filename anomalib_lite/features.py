@@ -6,7 +6,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from .backbones import DTYPES, ENGINES, Backbone
-from .base import ImageEstimator, check_choice, check_finite, check_odd
+from .base import ImageEstimator, all_or_nothing, check_choice, check_finite, check_odd
 from .patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 
 
@@ -109,7 +109,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
 
     def fit_transform(self, X, y=None):
         """``fit(X).transform(X)`` in one pass over the images."""
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             self._start()
             return self._collect(self._learning_batches(self._open(X)))
 

@@ -9,7 +9,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.nn import functional as F
 
-from .base import check_count, check_number, check_share
+from .base import all_or_nothing, check_count, check_number, check_share
 from .density import GaussianStatistics
 from .losses import nce_loss
 from .networks import LogOdds
@@ -79,7 +79,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         Below which errors are low.
     history_ : list of dict
         Losses by epoch; see :func:`~anomalib_lite.training.train`. ``"held_out"`` is the negative
-        log-density of held-out rows, in nats; empty where the Gaussian was kept.
+        log-density of held-out rows, in nats.
     n_features_in_ : int
 
     References
@@ -149,13 +149,8 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
             If a parameter makes no sense, if ``X`` is not a table of finite numbers with two rows
             at least, or if its rows are all the same.
         """
-        before = dict(vars(self))
-        try:
+        with all_or_nothing(self):
             self._fit(X)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
         return self
 
     def _fit(self, X):
@@ -198,7 +193,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         samples, held_out = split_off(len(rows), self.validation_share, generator)
         if not (self.epochs and len(samples)):
             return []
-        noise = _Noise(len(self.mean_)).to(rows)
+        noise = _Noise(len(self.mean_), -5.0 if self.refine_noise else -50.0).to(rows)
 
         def contrast(index, generator):
             """Log-odds of data and noise, and the data's log-density under the noise."""
@@ -220,17 +215,13 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
             mass = self.network_(noise.sample(_N_WATCHED, generator)).logsumexp(0)
             return mass - math.log(_N_WATCHED) - (data + log_noise).mean()
 
+        rate = self.noise_learning_rate
         objectives = [
             Objective(loss, self.network_.parameters(), watched=negative_log_density),
+            Objective(ascent, noise.parameters(), "noise", learning_rate=rate),
         ]
-        if self.refine_noise:
-            objectives.append(
-                Objective(
-                    ascent, noise.parameters(), "noise", learning_rate=self.noise_learning_rate
-                )
-            )
         history = train(
-            objectives,
+            objectives if self.refine_noise else objectives[:1],
             torch.nn.ModuleList([self.network_, noise]),
             samples,
             device=rows.device,
@@ -244,8 +235,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
             or_first=True,
             verbose=self.verbose,
         )
-        if self.refine_noise:
-            self.scale_ = noise.scale.detach()
+        self.scale_ = noise.scale.detach()
         return history
 
     def _lowered(self, rows, noise, generator):
@@ -280,12 +270,8 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return (
-            self.log_density(torch.from_numpy(np.array(X, order="C")))
-            .cpu()
-            .numpy()
-            .astype(np.float64)
-        )
+        scores = self.log_density(torch.from_numpy(np.array(X, order="C")))
+        return scores.cpu().numpy().astype(np.float64)
 
     def log_density(self, rows):
         """:meth:`score_samples` (n,) of a tensor (n, n_features), as a tensor, differentiable."""
@@ -301,9 +287,9 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
 class _Noise(torch.nn.Module):
     """Centred Gaussian noise in whitened coordinates, never narrower than 1."""
 
-    def __init__(self, n_features):
+    def __init__(self, n_features, start):
         super().__init__()
-        self.growth = torch.nn.Parameter(torch.full((n_features,), -5.0, device="cpu"))
+        self.growth = torch.nn.Parameter(torch.full((n_features,), start, device="cpu"))
 
     @property
     def scale(self):

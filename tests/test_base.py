@@ -8,6 +8,7 @@ from worlds import stripes
 from anomalib_lite import PatchCore
 from anomalib_lite.base import (
     BaseDetector,
+    all_or_nothing,
     check_choice,
     check_count,
     check_finite,
@@ -93,7 +94,7 @@ def test_images_pass_alone_on_a_cpu_and_together_elsewhere(device, sizes):
 def test_later_images_widen_the_range_but_a_failure_does_not():
     detector = Brightness().fit(flat(0.01, 0.02))
     before = detector.value_range_
-    with pytest.raises(ValueError, match="image 1"), detector._all_or_nothing():
+    with pytest.raises(ValueError, match="image 1"), all_or_nothing(detector):
         list(detector._learning_batches(ImageStream(flat(0.03, np.nan))))
     assert detector.value_range_ is before
     assert before.highest == pytest.approx(0.02)

@@ -88,7 +88,7 @@ def test_same_seed_same_scores_and_no_global_generator():
 
 
 def test_noise_has_the_covariance_it_says():
-    noise = _Noise(3).double()
+    noise = _Noise(3, 0.0).double()
     with torch.no_grad():
         noise.growth.copy_(torch.tensor([-9.0, 0.0, 2.0]))
     drawn = noise.sample(200_000, torch.Generator().manual_seed(0)).detach().numpy()
@@ -148,7 +148,7 @@ def test_lowered_errors_are_at_least_as_dense_as_noise(column):
     mode = float(density.modes_[column - 2])
     assert 0 < mode < mean
     for growth in (0.0, 1.0, 3.0):
-        noise = _Noise(4).double()
+        noise = _Noise(4, 0.0).double()
         with torch.no_grad():
             noise.growth.fill_(growth)
         covariance = density.root_ @ torch.diag(noise.scale.detach() ** 2) @ density.root_.T

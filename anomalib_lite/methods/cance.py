@@ -10,6 +10,7 @@ from ..backbones import Backbone
 from ..base import (
     BaseDetector,
     Inspection,
+    all_or_nothing,
     check_choice,
     check_count,
     check_enough,
@@ -313,7 +314,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
             If a parameter, an image or the table is not what it should be. A fit that fails leaves
             the estimator as it was before.
         """
-        with self._all_or_nothing():
+        with all_or_nothing(self):
             self._start()
             if is_table(X):
                 self._fit_table(X)
