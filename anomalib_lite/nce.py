@@ -51,7 +51,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         log-normal with the column's mean and variance. On that interval the density of each such
         column cannot fall below the noise's.
     batch_size : int, default=128
-    learning_rate : float, default=0.003
+    learning_rate : float, default=0.001
         Of the network, by AdamW, cosine schedule.
     noise_learning_rate : float, default=0.01
         Of :math:`a`, which climbs on what the network descends.
@@ -107,7 +107,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         refine_noise=True,
         n_lowered=0,
         batch_size=128,
-        learning_rate=3e-3,
+        learning_rate=1e-3,
         noise_learning_rate=1e-2,
         weight_decay=1e-2,
         validation_share=0.1,

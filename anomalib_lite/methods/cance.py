@@ -60,7 +60,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         Teach the density that lower errors are no anomalies (``n_lowered`` of NCEDensity).
     latent_dim : int or None, default=None
         Size of the code; as far as the data allow. None: 16, or half the columns of a table if
-        these are fewer than 32; or 64 principal components, or half as many as there are inputs,
+        these are fewer than 32; or 128 principal components, or half as many as there are inputs,
         for whose errors there has to be room.
     widths : tuple of int, default=(16, 32, 64)
         Channels of the autoencoder's convolutions, each of which halves the sides.
@@ -491,7 +491,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         """As it is asked for, or fits the inputs (n, ...)."""
         n, n_values = len(x), x[0].numel()
         if not self._trains:
-            return min(self.latent_dim or min(64, n // 2), n_values, n - 1)
+            return min(self.latent_dim or min(128, n // 2), n_values, n - 1)
         return self.latent_dim or (16 if x.ndim == 4 else min(16, -(-n_values // 2)))
 
     def _fit_density(self, rows, seed):
