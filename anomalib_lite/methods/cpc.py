@@ -57,12 +57,11 @@ class CPC(BaseDetector):
 
     Parameters
     ----------
-    encoder : {"resnet18", "resnet50", "densenet"}, or a backbone: str or nn.Module, \
-default="resnet18"
+    encoder : {"resnet18", "resnet50", "densenet"} or backbone, default="resnet18"
         The three are trained from random weights: pre-activation residual networks up to their
         third stage, see :class:`~anomalib_lite.networks.ResidualEncoder`, and one dense block, see
-        :class:`~anomalib_lite.networks.DenseEncoder`. A backbone, such as
-        ``"efficientnet_lite0"``, stays as it is: its pooled features of patches are whitened, and
+        :class:`~anomalib_lite.networks.DenseEncoder`. A backbone, a name such as
+        ``"efficientnet_lite0"`` or an nn.Module, stays as it is: its pooled features of patches are whitened, and
         predictions alone are trained. timm's own ResNets have a tag, as ``"resnet18.a1_in1k"``.
     directions : int, str or sequence of {"down", "up", "right", "left"}, default=4
         Where predictions go; an int takes the first so many of these.
@@ -75,13 +74,16 @@ default="resnet18"
     embedding_dim : int or None, default=None
         Size of the vectors. None: 1024, or 128 whitened components of a backbone's features, as far
         as the data allow.
-    patch_size, patch_stride : int, default=64, 32
-        Side of the patches and their distance, in pixels of the network's input.
-    crop_size, crop_stride : int or None, default=None
+    patch_size : int, default=64
+        Side of the patches, in pixels of the network's input.
+    patch_stride : int, default=32
+        Their distance: the resolution of maps.
+    crop_size : int or None, default=None
         Predict within overlapping crops, each with a grid of its own, in place of the whole image:
-        the published scheme is ``image_size=768, crop_size=256, crop_stride=128``, 25 crops of 7x7
-        patches. Patches that crops have in common are encoded once in scoring. None for the stride
-        is half the size.
+        the published scheme is ``image_size=768, crop_size=256``, 25 crops of 7x7 patches. Patches
+        that crops have in common are encoded once in scoring.
+    crop_stride : int or None, default=None
+        Distance of crops; None is half their size.
     steps : int, default=5
         How many rows ahead; as far as the grid goes.
     n_negatives : int, default=16
