@@ -61,8 +61,9 @@ class CPC(BaseDetector):
         The three are trained from random weights: pre-activation residual networks up to their
         third stage, see :class:`~anomalib_lite.networks.ResidualEncoder`, and one dense block, see
         :class:`~anomalib_lite.networks.DenseEncoder`. A backbone, a name such as
-        ``"efficientnet_lite0"`` or an nn.Module, stays as it is: its pooled features of patches are whitened, and
-        predictions alone are trained. timm's own ResNets have a tag, as ``"resnet18.a1_in1k"``.
+        ``"efficientnet_lite0"`` or an nn.Module, stays as it is: its pooled features of patches are
+        whitened, and predictions alone are trained. timm's own ResNets need a tag, as
+        ``"resnet18.a1_in1k"``.
     directions : int, str or sequence of {"down", "up", "right", "left"}, default=4
         Where predictions go; an int takes the first so many of these.
     share_encoder : bool, default=False
@@ -518,8 +519,8 @@ class CPC(BaseDetector):
 
     @property
     def _n_crops(self):
-        shape, size = self._how_["grid_shape"], self._how_["crop_shape"]
-        rows, columns = ((n - k) // self._how_["crop_step"] + 1 for n, k in zip(shape, size))
+        shapes = zip(self._how_["grid_shape"], self._how_["crop_shape"], strict=True)
+        rows, columns = ((n - k) // self._how_["crop_step"] + 1 for n, k in shapes)
         return rows * columns
 
     def _warn_of_slow_learning(self, n_samples):

@@ -205,7 +205,9 @@ class Halves(nn.Module):
     """Levels of a patch's left and right half, each as one of four."""
 
     def forward(self, patches):
-        pixels = patches[:, 0] * 0.229 + 0.485  # a module is given what ImageNet's normalisation gives
+        pixels = (
+            patches[:, 0] * 0.229 + 0.485
+        )  # a module is given what ImageNet's normalisation gives
         halves = pixels.unflatten(2, (2, -1)).mean((1, 3))  # (P, 2)
         levels = (halves * 4).long().clamp(0, 3)
         return nn.functional.one_hot(levels, 4).float().flatten(1)[..., None, None]
