@@ -90,7 +90,7 @@ def test_oracle_has_teeth():
     rng = np.random.default_rng(0)
     grids, matrices = {"down": rng.normal(size=(3, 2, 4))}, {"down": rng.normal(size=(2, 4, 4))}
     negatives = {"down": rng.normal(size=(5, 4))}
-    score, values = slow_cpc(grids, matrices, negatives, 1.0)
+    score, _ = slow_cpc(grids, matrices, negatives, 1.0)
     assert abs(slow_cpc(grids, matrices, negatives, 1.1)[0] - score) > 1e-3
     assert abs(slow_cpc({"up": grids["down"]}, {"up": matrices["down"]},
                         {"up": negatives["down"]}, 1.0)[0] - score) > 1e-3  # fmt: skip
@@ -205,9 +205,7 @@ class Halves(nn.Module):
     """Levels of a patch's left and right half, each as one of four."""
 
     def forward(self, patches):
-        pixels = (
-            patches[:, 0] * 0.229 + 0.485
-        )  # a module is given what ImageNet's normalisation gives
+        pixels = patches[:, 0] * 0.229 + 0.485  # before ImageNet's normalisation
         halves = pixels.unflatten(2, (2, -1)).mean((1, 3))  # (P, 2)
         levels = (halves * 4).long().clamp(0, 3)
         return nn.functional.one_hot(levels, 4).float().flatten(1)[..., None, None]
