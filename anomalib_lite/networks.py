@@ -345,7 +345,7 @@ class PatchEncoder(StoredNetwork):
 class ResidualEncoder(PatchEncoder):
     """A pre-activation residual network (v2) up to its third stage, mean-pooled.
 
-    A 5x5 convolution of stride 2, then stages at strides 2, 4 and 8.
+    A 5x5 convolution of stride 2 and max-pooling, then stages at strides 4, 8 and 16.
 
     Parameters
     ----------
@@ -358,6 +358,8 @@ class ResidualEncoder(PatchEncoder):
     blocks : sequence of int, default=(2, 2, 2)
         Of the stages. ResNet18 has (2, 2, 2); ResNet50 has (3, 4, 6) with bottlenecks.
     bottleneck : bool, default=False
+    pool : bool, default=True
+        False is for small patches: no pooling, strides of 2, 4 and 8.
 
     References
     ----------
@@ -370,12 +372,25 @@ class ResidualEncoder(PatchEncoder):
     """
 
     def __init__(
-        self, n_channels, embedding_dim=1024, width=64, blocks=(2, 2, 2), bottleneck=False
+        self,
+        n_channels,
+        embedding_dim=1024,
+        width=64,
+        blocks=(2, 2, 2),
+        bottleneck=False,
+        pool=True,
     ):
         super().__init__(
-            n_channels, embedding_dim, width=width, blocks=list(blocks), bottleneck=bottleneck
+            n_channels,
+            embedding_dim,
+            width=width,
+            blocks=list(blocks),
+            bottleneck=bottleneck,
+            pool=pool,
         )
         layers = [nn.Conv2d(n_channels, width, 5, 2, padding=2, bias=False)]
+        if pool:
+            layers.append(nn.MaxPool2d(3, 2, padding=1))
         n_in = width
         for stage, n_blocks in enumerate(blocks):
             for block in range(n_blocks):

@@ -207,7 +207,7 @@ def stored():
             ),
             "rows": (MLPAutoencoder((6,), 2, (8, 4)), torch.rand(3, 6)),
             "pixels": (MLPAutoencoder((3, 8, 9), 2, (8,)), torch.rand(3, 3, 8, 9)),
-            "residual": (ResidualEncoder(1, 16, 4), torch.rand(3, 1, 16, 16)),
+            "residual": (ResidualEncoder(1, 16, 4, pool=False), torch.rand(3, 1, 16, 16)),
             "bottleneck": (
                 ResidualEncoder(3, 64, 4, (1, 2, 1), bottleneck=True),
                 torch.rand(3, 3, 24, 16),
@@ -324,7 +324,7 @@ def test_stages_are_as_deep_as_their_names_say():
 
 def test_a_residual_block_without_weights_passes_its_input_on():
     encoder = ResidualEncoder(3, 8, 4)
-    block = encoder.maps[1]
+    block = encoder.maps[2]
     nn.init.zeros_(block.convolutions[-1].weight)
     x = torch.randn(2, 4, 8, 8, generator=seed())
     torch.testing.assert_close(block(x.clone()), x)

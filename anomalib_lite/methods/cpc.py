@@ -37,6 +37,7 @@ _TURNS = {"down": 0, "up": 2, "right": -1, "left": 1}
 DIRECTIONS = tuple(_TURNS)
 _PATCHES_AT_ONCE = 256
 _ROWS_TO_WHITEN = 20000
+_LARGE_PATCH = 32  # pixels, from which on residual encoders begin with pooling
 _LOWEST_CONTRAST = 1e-3  # standard deviation of a constant image, in units of its network input
 _SHORTEST_WAY = 0.01  # that a weight has to be able to go in training
 
@@ -468,7 +469,9 @@ class CPC(BaseDetector):
         return torch.stack(patches)
 
     def _make_encoders(self, generator):
-        make, options = ENCODERS[self.encoder], _OPTIONS.get(self.encoder, {})
+        make, options = ENCODERS[self.encoder], dict(_OPTIONS.get(self.encoder, {}))
+        if make is ResidualEncoder:
+            options["pool"] = self.patch_size >= _LARGE_PATCH
         for _ in self._how_["directions"]:
             with torch.device("cpu"), seeded(generator, self.device_):
                 encoder = make(
