@@ -584,8 +584,9 @@ class CPC(BaseDetector):
                 info_nce_values(
                     predicted.flatten(0, 2),
                     true.flatten(0, 2),
-                    vectors[others],
+                    vectors,
                     temperature=self._how_["temperature"],
+                    chosen=others,
                 )
             )
         return torch.cat(values).mean()

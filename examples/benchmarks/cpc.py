@@ -2,6 +2,7 @@
 
     pip install ".[benchmark]"
     python examples/benchmarks/cpc.py elpv --encoders resnet18 resnet50 densenet --seeds 0 1 2
+    python examples/benchmarks/cpc.py elpv --share --encoders resnet18 --seeds 0
     python examples/benchmarks/cpc.py pretrained --seeds 0 1 2
     python examples/benchmarks/cpc.py directions --seeds 0
     python examples/benchmarks/cpc.py negatives --seeds 0 1 2
@@ -52,12 +53,12 @@ def auroc(detector, data):
     return float(image_auroc(data.test_labels == -1, detector.anomaly_score(data.test)))
 
 
-def on_elpv(data, encoders, seeds):
+def on_elpv(data, encoders, seeds, share):
     row("encoder", "seed", "trained", "untrained", "fit, s")
     row(*["---"] * 5)
     for encoder in encoders:
         for seed in seeds:
-            how = {"encoder": encoder, "random_state": seed}
+            how = {"encoder": encoder, "random_state": seed, "share_encoder": share}
             _, trained, seconds = evaluate(data, **how)
             _, untrained, _ = evaluate(data, epochs=0, **how)
             row(encoder, seed, trained, untrained, f"{seconds:.0f}")
@@ -176,10 +177,11 @@ def main():
     )
     parser.add_argument("--encoders", nargs="+", choices=list(ENCODERS), default=list(ENCODERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--share", action="store_true", help="one encoder for four directions")
     chosen = parser.parse_args()
     data = load_elpv()
     if chosen.what == "elpv":
-        on_elpv(data, chosen.encoders, chosen.seeds)
+        on_elpv(data, chosen.encoders, chosen.seeds, chosen.share)
     elif chosen.what == "throughput":
         throughput(data)
     else:

@@ -168,8 +168,8 @@ def test_training_loss_is_the_mean_over_pairs_in_the_direction(direction, monkey
     layer, seen = nn.Linear(32, 2 * 32, bias=False), []
     nn.init.eye_(layer.weight[:32]), nn.init.eye_(layer.weight[32:])
 
-    def record(queries, keys, negatives, *, temperature):
-        for query, key, others in zip(queries, keys, negatives, strict=True):
+    def record(queries, keys, negatives, *, temperature, chosen):
+        for query, key, others in zip(queries, keys, negatives[chosen], strict=True):
             assert not (others == key).all(1).any()
             seen.append((int(query.argmax()), int(key.argmax())))
         return queries.sum(1)
