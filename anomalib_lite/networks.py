@@ -332,10 +332,6 @@ class PatchEncoder(StoredNetwork):
         self.embedding_dim = embedding_dim
         self.arguments = {"n_channels": n_channels, "embedding_dim": embedding_dim, **others}
 
-    @classmethod
-    def from_state(cls, state):
-        return super().from_state(state).to(memory_format=torch.channels_last)
-
     def _head(self, n_features):
         """To ``embedding_dim``, where the pooled maps are not of that size."""
         if n_features == self.embedding_dim:
@@ -343,8 +339,7 @@ class PatchEncoder(StoredNetwork):
         return nn.Linear(n_features, self.embedding_dim)
 
     def forward(self, patches):
-        patches = patches.contiguous(memory_format=torch.channels_last)
-        return self.head(self.maps(patches).mean((2, 3)))
+        return self.head(self.maps(patches.contiguous()).mean((2, 3)))
 
 
 class ResidualEncoder(PatchEncoder):
@@ -404,7 +399,6 @@ class ResidualEncoder(PatchEncoder):
                 n_in = layers[-1].n_out
         self.maps = nn.Sequential(*layers, *_norm_relu(n_in))
         self.head = self._head(n_in)
-        self.to(memory_format=torch.channels_last)
 
 
 class _PreActivationBlock(nn.Module):
@@ -482,7 +476,6 @@ class DenseEncoder(PatchEncoder):
         last = nn.Conv2d(n_in, 2 * width, 3, padding=1, bias=False)
         self.maps = nn.Sequential(*layers, *_norm_relu(n_in), last, *_norm_relu(2 * width))
         self.head = self._head(2 * width)
-        self.to(memory_format=torch.channels_last)
 
 
 class _DenseLayer(nn.Module):
