@@ -49,7 +49,7 @@ settings = {
     "image_size": 64,
     "patch_size": 16,
     "patch_stride": 16,
-    "width": 8,
+    "width": 16,
     "embedding_dim": 32,
     "steps": 3,
     "share_encoder": True,

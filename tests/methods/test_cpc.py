@@ -194,7 +194,8 @@ def test_tiles_out_of_turn_are_found(encoder):
     normal = tiles(120)
     test = np.concatenate([tiles(40, seed=1), tiles(40, swapped=2, seed=2)])
     is_odd = np.repeat([False, True], 40)
-    how = {"train_batch_size": 16, "steps": 3, "width": 8, "embedding_dim": 32}
+    width = 16 if encoder == "densenet" else 8
+    how = {"train_batch_size": 16, "steps": 3, "width": width, "embedding_dim": 32}
     detector = make(encoder=encoder, epochs=15, **how).fit(normal)
     assert image_auroc(is_odd, detector.anomaly_score(test)) >= 0.95
     untrained = make(encoder=encoder, epochs=0, **how).fit(normal)
