@@ -9,6 +9,7 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "CANCE": "methods.cance",
+    "CPC": "methods.cpc",
     "ConformalDetector": "conformal",
     "ContrastiveDA": "methods.contrastive_da",
     "CutPaste": "methods.cutpaste",
@@ -41,6 +42,7 @@ _ROOMS = {
 
 __all__ = [
     "CANCE",
+    "CPC",
     "SPADE",
     "ConformalDetector",
     "ContrastiveDA",

@@ -59,11 +59,16 @@ def info_nce_loss(queries, keys, *, temperature=0.1, negatives=None, symmetric=F
     return F.cross_entropy(odds, torch.cat([own + len(own), own]))
 
 
-def info_nce_values(queries, keys, negatives, *, temperature):
-    """The loss (B,) of each query against explicit negatives (M, D) or (B, M, D)."""
+def info_nce_values(queries, keys, negatives, *, temperature, chosen=None):
+    """The loss (B,) of each query against explicit negatives (M, D) or (B, M, D).
+
+    ``chosen`` (B, m) says which of the shared ones are a query's own.
+    """
     positive = (queries * keys).sum(-1, keepdim=True)  # (B, 1)
     if negatives.ndim == 2:
         negative = queries @ negatives.T  # (B, M)
+        if chosen is not None:
+            negative = negative.gather(1, chosen)
     else:
         negative = torch.einsum("bd,bmd->bm", queries, negatives)
     odds = torch.cat([positive, negative], dim=1) / temperature

@@ -40,6 +40,7 @@ _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _PARTS = {
     "Backbone": "backbones",
     "ConvAutoencoder": "networks",
+    "DenseEncoder": "networks",
     "GaussianStatistics": "density",
     "LinearAutoencoder": "networks",
     "LogOdds": "networks",
@@ -47,6 +48,7 @@ _PARTS = {
     "NearestRows": "neighbors",
     "NetworkInput": "images",
     "PrincipalCodes": "neighbors",
+    "ResidualEncoder": "networks",
     "ValueRange": "images",
 }
 

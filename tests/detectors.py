@@ -21,6 +21,11 @@ SMALL = {
         "features": "pca", "latent_dim": 2, "n_folds": 6, "nce_epochs": 1, "nce_hidden": (8,),
         "image_size": 64,
     },
+    "CPC": {
+        "image_size": 64, "patch_size": 16, "patch_stride": 12, "width": 4, "embedding_dim": 16,
+        "steps": 2, "share_encoder": True, "epochs": 5, "learning_rate": 0.01,
+        "train_batch_size": 2, "calibration_share": 0.34, "smoothing": 4.0,
+    },
     "ContrastiveDA": FIRST_STAGE,
     "CutPaste": FIRST_STAGE,
     "DeepOneClass": {"image_size": 64, "layers": (8,), "n_patches": 100},

@@ -230,3 +230,45 @@ def slow_nce(data_odds, noise_odds, nu):
     for h in noise_odds:
         loss -= nu * math.log(1 - 1 / (1 + math.exp(-h))) / len(noise_odds)
     return loss
+
+
+def slow_cpc(grids, matrices, negatives, temperature, normalize=False):
+    """(score, values of patches) of an image, one scalar product after another.
+
+    By direction: vectors (rows, columns, D) of its patches, matrices (K, D, D), and normal vectors
+    (L, D). A patch's value is the mean loss of the predictions of it, or of those it makes.
+    """
+    moves = {"down": (1, 0), "up": (-1, 0), "right": (0, 1), "left": (0, -1)}
+    means, of_it, from_it = [], {}, {}
+
+    def dot(a, b):
+        total = 0.0
+        for x, y in zip(a, b, strict=True):
+            total += x * y
+        return total
+
+    def unit(a):
+        return a / math.sqrt(dot(a, a)) if normalize else a
+
+    for direction, grid in grids.items():
+        grid, (down, right) = np.asarray(grid, np.float64), moves[direction]
+        losses = []
+        for k, matrix in enumerate(np.asarray(matrices[direction], np.float64), 1):
+            for i in range(grid.shape[0]):
+                for j in range(grid.shape[1]):
+                    row, column = i + k * down, j + k * right
+                    if not (0 <= row < grid.shape[0] and 0 <= column < grid.shape[1]):
+                        continue
+                    predicted = unit(np.array([dot(line, grid[i, j]) for line in matrix]))
+                    positive = math.exp(dot(predicted, grid[row, column]) / temperature)
+                    total = positive
+                    for other in np.asarray(negatives[direction], np.float64):
+                        total += math.exp(dot(predicted, other) / temperature)
+                    losses.append(-math.log(positive / total))
+                    of_it.setdefault((row, column), []).append(losses[-1])
+                    from_it.setdefault((i, j), []).append(losses[-1])
+        means.append(np.mean(losses))
+    values = np.empty(grid.shape[:2])
+    for place in np.ndindex(values.shape):
+        values[place] = np.mean(of_it.get(place) or from_it[place])
+    return np.mean(means), values

@@ -93,6 +93,19 @@ def test_own_negatives_that_are_alike_are_shared_ones():
     torch.testing.assert_close(own, shared)
 
 
+def test_chosen_ones_of_shared_negatives_are_a_querys_own():
+    queries, keys, shared = vectors(B, D), vectors(B, D, seed=1), vectors(M, D, seed=2)
+    chosen = torch.randint(M, (B, 4), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(
+        info_nce_values(queries, keys, shared, temperature=0.5, chosen=chosen),
+        info_nce_values(queries, keys, shared[chosen], temperature=0.5),
+    )
+    others = info_nce_values(queries, keys, shared, temperature=0.5, chosen=chosen.flip(0))
+    assert not torch.allclose(
+        others, info_nce_values(queries, keys, shared[chosen], temperature=0.5)
+    )
+
+
 def test_the_symmetric_loss_does_not_know_queries_from_keys():
     queries, keys, _ = world("symmetric")
     swapped = info_nce_loss(keys, queries, symmetric=True)

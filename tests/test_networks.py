@@ -10,9 +10,11 @@ from anomalib_lite.backbones import Backbone
 from anomalib_lite.networks import (
     ConvAutoencoder,
     ConvNet,
+    DenseEncoder,
     LinearAutoencoder,
     LogOdds,
     MLPAutoencoder,
+    ResidualEncoder,
     mlp,
     reconstruction_errors,
 )
@@ -205,6 +207,12 @@ def stored():
             ),
             "rows": (MLPAutoencoder((6,), 2, (8, 4)), torch.rand(3, 6)),
             "pixels": (MLPAutoencoder((3, 8, 9), 2, (8,)), torch.rand(3, 3, 8, 9)),
+            "residual": (ResidualEncoder(1, 16, 4, pool=False), torch.rand(3, 1, 16, 16)),
+            "bottleneck": (
+                ResidualEncoder(3, 64, 4, (1, 2, 1), bottleneck=True),
+                torch.rand(3, 3, 24, 16),
+            ),
+            "dense": (DenseEncoder(3, 16, 4, n_layers=2), torch.rand(3, 3, 16, 16)),
             "linear": (LinearAutoencoder.of(torch.rand(20, 6), 2), torch.rand(3, 6)),
         }
 
@@ -273,3 +281,50 @@ def test_errors_are_their_definitions():
         one, two = one.flatten().double().numpy(), two.flatten().double().numpy()
         cosine = one @ two / np.sqrt((one @ one) * (two @ two))
         np.testing.assert_allclose(found, [np.mean((one - two) ** 2), 1 - cosine], rtol=1e-5)
+
+
+# -- encoders of patches --------------------------------------------------------------------------
+
+ENCODERS = {
+    "resnet18": lambda: ResidualEncoder(3, 1024),
+    "resnet50": lambda: ResidualEncoder(3, 1024, blocks=(3, 4, 6), bottleneck=True),
+    "densenet": lambda: DenseEncoder(3, 1024),
+}
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_patches_are_encoded_alone(name):
+    with seeded(seed()):
+        encoder = ENCODERS[name]()
+    patches = batch(3, 64, 64)
+    with torch.no_grad():
+        together = encoder(patches)
+        alone = torch.cat([encoder(patch[None]) for patch in patches])
+    assert together.shape == (3, 1024)
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_the_third_stage_of_resnet50_is_1024_wide_and_needs_no_linear_layer():
+    assert isinstance(ENCODERS["resnet50"]().head, nn.Identity)
+    assert ENCODERS["resnet18"]().head.in_features == 256
+
+
+def test_stages_are_as_deep_as_their_names_say():
+    def layers(name):
+        """Convolutions but for shortcuts, of three stages and the first."""
+        return sum(
+            isinstance(module, nn.Conv2d) and not key.endswith("shortcut")
+            for key, module in ENCODERS[name]().named_modules()
+        )
+
+    assert layers("resnet18") == 1 + 3 * 2 * 2  # 18 with the fourth stage and the last layer
+    assert layers("resnet50") == 1 + (3 + 4 + 6) * 3
+    assert layers("densenet") == 1 + 1 + 6 + 1
+
+
+def test_a_residual_block_without_weights_passes_its_input_on():
+    encoder = ResidualEncoder(3, 8, 4)
+    block = encoder.maps[2]
+    nn.init.zeros_(block.convolutions[-1].weight)
+    x = torch.randn(2, 4, 8, 8, generator=seed())
+    torch.testing.assert_close(block(x.clone()), x)

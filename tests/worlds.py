@@ -70,3 +70,24 @@ class Mixture:
         """(n,)"""
         each = zip(self.shares, self.parts, strict=True)
         return np.log(sum(share * part.pdf(rows) for share, part in each))
+
+
+def tiles(n, size=64, *, tile=16, swapped=0, seed=0):
+    """(n, size, size) uint8: four motifs in turn, along rows and columns, from a random one on.
+
+    In a tile is stripes lying, upright, or slanting either way; each follows from its neighbours.
+    ``swapped`` tiles an image hold another motif than their place asks for.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:tile, :tile]
+    motifs = np.stack([np.sin(wave * np.pi / 4) for wave in (y, x, y + x, y - x)])
+    side = size // tile
+    images = []
+    for _ in range(n):
+        layout = (np.add.outer(np.arange(side), np.arange(side)) + rng.integers(4)) % 4
+        places = rng.choice(side**2, swapped, replace=False)
+        layout.flat[places] += rng.integers(1, 4, swapped)
+        rows = motifs[layout % 4].transpose(0, 2, 1, 3).reshape(size, size)
+        images.append(128 + 80 * rows)
+    images = np.array(images) + rng.normal(0, 5, (n, size, size))
+    return images.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,193 @@
+"""CPC: what training, directions and negatives give on ELPV, and what training costs.
+
+    pip install ".[benchmark]"
+    python examples/benchmarks/cpc.py elpv --encoders resnet18 resnet50 densenet --seeds 0 1 2
+    python examples/benchmarks/cpc.py elpv --share --encoders resnet18 --seeds 0
+    python examples/benchmarks/cpc.py pretrained --seeds 0 1 2
+    python examples/benchmarks/cpc.py directions --seeds 0
+    python examples/benchmarks/cpc.py negatives --seeds 0 1 2
+    python examples/benchmarks/cpc.py throughput
+
+ELPV: 400 good cells to fit on, 188 good and 313 defective ones to test, 128 px, patches of 32 px
+every 16 px. ``elpv``: encoders trained from random weights, beside the same first weights
+untrained. ``pretrained``: a frozen network as the encoder of patches. ``directions``: all four
+together, beside each alone. ``negatives``: one training, scored with 16 and with 512 stored
+vectors, drawn three times. ``throughput``: patches a second in training, beside a loop that cuts
+and encodes patch by patch.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from anomalib_lite import CPC
+from anomalib_lite.datasets import load_elpv
+from anomalib_lite.methods.cpc import DIRECTIONS, ENCODERS
+from anomalib_lite.metrics import image_auroc
+
+ON_ELPV = {
+    "image_size": 128, "patch_size": 32, "patch_stride": 16, "width": 16, "embedding_dim": 256,
+    "learning_rate": 0.001, "schedule": "cosine", "epochs": 4, "n_scoring_negatives": 512,
+}  # fmt: skip
+PRETRAINED = {"encoder": "efficientnet_lite0", "normalize": True, "temperature": 0.1, "epochs": 20}
+
+
+def row(*cells):
+    shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
+    print(f"| {' | '.join(shown)} |", flush=True)
+
+
+def evaluate(data, **params):
+    """(fitted detector, image AUROC, seconds of fit)."""
+    start = time.perf_counter()
+    detector = CPC(**{**ON_ELPV, **params}).fit(data.train)
+    seconds = time.perf_counter() - start
+    return detector, auroc(detector, data), seconds
+
+
+def auroc(detector, data):
+    return float(image_auroc(data.test_labels == -1, detector.anomaly_score(data.test)))
+
+
+def on_elpv(data, encoders, seeds, share):
+    row("encoder", "seed", "trained", "untrained", "fit, s")
+    row(*["---"] * 5)
+    for encoder in encoders:
+        for seed in seeds:
+            how = {"encoder": encoder, "random_state": seed, "share_encoder": share}
+            _, trained, seconds = evaluate(data, **how)
+            _, untrained, _ = evaluate(data, epochs=0, **how)
+            row(encoder, seed, trained, untrained, f"{seconds:.0f}")
+
+
+def pretrained(data, seeds):
+    row("seed", "trained predictions", "untrained", "fit, s")
+    row(*["---"] * 4)
+    for seed in seeds:
+        _, trained, seconds = evaluate(data, **PRETRAINED, random_state=seed)
+        _, untrained, _ = evaluate(data, **{**PRETRAINED, "epochs": 0}, random_state=seed)
+        row(seed, trained, untrained, f"{seconds:.0f}")
+
+
+def directions(data, seeds):
+    row("seed", "four", "mean of single ones", *DIRECTIONS)
+    row(*["---"] * 7)
+    for seed in seeds:
+        detector, four, _ = evaluate(data, random_state=seed)
+        everything = dict(vars(detector))
+        single = []
+        for i, direction in enumerate(DIRECTIONS):
+            detector._how_ = {**everything["_how_"], "directions": [(direction,)]}
+            detector.encoders_ = everything["encoders_"][i : i + 1]
+            detector.negatives_ = everything["negatives_"][i : i + 1]
+            single.append(auroc(detector, data))
+        row(seed, four, float(np.mean(single)), *single)
+
+
+def negatives(data, seeds):
+    row("seed", "stored", "AUROC of three draws", "mean", "range")
+    row(*["---"] * 5)
+    for seed in seeds:
+        detector, *_ = evaluate(data, random_state=seed, n_scoring_negatives=2048)
+        stored = detector.negatives_
+        for n in (16, 512):
+            found = []
+            for draw in range(3):
+                some = slice(draw * n, (draw + 1) * n)  # they are in random order
+                detector.negatives_ = [vectors[some] for vectors in stored]
+                found.append(auroc(detector, data))
+            shown = ", ".join(f"{one:.3f}" for one in found)
+            row(seed, n, shown, float(np.mean(found)), float(np.ptp(found)))
+
+
+# -- throughput -----------------------------------------------------------------------------------
+
+
+def throughput(data):
+    """One direction, one epoch of 96 images: ours, encoding alone, and patch by patch."""
+    images = data.train[:120]
+    start = time.perf_counter()
+    how = {**ON_ELPV, "directions": 1, "epochs": 1, "random_state": 0}
+    CPC(**{**how, "epochs": 0}).fit(images)
+    around = time.perf_counter() - start
+    start = time.perf_counter()
+    detector = CPC(**how).fit(images)
+    ours = time.perf_counter() - start - around
+    batch = torch.cat([detector.input_.batch([image]) for image in detector._open(images[:96])])
+    batch = detector._prepared(batch)
+    n_patches = len(batch) * 49
+    row("", "patches/s")
+    row("---", "---")
+    row("CPC", f"{n_patches / ours:.0f}")
+    row("encoder alone, there and back", f"{n_patches / encoding(detector, batch):.0f}")
+    start = time.perf_counter()
+    patch_by_patch(detector, batch)
+    plain = time.perf_counter() - start
+    row("patch by patch", f"{n_patches / plain:.0f}")
+    print(f"\nratio {plain / ours:.1f}")
+
+
+def encoding(detector, images):
+    encoder = detector.encoders_[0].train().requires_grad_(True)
+    start = time.perf_counter()
+    for batch in images.split(16):
+        detector._grids(encoder, batch).sum().backward()
+    return time.perf_counter() - start
+
+
+def patch_by_patch(detector, images):
+    """The text as it reads: each patch cut and encoded alone, each prediction a loss of its own."""
+    encoder = detector.encoders_[0].train().requires_grad_(True)
+    dim, n_steps = ON_ELPV["embedding_dim"], 5
+    layers = nn.ModuleList([nn.Linear(dim, dim, bias=False) for _ in range(n_steps)])
+    modules = nn.ModuleList([encoder, layers])
+    optimizer = torch.optim.Adam(modules.parameters(), lr=0.001)
+    for batch in images.split(16):
+        grids = [
+            [
+                [encoder(image[None, :, y : y + 32, x : x + 32])[0] for x in range(0, 97, 16)]
+                for y in range(0, 97, 16)
+            ]
+            for image in batch
+        ]
+        everything = [vector for grid in grids for line in grid for vector in line]
+        losses = []
+        for grid in grids:
+            for i in range(7):
+                for j in range(7):
+                    for k in range(1, min(n_steps, 6 - i) + 1):
+                        predicted, true = layers[k - 1](grid[i][j]), grid[i + k][j]
+                        drawn = torch.randint(len(everything), (16,)).tolist()
+                        others = [everything[m] for m in drawn if everything[m] is not true]
+                        odds = torch.stack([predicted @ one for one in (true, *others)])
+                        losses.append(F.cross_entropy(odds[None], torch.zeros(1, dtype=torch.long)))
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(losses).mean().backward()
+        optimizer.step()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument(
+        "what", choices=("elpv", "pretrained", "directions", "negatives", "throughput")
+    )
+    parser.add_argument("--encoders", nargs="+", choices=list(ENCODERS), default=list(ENCODERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--share", action="store_true", help="one encoder for four directions")
+    chosen = parser.parse_args()
+    data = load_elpv()
+    if chosen.what == "elpv":
+        on_elpv(data, chosen.encoders, chosen.seeds, chosen.share)
+    elif chosen.what == "throughput":
+        throughput(data)
+    else:
+        run = {"pretrained": pretrained, "directions": directions, "negatives": negatives}
+        run[chosen.what](data, chosen.seeds)
+
+
+if __name__ == "__main__":
+    main()
