@@ -342,8 +342,8 @@ def truncated_normal(draws, mean, std, high):
 
     Examples
     --------
-    >>> draws = torch.tensor([0.0, 0.5, 1.0])
-    >>> truncated_normal(draws, torch.tensor(0.5), torch.tensor(0.2), torch.tensor(1.0)).tolist()
+    >>> mean, std, high = torch.tensor([0.5, 0.2, 1.0])
+    >>> truncated_normal(torch.tensor([0.0, 0.5, 1.0]), mean, std, high).round(decimals=4).tolist()
     [0.0, 0.5, 1.0]
     """
     low_share, high_share = (torch.special.ndtr((end - mean) / std) for end in (0, high))

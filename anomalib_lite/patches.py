@@ -16,7 +16,7 @@ def patch_embedding(maps, *, aggregation="concat", neighbourhood=3):
     Parameters
     ----------
     maps : list of torch.Tensor of shape (B, C_l, h_l, w_l)
-        Finest first.
+        Finest first, which says how large the grid is; some, but not all, may have no channels.
     aggregation : {"concat", "official"}, default="concat"
         ``"concat"``, the paper's text: average each map over the neighbourhood (stride 1, zero
         padded), resize to the finest grid, concatenate channels; D = sum of C_l.
@@ -39,8 +39,8 @@ def patch_embedding(maps, *, aggregation="concat", neighbourhood=3):
     (2, 1024, 28, 28)
     """
     pool = _mean_pool if aggregation == "concat" else _unfold_pool
-    pooled = [pool(grid, neighbourhood) for grid in maps]
-    size = pooled[0].shape[-2:]
+    size = maps[0].shape[-2:]
+    pooled = [pool(grid, neighbourhood) for grid in maps if grid.shape[1]]
     pooled = [
         grid
         if grid.shape[-2:] == size

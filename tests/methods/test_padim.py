@@ -89,6 +89,13 @@ def test_channels_are_drawn_from_random_state():
         assert small(n_features=n_features).fit(NORMAL).channels_.tolist() == list(range(176))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_layers_of_which_no_channel_is_drawn_are_borne(seed):
+    detector = small(n_features=2, random_state=seed).fit(NORMAL)  # of three layers
+    assert detector.statistics_.mean.shape == (16 * 16, 2)
+    assert detector.anomaly_map(ODD).shape == (2, 64, 64)
+
+
 def test_position_matters():
     turned = small().fit(NORMAL)
     shifted = np.roll(NORMAL, 8, axis=2)  # light stripes where dark ones were
