@@ -164,12 +164,12 @@ def on_corruptions(seeds, features):
     row("ten digits", "mean", *map(float, np.mean(list(found.values()), axis=(0, 1))))
 
 
-def nine_against_one(seeds, features):
+def nine_against_one(seeds, features, digits):
     parts = [mnist(digit) for digit in range(10)]
     names = [*WAYS, *PIXELS]
     head("normal", "anomalous", *names)
     found = []
-    for digit in range(10):
+    for digit in digits:
         others = [data for i, data in enumerate(parts) if i != digit]
         learned = np.concatenate([data.train for data in others])
         good = np.concatenate([data.test[data.test_labels == 1] for data in others])
@@ -290,7 +290,7 @@ def main():
     arguments = [chosen.seeds]
     if chosen.what in ("mnist", "corruptions", "nine"):
         arguments.append(chosen.features)
-    if chosen.what == "mnist":
+    if chosen.what in ("mnist", "nine"):
         arguments.append(chosen.digits)
     what[chosen.what](*arguments)
 
