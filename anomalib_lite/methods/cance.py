@@ -352,13 +352,13 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         pooled, patches, kept = [], [], []
         for images, batch in batches:
             maps = self.backbone_(batch)
-            check_finite(pool_maps(maps), images)
             pooled.append(pool_maps(maps).clone())
+            check_finite(pooled[-1], images)
             for rows in self._patches(maps):  # (P, D)
                 draw = torch.randperm(len(rows), generator=generator, device="cpu")[:per_image]
                 patches.append(rows[draw.to(rows.device)].clone())
             if self.patch_level:
-                kept.append(batch)
+                kept += batch.split(1)
         pooled, patches = torch.cat(pooled), torch.stack(patches)  # (n, D), (n, m, D)
         scores = self._learn_composites(pooled, generator)
         seed = _draw_seed(generator)
@@ -366,11 +366,10 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         if not self.patch_level:
             return scores
         scores = np.empty(len(pooled))
-        batches = torch.cat(kept).split(1)
         for fit, held_out in folds(len(pooled), seed, self.n_folds):
             parts = self._fit_patches(patches[fit], generator, seed)
             for i in held_out:
-                grid, _ = self._grid(self.backbone_(batches[i]), *parts)
+                grid, _ = self._grid(self.backbone_(kept[i]), *parts)
                 scores[i] = float(grid.max())
         return scores
 
@@ -394,7 +393,6 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
                 f"{self.features!r}."
             )
         X = validate_data(self, X, dtype=np.float64, order="C")  # sums depend on it
-        check_enough(len(X), 4, "scores of rows by densities fitted on others")
         self.input_ = self.value_range_ = None
         self._how_["kind"] = "table"
         self.n_images_ = len(X)
@@ -535,7 +533,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
     def _infer(self, batch):
         if self._how_["kind"] == "images":
             z, back = self.autoencoder_(batch)
-            rows = torch.cat([z, reconstruction_errors(batch, back)], 1).double()
+            rows = _joined(z, batch, back)
             errors = (batch - back).square().mean(1)  # (B, h, w)
             grids = errors * self._error_weights(rows)[:, None, None]
             return self._scores(self.density_, rows), grids
@@ -647,6 +645,11 @@ def _draw_seed(generator):
 def _composites(autoencoder, x):
     """(n, latent_dim + 2), in float64 where the device has it, of inputs (n, ...)."""
     z, back = autoencoder(x)
+    return _joined(z, x, back)
+
+
+def _joined(z, x, back):
+    """Codes, and the errors of reconstructions, as composites."""
     return torch.cat([z, reconstruction_errors(x, back)], 1).to(exact_dtype(x.device))
 
 
