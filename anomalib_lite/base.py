@@ -355,10 +355,11 @@ def check_number(name, value, *, minimum):
         raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
 
 
-def check_count(name, value):
-    """Raise ValueError unless ``value`` is a positive int."""
-    if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= 1):
-        raise ValueError(f"{name}: expected a positive int, got {value!r}.")
+def check_count(name, value, *, minimum=1):
+    """Raise ValueError unless ``value`` is an int of at least ``minimum``."""
+    if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum):
+        expected = "a positive int" if minimum == 1 else f"an int of at least {minimum}"
+        raise ValueError(f"{name}: expected {expected}, got {value!r}.")
 
 
 def check_share(name, value):

@@ -179,9 +179,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         for name in ("nu", "batch_size"):
             check_count(name, getattr(self, name))
         for name in ("epochs", "n_lowered"):
-            check_number(name, getattr(self, name), minimum=0)
-            if getattr(self, name):
-                check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name), minimum=0)
         for name in ("learning_rate", "noise_learning_rate", "weight_decay"):
             check_number(name, getattr(self, name), minimum=0)
         for width in self.hidden:

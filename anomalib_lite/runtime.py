@@ -97,13 +97,24 @@ def make_generator(random_state):
     return torch.Generator().manual_seed(seed)
 
 
+def draw_seed(generator):
+    """An int drawn from ``generator``, for what takes seeds.
+
+    Examples
+    --------
+    >>> draw_seed(make_generator(0)) == draw_seed(make_generator(0))
+    True
+    """
+    return int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
+
+
 @contextmanager
 def seeded(generator, device=None):
     """Inside, torch's global generators, seeded by a draw from ``generator``; as before afterwards.
 
     For what takes no generator: the first weights of a network, dropout.
     """
-    seed = int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
+    seed = draw_seed(generator)
     is_cuda = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if is_cuda else []):
         torch.default_generator.manual_seed(seed)

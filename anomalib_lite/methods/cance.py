@@ -24,7 +24,7 @@ from ..images import NetworkInput, is_table
 from ..nce import NCEDensity
 from ..networks import ConvAutoencoder, LinearAutoencoder, MLPAutoencoder, reconstruction_errors
 from ..patches import grid_rows, patch_embedding, pool_maps
-from ..runtime import exact_dtype, make_generator, seeded
+from ..runtime import draw_seed, exact_dtype, make_generator, seeded
 from ..training import Objective, split_off, train
 
 SCORES = ("composite", "latent", "error", "cosine")
@@ -270,14 +270,13 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
             raise ValueError("widths: expected a width at least, got none.")
         for name in ("epochs", "nu", "n_patches"):
             check_count(name, getattr(self, name))
-        for name in ("cov_weight", "input_noise", "learning_rate", "decoder_epochs", "nce_epochs"):
+        for name in ("decoder_epochs", "nce_epochs"):
+            check_count(name, getattr(self, name), minimum=0)
+        for name in ("cov_weight", "input_noise", "learning_rate"):
             check_number(name, getattr(self, name), minimum=0)
         check_share("validation_share", self.validation_share)
-        if self.train_batch_size < 2:
-            raise ValueError(f"train_batch_size: expected 2 or more, got {self.train_batch_size}.")
-        check_count("n_folds", self.n_folds)
-        if self.n_folds < 2:
-            raise ValueError("n_folds: one fold leaves nothing to train on. Expected 2 or more.")
+        for name in ("train_batch_size", "n_folds"):
+            check_count(name, getattr(self, name), minimum=2)
         if self.patch_level and not self._uses_backbone:
             raise ValueError(
                 f"patch_level: {self.features!r} sees whole images. Name a backbone as features, "
@@ -361,7 +360,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
                 kept += batch.split(1)
         pooled, patches = torch.cat(pooled), torch.stack(patches)  # (n, D), (n, m, D)
         scores = self._learn_composites(pooled, generator)
-        seed = _draw_seed(generator)
+        seed = draw_seed(generator)
         self.patch_autoencoder_, self.patch_density_ = self._fit_patches(patches, generator, seed)
         if not self.patch_level:
             return scores
@@ -413,7 +412,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
     def _learn_composites(self, x, generator):
         """Autoencoder and density of inputs (n, ...); their anomaly scores out of sample."""
         check_enough(len(x), 4, "scores of inputs by detectors fitted on others")
-        seed = _draw_seed(generator)
+        seed = draw_seed(generator)
         self.autoencoder_, self.history_ = self._fit_autoencoder(x, generator)
         rows, scores = _composites(self.autoencoder_, x), np.empty(len(x))
         for fit, held_out in folds(len(x), seed, self.n_folds):
@@ -635,10 +634,6 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         tags.input_tags.two_d_array = True
         tags.transformer_tags.preserves_dtype = []  # whatever comes in, float64 goes out
         return tags
-
-
-def _draw_seed(generator):
-    return int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
 
 
 @torch.no_grad()

@@ -277,7 +277,8 @@ class CPC(BaseDetector):
         self.verbose = verbose
 
     def _check_params(self):
-        for name in ("patch_size", "patch_stride", "steps", "n_negatives", "n_scoring_negatives"):
+        check_count("patch_size", self.patch_size, minimum=8)
+        for name in ("patch_stride", "steps", "n_negatives", "n_scoring_negatives"):
             check_count(name, getattr(self, name))
         check_count("train_batch_size", self.train_batch_size)
         check_count("width", self.width)
@@ -286,10 +287,7 @@ class CPC(BaseDetector):
         for name in ("embedding_dim", "crop_size", "crop_stride"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        if self.patch_size < 8:
-            raise ValueError(f"patch_size: expected 8 px or more, got {self.patch_size}.")
-        if self.epochs != 0:
-            check_count("epochs", self.epochs)
+        check_count("epochs", self.epochs, minimum=0)
         for name in ("learning_rate", "weight_decay"):
             check_number(name, getattr(self, name), minimum=0)
         check_number("temperature", self.temperature, minimum=0)
@@ -320,15 +318,7 @@ class CPC(BaseDetector):
             network_input = NetworkInput(mean=(0.0,) * 3, std=(1.0,) * 3, **seen)
             self.encoders_ = []
         else:
-            backbone = Backbone(
-                self.encoder,
-                layers=self.layers,
-                weights=self.weights,
-                image_size=self.patch_size,
-                device=self.device_,
-                generator=generator,
-                dtype=self.dtype,
-            )
+            backbone = self._backbone(generator)
             network_input = NetworkInput(mean=backbone.input.mean, std=backbone.input.std, **seen)
             self.encoders_ = [backbone]
         layout = self._layout(network_input.seen_size)
@@ -353,6 +343,21 @@ class CPC(BaseDetector):
             "temperature": self.temperature,
         }
         return network_input
+
+    def _backbone(self, generator):
+        try:
+            return Backbone(
+                self.encoder,
+                layers=self.layers,
+                weights=self.weights,
+                image_size=self.patch_size,
+                device=self.device_,
+                generator=generator,
+                dtype=self.dtype,
+            )
+        except ValueError as error:
+            ours = ", ".join(map(repr, ENCODERS))
+            raise ValueError(f"encoder: {self.encoder!r} is none of {ours}, and: {error}") from None
 
     def _layout(self, seen_size):
         """Crops in pixels, and in patches, of which crops share one grid."""
@@ -458,15 +463,17 @@ class CPC(BaseDetector):
 
     def _draw_patches(self, images, learned, generator):
         """Patches (n_scoring_negatives, C, size, size) of images, as far as there are so many."""
-        n_patches = int(np.prod(self._how_["grid_shape"]))
-        order = torch.randperm(len(learned) * n_patches, generator=generator, device="cpu")
-        patches = [
-            sliding_windows(images[learned[i], None], *self._how_["windows"]).flatten(0, 2)[place]
-            for i, place in (
-                divmod(one, n_patches) for one in order[: self.n_scoring_negatives].tolist()
-            )
-        ]
-        return torch.stack(patches)
+        size, stride = self._how_["windows"]
+        tops, lefts = (window_starts(side, size, stride) for side in images.shape[2:])
+        shape = (len(learned), len(tops), len(lefts))
+        order = torch.randperm(int(np.prod(shape)), generator=generator, device="cpu")
+        drawn = np.unravel_index(order[: self.n_scoring_negatives].numpy(), shape)
+        return torch.stack(
+            [
+                images[learned[i], :, tops[y] : tops[y] + size, lefts[x] : lefts[x] + size]
+                for i, y, x in zip(*drawn, strict=True)
+            ]
+        )
 
     def _make_encoders(self, generator):
         make, options = ENCODERS[self.encoder], dict(_OPTIONS.get(self.encoder, {}))

@@ -15,6 +15,7 @@ from ..base import (
 )
 from ..heads import check_head, fit_head, head_scores, held_out_scores
 from ..patches import POOLINGS, grid_rows, patch_embedding, pool_maps
+from ..runtime import draw_seed
 
 _PATCHES_OF_A_STREAM = 32  # kept of each image where nobody knows how many will come
 
@@ -174,7 +175,7 @@ class DeepOneClass(BaseDetector):
                 patches.append(rows[draw.to(rows.device)].cpu().numpy())
         vectors, patches = np.concatenate(vectors), np.concatenate(patches)
         draw = torch.randperm(len(patches), generator=generator, device="cpu")[: self.n_patches]
-        seed = int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
+        seed = draw_seed(generator)
         check_enough(len(vectors), 3, "scores of images by classifiers fitted on others")
         scores = held_out_scores(self.classifier, vectors, seed)
         self.classifier_ = fit_head(self.classifier, vectors, seed)

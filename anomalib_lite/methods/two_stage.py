@@ -24,7 +24,7 @@ from ..base import (
 from ..heads import check_head, fit_head, folds, head_scores, held_out_scores
 from ..networks import mlp
 from ..patches import pool_maps, sliding_windows
-from ..runtime import seeded
+from ..runtime import draw_seed, seeded
 from ..training import ON_INTERRUPT, OPTIMIZERS, SCHEDULES, Objective, split_off, train
 
 _WINDOWS_AT_ONCE = 256
@@ -266,7 +266,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
 
     def _learn_one_class(self, images, generator):
         windows, owners = self._normal_windows(images, generator)
-        seed = int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
+        seed = draw_seed(generator)
         self.patch_classifier_ = fit_head(self.classifier, windows, seed)
         if self._how_["patch_level"]:
             self.classifier_ = None

@@ -339,7 +339,7 @@ def test_a_learning_rate_that_cannot_suffice_is_warned_of():
         ({"width": 5}, "width: expected an even int"),
         ({"width": 0}, "width"),
         ({"embedding_dim": 0}, "embedding_dim"),
-        ({"patch_size": 4}, "patch_size: expected 8"),
+        ({"patch_size": 4}, "patch_size: expected an int of at least 8"),
         ({"patch_size": 65}, "patch_size: 65 px do not fit"),
         ({"patch_size": 64}, "patch_size: the grid has 1 x 1"),
         ({"patch_stride": 0}, "patch_stride"),
@@ -362,7 +362,10 @@ def test_a_learning_rate_that_cannot_suffice_is_warned_of():
         ({"calibration_share": 1}, "calibration_share"),
         ({"calibration_share": 0.99}, "calibration_share: .*none is left"),
         ({"validation_share": -0.1}, "validation_share"),
-        ({"encoder": "no_such_net"}, "backbone: timm knows no network"),
+        (
+            {"encoder": "no_such_net"},
+            "encoder: 'no_such_net' is none of 'resnet18', .*: backbone: timm knows no network",
+        ),
     ],
     ids=str,
 )
