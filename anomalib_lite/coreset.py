@@ -69,7 +69,10 @@ def greedy_coreset(rows, n_keep, *, start=0, verbose=False):
     indices[0] = start
     picks.append(rows[start : start + 1], row_codes[start : start + 1])
 
-    gap = torch.cat([squared_distance(block, rows[start]) for block in rows.split(8192)])
+    gap = rows.new_empty(n_rows, dtype=exact_dtype(rows.device))
+    # in place: small results kept between large temporaries would fragment the heap
+    for block, its_gap in zip(rows.split(_BLOCK), gap.split(_BLOCK), strict=True):
+        its_gap.copy_(squared_distance(block, rows[start]))
     gap[start] = _TAKEN
     seen = torch.ones(n_rows, dtype=torch.int64, device=rows.device)  # picks that gap accounts for
     with progress(total=n_keep, desc="coreset", verbose=verbose) as bar:

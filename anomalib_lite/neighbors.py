@@ -18,7 +18,7 @@ CHUNK = 64  # neighbouring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 4096  # one block of products: 13 MB of float32
 _COVER = 1024  # stored rows that give the first, rough distances
 _LIKELY = 8  # rows that a search for the farthest measures to the end at each step
-_PAIRS = 2**20  # kept until they are measured: 20 MB
+_PAIRS = 2**18  # kept until they are measured: 5 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
 # What a search costs, in multiplications of a product: scanning one product, and one value of a
 # pair that is measured. Timed on two cores; only the choice of a code's length rests on them.
@@ -322,15 +322,15 @@ class NearestRows:
             # the most promising pair of each row first: it usually rules out the others
             near = self._most_promising(rows, hit, chunks, lowest, left)
             bound[hit] = torch.minimum(bound[hit], _product_bound(near, squares[hit]))
-            pair = (lowest[hit] < bound[hit, None]).nonzero()
-            row, chunk = hit[pair[:, 0]], pair[:, 1]
-            products = _gather(chunks, row, chunk)
-            pair = (products < bound[row, None]).nonzero()
-            which, column = pair[:, 0], pair[:, 1]
-            pairs.add(row[which], left + chunk[which] * CHUNK + column, products[which, column])
-            if pairs.n_pairs > _PAIRS:
-                self._measure(rows, nearest, index, *pairs.take(bound))
-                bound = torch.minimum(bound, _product_bound(nearest, squares))
+            promising = (lowest[hit] < bound[hit, None]).nonzero()
+            for some in promising.split(_PAIRS // CHUNK):
+                row, chunk = hit[some[:, 0]], some[:, 1]
+                products = _gather(chunks, row, chunk)
+                which, column = (products < bound[row, None]).nonzero().unbind(1)
+                pairs.add(row[which], left + chunk[which] * CHUNK + column, products[which, column])
+                if pairs.n_pairs > _PAIRS:
+                    self._measure(rows, nearest, index, *pairs.take(bound))
+                    bound = torch.minimum(bound, _product_bound(nearest, squares))
         if pairs.n_pairs:
             self._measure(rows, nearest, index, *pairs.take(bound))
 

@@ -30,7 +30,7 @@ ROWS_AN_IMAGE = 784
 
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # GB
 
 
 def coreset(n_rows, n_keep):
