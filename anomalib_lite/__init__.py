@@ -22,6 +22,7 @@ _HOME = {
     "RotationPrediction": "methods.rotation",
     "SPADE": "methods.spade",
     "load": "persistence",
+    "probe": "probing",
 }
 
 _ROOMS = {
@@ -37,6 +38,7 @@ _ROOMS = {
     "networks",
     "patches",
     "plotting",
+    "probing",
     "training",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "RotationPrediction",
     "__version__",
     "load",
+    "probe",
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 import anomalib_lite
 
 HOME = Path(anomalib_lite.__file__).parent
-ESTIMATORS = {"conformal", "features", "nce"}  # stand on base, as methods do
+ESTIMATORS = {"conformal", "features", "nce", "probing"}  # stand on base, as methods do
 ROOMS = {path.stem for path in HOME.glob("*.py")} - {"__init__", "base"} - ESTIMATORS
 # a room may use runtime and geometry, and besides those only what is listed here
 NEIGHBOURS = {
