@@ -608,6 +608,11 @@ class PatchDetector(StoredNetwork):
             n_channels = n_out
         self.windows = nn.Sequential(*layers)
         self.head = _pixel_head(n_channels + 2, 2 * n_channels, n_blocks, dropout)
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_state(cls, state):
+        return super().from_state(state).to(memory_format=torch.channels_last)
 
     def forward(self, x, coordinates):
         """Log-odds of windows.
@@ -622,6 +627,7 @@ class PatchDetector(StoredNetwork):
         -------
         log_odds : torch.Tensor of shape (n, h, w)
         """
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.head(_concatenated(self.windows(x), coordinates))
 
 
