@@ -28,15 +28,6 @@ def windows(images, level):
     return every.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
-def stripes(n, side=8, value=0):
-    """Each image lying or upright stripes of period 2, from either phase: four in all."""
-    kinds = torch.stack([torch.arange(side) % 2, 1 - torch.arange(side) % 2])
-    kinds = torch.cat(
-        [kinds[:, :, None].expand(2, side, side), kinds[:, None].expand(2, side, side)]
-    )
-    return kinds[torch.randint(4, (n,), generator=seed(value)), None].float()
-
-
 # -- by definition --------------------------------------------------------------------------------
 
 
@@ -118,13 +109,15 @@ def test_resampled_windows_are_of_the_data_and_images_are_new():
     assert not {image.numpy().tobytes() for image in fakes} & {i.numpy().tobytes() for i in images}
 
 
-def test_a_resampled_image_of_one_kind_stays_of_it():
-    """Two neighbours tell a stripe's kind, and windows of 3 always hold two."""
-    fakes = make_fakes("resample", 3, stripes(200), seed()).sample(100, seed(1))
-    kinds = {image.numpy().tobytes() for image in stripes(200)}
-    assert {image.numpy().tobytes() for image in fakes} <= kinds
-    noise = make_fakes("resample", 1, stripes(200), seed()).sample(100, seed(1))
-    assert not {image.numpy().tobytes() for image in noise} & kinds
+def test_what_neighbours_know_of_one_another_is_kept_from_level_2_on():
+    plain = greys(40, size=(1, 1), levels=5).expand(-1, -1, 9, 7)
+
+    def spread(level):
+        fakes = make_fakes("resample", level, plain, seed()).sample(60, seed(1)).flatten(1)
+        return fakes.amax(1) - fakes.amin(1)
+
+    assert spread(2).max() == 0
+    assert spread(1).min() > 0
 
 
 def test_a_large_sample_is_drawn_in_parts_and_the_same(monkeypatch):
