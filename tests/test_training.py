@@ -151,6 +151,7 @@ def test_a_second_gradient_is_cut_to_the_first(second, weight, expected):
 
 def test_gradients_of_zero_are_borne():
     first, second = gradients(1.0, 0.0)
+    assert all(map(torch.equal, bounded_sum(second, second), second))
     assert all(map(torch.equal, bounded_sum(first, second), first))
     assert all(map(torch.equal, bounded_sum(second, first), second))
 
