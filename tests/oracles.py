@@ -297,3 +297,18 @@ def slow_resampled(images, level, draws, tolerance):
                 chosen = matches[int(own_draws[i, j] * len(matches))]
                 image[:, i, j] = images[chosen, :, i, j]
     return made
+
+
+def slow_window_map(values, level):
+    """Each pixel's mean of the windows whose centres are nearest to its own, row and column apart;
+    ``values`` (h, w) are of all windows of ``level`` x ``level`` pixels.
+    """
+    size = [n + level - 1 for n in values.shape]
+    found = np.zeros(size)
+    for place in np.ndindex(*size):
+        nearest = []
+        for pixel, n in zip(place, values.shape, strict=True):
+            apart = [abs(start + level / 2 - (pixel + 0.5)) for start in range(n)]
+            nearest.append([start for start in range(n) if apart[start] == min(apart)])
+        found[place] = np.mean([values[row, column] for row in nearest[0] for column in nearest[1]])
+    return found
