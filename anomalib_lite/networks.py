@@ -688,7 +688,7 @@ class BatchDeviation(nn.Module):
 
     def forward(self, x):
         group = torch.stack([x.roll(-i, 0) for i in range(min(4, len(x)))])
-        deviation = (group.var(0, correction=0) + 1e-8).sqrt()
+        deviation = ((group - group.mean(0)).square().mean(0) + 1e-8).sqrt()
         parts = deviation.tensor_split(self.n_maps, 1)
         return torch.cat([x, *(part.mean(1, keepdim=True) for part in parts)], 1)
 
