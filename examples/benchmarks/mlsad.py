@@ -9,10 +9,10 @@
 
 ``--fakes gan`` takes the GAN for fakes, which are resampled otherwise. ``scales``: a planted world,
 odd at one scale at a time; image AUROC of each level alone, of their plain mean, and of the mean
-weighted by images kept aside. ``mnist``: one digit against the rest, 400 to fit on. ``corruptions``:
-400 of each digit are normal, against corruptions of others of the same digits. ``textures``: pixel
-AUROC beside PatchCore's and |pixel - local mean|'s. ``cost``: time and memory of a fit by level, and
-by size of crops, each in a process of its own.
+weighted by images kept aside. ``mnist``: one digit against the rest, 400 to fit on.
+``corruptions``: 400 of each digit are normal, against corruptions of others of the same digits.
+``textures``: pixel AUROC beside PatchCore's and |pixel - local mean|'s. ``cost``: time and memory
+of a fit by level, and by size of crops, each in a process of its own.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from anomalib_lite.datasets import CORRUPTIONS, TEXTURES, corrupted, planted_tex
 from anomalib_lite.metrics import image_auroc, pixel_auroc
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
-from worlds import SCALES, frames  # noqa: E402
+from worlds import SCALES, frames
 
 ON_FRAMES = {"image_size": 24, "width": 8, "n_blocks": 1, "dropout": 0.0, "learning_rate": 0.005,
              "epochs": 50}  # fmt: skip

@@ -222,7 +222,9 @@ def test_colours_are_learned_where_there_are_some():
 
 
 def test_saved_ones_give_the_same_levels(tmp_path):
-    detector = small((1, 2, 8), fake_options={"tolerance": 0.1}, level_weights=(1, 0, 2)).fit(NORMAL)
+    detector = small((1, 2, 8), fake_options={"tolerance": 0.1}, level_weights=(1, 0, 2)).fit(
+        NORMAL
+    )
     detector.save(tmp_path / "saved.alite")
     again = load(tmp_path / "saved.alite")
     np.testing.assert_array_equal(again.level_scores(NORMAL), detector.level_scores(NORMAL))
