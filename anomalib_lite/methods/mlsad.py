@@ -57,8 +57,10 @@ class MLSAD(BaseDetector):
         Drawn of each level, once.
     position : bool, default=True
         Tell detectors where windows are. False is for textures.
-    structure_weight, position_weight : float, default=0.5
-        :math:`\lambda_s` and :math:`\lambda_p`.
+    structure_weight : float, default=0.5
+        :math:`\lambda_s`, of fakes.
+    position_weight : float, default=0.5
+        :math:`\lambda_p`, of normal windows with wrong places.
     width : int, default=64
         Channels of a detector's first convolution; see
         :class:`~anomalib_lite.networks.PatchDetector`. Its cost grows with the square: 8 or 16 do
@@ -77,8 +79,8 @@ class MLSAD(BaseDetector):
         Of Adam, times 0.3 after half of the epochs, and again after three quarters.
     weight_decay : float, default=1e-4
     level_weights : {"equal", "held_out"} or sequence of float, default="equal"
-        What levels count for. "held_out": the reciprocal of how much the level's score differs
-        among the normal images kept aside.
+        What levels count for. "held_out": how far the level's mean score of fakes, of all kinds
+        alike, is from that of normal images kept aside, over the variance among these.
     calibration_share : float, default=0.2
         Share of the normal images, two at least, that nothing is learned from: their scores set the
         threshold, and the weights where those are asked for.
@@ -265,18 +267,18 @@ class MLSAD(BaseDetector):
         learned, kept_aside = split_off(len(images), share, generator)
         samples = images[learned.to(images.device)]
         crops = self._crops(samples, max(_N_CROPS, len(samples)), generator)
-        self.detectors_, self.history_ = [], []
+        self.detectors_, self.history_, kinds = [], [], []
         for level in self.levels_:
             source = make_fakes(
                 self.fakes, _BELOW[level], crops, generator, **(self.fake_options or {})
             )
-            detector, history = self._train(
-                level, samples, source.sample(self.n_fakes, generator), generator
-            )
+            fakes = source.sample(self.n_fakes, generator)
+            detector, history = self._train(level, samples, fakes, generator)
             self.detectors_.append(detector)
             self.history_.append(history)
-        held_out = torch.cat([self._level_scores(images[i : i + 1]) for i in kept_aside.tolist()])
-        self.level_weights_ = self._weights(held_out)
+            kinds.append(fakes[: len(kept_aside)])
+        held_out = self._level_scores_one_by_one(images[kept_aside.to(images.device)])
+        self.level_weights_ = self._weights(held_out, torch.cat(kinds))
         scores = np.full(len(images), np.nan)
         scores[kept_aside.numpy()] = (held_out @ self.level_weights_).cpu()
         return scores
@@ -344,14 +346,17 @@ class MLSAD(BaseDetector):
         )
         return detector.requires_grad_(False), history
 
-    def _weights(self, held_out):
-        """Of levels, (n_levels,), from the scores (n, n_levels) of normal images kept aside."""
-        if isinstance(self.level_weights, str):
-            weights = torch.ones_like(held_out[0])
-            if self.level_weights == "held_out":
-                weights = 1 / held_out.std(0).clamp_min(1e-6)
-        else:
+    def _weights(self, held_out, fakes):
+        """Of levels, (n_levels,), from scores (n, n_levels) of normal images, and from fakes."""
+        equal = torch.ones_like(held_out[0])
+        if not isinstance(self.level_weights, str):
             weights = held_out.new_tensor(list(self.level_weights))
+        elif self.level_weights == "held_out":
+            apart = self._level_scores_one_by_one(fakes).mean(0) - held_out.mean(0)
+            weights = apart.clamp_min(0) / held_out.var(0).clamp_min(1e-12)
+        else:
+            weights = equal
+        weights = weights if weights.sum() > 0 else equal
         return weights / weights.sum()
 
     # -- what learning and scoring share ----------------------------------------------------------
@@ -366,14 +371,26 @@ class MLSAD(BaseDetector):
         maps = coordinate_maps(size, self.device_)
         return maps if self._how_["position"] else torch.zeros_like(maps)
 
+    def _middle(self, level, size):
+        """(2, h, w) of the windows of a part of this size, as if from an image's middle."""
+        top, left = (
+            (seen - side) // 2 for seen, side in zip(self.input_.seen_size, size, strict=True)
+        )
+        height, width = (side - level + 1 for side in size)
+        return self._coordinates(level)[:, top : top + height, left : left + width]
+
     def _grids(self, batch):
         """Probabilities "abnormal" (B, h, w) of the windows of prepared images, by level."""
         for detector in self.detectors_:
-            yield detector(_centred(batch), self._coordinates(detector.level)).sigmoid()
+            places = self._middle(detector.level, batch.shape[2:])
+            yield detector(_centred(batch), places).sigmoid()
 
     def _level_scores(self, batch):
         """(B, n_levels) of prepared images."""
         return torch.stack([grid.mean((1, 2)) for grid in self._grids(batch)], 1)
+
+    def _level_scores_one_by_one(self, images):
+        return torch.cat([self._level_scores(image) for image in images.split(1)])
 
     # -- scoring ----------------------------------------------------------------------------------
 

@@ -164,22 +164,52 @@ def test_rates_fall_after_half_and_three_quarters():
 
 
 def test_the_score_is_the_weighted_mean_of_levels():
-    for weights in ("equal", "held_out", [3, 1]):
+    for weights in ("equal", [3, 1]):
         detector = small(level_weights=weights).fit(NORMAL)
         levels = detector.level_scores(scratched(3, 16))
         assert levels.shape == (3, 2)
         expected = levels @ detector.level_weights_.numpy()
         np.testing.assert_allclose(detector.anomaly_score(scratched(3, 16)), expected, rtol=1e-5)
         assert float(detector.level_weights_.sum()) == pytest.approx(1)
-        if weights == "held_out":
-            kept = ~np.isnan(detector.calibration_scores_)
-            expected = 1 / detector.level_scores(NORMAL[kept]).std(0, ddof=1)
-            np.testing.assert_allclose(
-                detector.level_weights_, expected / expected.sum(), rtol=1e-3
-            )
-        else:
-            expected = [0.5, 0.5] if weights == "equal" else [0.75, 0.25]
-            np.testing.assert_allclose(detector.level_weights_, expected)
+        expected = [0.5, 0.5] if weights == "equal" else [0.75, 0.25]
+        np.testing.assert_allclose(detector.level_weights_, expected)
+
+
+@pytest.mark.parametrize("crop_size", [None, 8])
+def test_held_out_weights_are_distances_over_variances(monkeypatch, crop_size):
+    drawn, make = [], mlsad.make_fakes
+
+    class Remembered:
+        def __init__(self, *arguments):
+            self.source = make(*arguments)
+
+        def sample(self, n, generator):
+            drawn.append(self.source.sample(n, generator))
+            return drawn[-1]
+
+    monkeypatch.setattr(mlsad, "make_fakes", Remembered)
+    detector = small(level_weights="held_out", crop_size=crop_size, epochs=40).fit(NORMAL)
+    kept = NORMAL[~np.isnan(detector.calibration_scores_)]
+    normal, weights = detector.level_scores(kept), detector.level_weights_.numpy()
+    side, first = (16, 0) if crop_size is None else (8, 4)  # crops are put in the middle
+    fakes = torch.cat([some[: len(kept)] for some in drawn])
+    expected = []
+    for scores, network in zip(normal.T, detector.detectors_, strict=True):
+        part = slice(first, first + side - network.level + 1)
+        places = mlsad.coordinate_maps((17 - network.level,) * 2)[:, part, part]
+        with torch.no_grad():
+            apart = float(network(2 * fakes - 1, places).sigmoid().mean()) - scores.mean()
+        expected.append(apart / scores.var(ddof=1))
+    assert min(expected) > 0
+    np.testing.assert_allclose(weights, np.array(expected) / sum(expected), rtol=1e-3)
+
+
+def test_levels_that_tell_nothing_count_alike():
+    detector = small(level_weights="held_out", learning_rate=0.0).fit(NORMAL)
+    detector._level_scores_one_by_one = lambda images: torch.zeros(len(images), 2)
+    torch.testing.assert_close(
+        detector._weights(torch.ones(3, 2), torch.zeros(4, 1, 16, 16)), torch.tensor([0.5, 0.5])
+    )
 
 
 def test_level_scores_are_means_of_probabilities():
