@@ -25,7 +25,7 @@ from .networks import (
     coordinate_maps,
 )
 from .runtime import make_generator, seeded
-from .training import Objective, train
+from .training import SCHEDULES, Objective, train
 
 _BLOCK = 2**24  # distances held at a time
 _ROUNDING = 1e-4  # by which equal squared distances of windows may differ in float32
@@ -274,7 +274,8 @@ def trained_generator(
         schedule=schedule,
         verbose=verbose,
     )
-    return game.generator.requires_grad_(False), history
+    network = game.generator.to(memory_format=torch.contiguous_format)  # as a file gives it back
+    return network.requires_grad_(False), history
 
 
 class _Game(torch.nn.Module):
@@ -294,7 +295,7 @@ class _Game(torch.nn.Module):
         self._coordinates = coordinate_maps(size, images.device) * position
 
     def _judged(self, images):
-        return self.discriminator(images, self._coordinates)
+        return self.discriminator(2 * images - 1, self._coordinates)
 
     def discriminator_loss(self, index, generator):
         real = self._images[index.to(self._images.device)]
@@ -311,8 +312,8 @@ class _Game(torch.nn.Module):
         return -self._information(self._fakes.detach())
 
     def _information(self, fakes):
-        together = self.statistics(fakes, self._noise)
-        apart = self.statistics(fakes, self._noise.roll(1, 0))
+        together = self.statistics(2 * fakes - 1, self._noise)
+        apart = self.statistics(2 * fakes - 1, self._noise.roll(1, 0))
         return information_bound(together, apart, kind=self._bound)
 
 
@@ -403,6 +404,8 @@ class EntropyPatchGAN(_Imitator):
         Of the generator, by Adam with betas of 0.5 and 0.999.
     discriminator_learning_rate, statistics_learning_rate : float or None, default=None
         Of the other two; None: the generator's.
+    schedule : {"constant", "cosine"} or callable, default="constant"
+        See :func:`~anomalib_lite.training.train`.
     image_size : int or tuple (H, W), default=32
         Images are resized to it, whatever their proportions.
     crop_size : int or None, default=None
@@ -456,6 +459,7 @@ class EntropyPatchGAN(_Imitator):
         learning_rate=2e-4,
         discriminator_learning_rate=None,
         statistics_learning_rate=None,
+        schedule="constant",
         image_size=32,
         crop_size=None,
         crops_per_image=16,
@@ -475,6 +479,7 @@ class EntropyPatchGAN(_Imitator):
         self.learning_rate = learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate
         self.statistics_learning_rate = statistics_learning_rate
+        self.schedule = schedule
         self.image_size = image_size
         self.crop_size = crop_size
         self.crops_per_image = crops_per_image
@@ -499,6 +504,8 @@ class EntropyPatchGAN(_Imitator):
         for name in ("discriminator_learning_rate", "statistics_learning_rate"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), minimum=0)
+        if not callable(self.schedule):
+            check_choice("schedule", self.schedule, tuple(SCHEDULES))
 
     def _imitate(self, images, generator):
         if len(images) < 2:
@@ -517,6 +524,7 @@ class EntropyPatchGAN(_Imitator):
             learning_rate=self.learning_rate,
             discriminator_learning_rate=self.discriminator_learning_rate,
             statistics_learning_rate=self.statistics_learning_rate,
+            schedule=self.schedule,
             verbose=self.verbose,
         )
 

@@ -535,25 +535,25 @@ def _concatenated(x, maps):
 class _PixelBlock(nn.Module):
     """What came in, plus two 1x1 convolutions of it."""
 
-    def __init__(self, width, dropout, wrap):
+    def __init__(self, width, dropout):
         super().__init__()
         self.layers = nn.Sequential(
             nn.LeakyReLU(0.2),
-            wrap(nn.Conv2d(width, width, 1)),
+            nn.Conv2d(width, width, 1),
             nn.LeakyReLU(0.2),
             nn.Dropout(dropout),
-            wrap(nn.Conv2d(width, width, 1)),
+            nn.Conv2d(width, width, 1),
         )
 
     def forward(self, x):
         return x + self.layers(x)
 
 
-def _pixel_head(n_in, width, n_blocks, dropout=0.0, wrap=lambda layer: layer):
+def _pixel_head(n_in, width, n_blocks, dropout=0.0):
     """1x1 convolutions to one channel: what is said of a position depends on nothing beside it."""
     return nn.Sequential(
-        wrap(nn.Conv2d(n_in, width, 1)),
-        *(_PixelBlock(width, dropout, wrap) for _ in range(n_blocks)),
+        nn.Conv2d(n_in, width, 1),
+        *(_PixelBlock(width, dropout) for _ in range(n_blocks)),
         nn.LeakyReLU(0.2),
         nn.Conv2d(width, 1, 1),
         nn.Flatten(1, 2),
@@ -634,9 +634,10 @@ class PatchDetector(StoredNetwork):
 class PatchDiscriminator(nn.Module):
     """Log-odds "real" of each ``level`` x ``level`` window of images, which come in batches.
 
-    As :class:`PatchDetector`, but the coordinates join at the image, every layer but the last is
-    divided by its spectral norm, and after each convolution come four channels that say how much
-    images of the batch differ (:class:`BatchDeviation`).
+    As :class:`PatchDetector`, but the coordinates join at the image, the convolutions of more than
+    one pixel are divided by their spectral norms, and after each come four channels that say how
+    much images of the batch differ (:class:`BatchDeviation`). The text has spectral norms in the
+    1x1 convolutions, too; a small discriminator so bound is slow to tell anything.
 
     Parameters
     ----------
@@ -663,7 +664,7 @@ class PatchDiscriminator(nn.Module):
             ]
             n_in = n_out + BatchDeviation.n_maps
         self.windows = nn.Sequential(*layers)
-        self.head = _pixel_head(n_in, 2 * n_out, n_blocks, wrap=spectral_norm)
+        self.head = _pixel_head(n_in, 2 * n_out, n_blocks)
 
     def forward(self, x, coordinates):
         """Log-odds (n, h, w) of images (n, C, H, W) at coordinates (2, H, W) or (n, 2, H, W)."""

@@ -405,13 +405,13 @@ def test_each_image_may_have_its_own_places():
         torch.testing.assert_close(together[i], alone)
 
 
-def test_detectors_normalise_nothing_and_discriminators_all_but_the_last_layer():
+def test_detectors_normalise_nothing_and_discriminators_what_sees_neighbours():
     def normalised(network):
         layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
         return [hasattr(layer, "parametrizations") for layer in layers]
 
     assert not any(normalised(detector(8)))
-    assert normalised(discriminator(8)) == [True] * (3 + 1 + 4) + [False]
+    assert normalised(discriminator(8)) == [True] * 3 + [False] * (1 + 4 + 1)
 
 
 def test_levels_that_have_no_stack_are_refused():
