@@ -399,7 +399,7 @@ class EntropyPatchGAN(_Imitator):
     steps : int or None, default=None
         Batches to train on, in place of ``epochs``.
     train_batch_size : int, default=32
-        At least 2.
+        At least 3.
     learning_rate : float, default=0.0002
         Of the generator, by Adam with betas of 0.5 and 0.999.
     discriminator_learning_rate, statistics_learning_rate : float or None, default=None
@@ -430,7 +430,9 @@ class EntropyPatchGAN(_Imitator):
 
     Notes
     -----
-    The rates and the lists of layers of levels 16 and 32 are choices of ours: the text has none.
+    The learning rates and the networks of levels 16 and 32 are choices of ours: the text has none.
+    So are the standard normal noise, the loss (each side's cross-entropy, the generator's by what
+    is taken for real) and where outputs begin: at the images' median.
 
     References
     ----------
@@ -498,8 +500,8 @@ class EntropyPatchGAN(_Imitator):
         if self.steps is not None:
             check_count("steps", self.steps)
         check_count("train_batch_size", self.train_batch_size)
-        if self.train_batch_size < 2:
-            raise ValueError("train_batch_size: one image has no other to be told from. Take more.")
+        if self.train_batch_size < 3:  # of 2, an odd number of images leaves one alone
+            raise ValueError(f"train_batch_size: expected 3 or more, got {self.train_batch_size}.")
         check_number("learning_rate", self.learning_rate, minimum=0)
         for name in ("discriminator_learning_rate", "statistics_learning_rate"):
             if getattr(self, name) is not None:
@@ -537,8 +539,8 @@ class PatchResampler(_Imitator):
     """Images put together, pixel by pixel, of those it was given: what stands in for a GAN.
 
     From the upper left on, each pixel is drawn from images whose l x l window ending there shows
-    what has been drawn before. Nothing is trained, so it takes seconds; windows that start from
-    pixels no image has shown so take those of the nearest.
+    what has been drawn before; where none does, it is taken from the nearest. Nothing is trained,
+    so it takes seconds.
 
     Parameters
     ----------

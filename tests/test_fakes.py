@@ -332,7 +332,7 @@ def test_settings_reach_the_training(gan):
         ("gan", {"width": 0}, "width"),
         ("gan", {"epochs": 0}, "epochs"),
         ("gan", {"steps": 0}, "steps"),
-        ("gan", {"train_batch_size": 1}, "train_batch_size"),
+        ("gan", {"train_batch_size": 2}, "train_batch_size"),
         ("gan", {"learning_rate": -1}, "learning_rate"),
         ("gan", {"discriminator_learning_rate": "x"}, "discriminator_learning_rate"),
         ("gan", {"schedule": "linear"}, "schedule"),
@@ -347,6 +347,11 @@ def test_senseless_parameters_are_refused_and_nothing_is_learned(name, params, m
     with pytest.raises(ValueError, match=match):
         estimator.fit(pictures())
     assert not [key for key in vars(estimator) if key.endswith("_")]
+
+
+def test_few_images_are_enough():
+    for n in (2, 3, 4, 5):
+        IMITATORS["gan"](train_batch_size=3).fit(pictures(n))
 
 
 def test_one_image_is_refused_by_the_gan():
