@@ -46,11 +46,12 @@ for level in (2, 4, 8):
     gan = EntropyPatchGAN(
         level,
         image_size=28,
-        width=16 if level < 8 else 8,
-        steps=600,
-        learning_rate=1e-3,
-        discriminator_learning_rate=4e-3,
-        statistics_learning_rate=4e-3,
+        width=8,
+        steps=300,
+        train_batch_size=16,
+        learning_rate=2e-3,
+        discriminator_learning_rate=6e-3,
+        statistics_learning_rate=6e-3,
         schedule="cosine",
         random_state=0,
     ).fit(images)
