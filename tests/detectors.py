@@ -30,7 +30,7 @@ SMALL = {
     "CutPaste": FIRST_STAGE,
     "DeepOneClass": {"image_size": 64, "layers": (8,), "n_patches": 100},
     "MLSAD": {
-        "levels": (1, 2), "image_size": 32, "width": 4, "n_blocks": 1, "n_fakes": 8, "epochs": 15,
+        "levels": (1, 2), "image_size": 32, "width": 8, "n_blocks": 1, "n_fakes": 8, "epochs": 25,
         "learning_rate": 0.02, "train_batch_size": 4, "dropout": 0.0, "input_noise": 0.02,
     },
     "PaDiM": {"image_size": 64, "n_features": 20},

@@ -52,7 +52,8 @@ class MLSAD(BaseDetector):
         :class:`~anomalib_lite.fakes.EntropyPatchGAN`, as published, and
         :class:`~anomalib_lite.fakes.PatchResampler`, which takes seconds for small grey images.
     fake_options : dict or None, default=None
-        How the GAN is trained, by the names of its parameters.
+        Further arguments of what makes fakes: how the GAN is trained, or how closely windows are
+        matched in resampling.
     n_fakes : int, default=1000
         Drawn of each level, once.
     position : bool, default=True
@@ -269,10 +270,7 @@ class MLSAD(BaseDetector):
         crops = self._crops(samples, max(_N_CROPS, len(samples)), generator)
         self.detectors_, self.history_, kinds = [], [], []
         for level in self.levels_:
-            source = make_fakes(
-                self.fakes, _BELOW[level], crops, generator, **(self.fake_options or {})
-            )
-            fakes = source.sample(self.n_fakes, generator)
+            fakes = self._fakes(level, crops, generator)
             detector, history = self._train(level, samples, fakes, generator)
             self.detectors_.append(detector)
             self.history_.append(history)
@@ -290,6 +288,15 @@ class MLSAD(BaseDetector):
         which = torch.arange(n_crops, device="cpu") % len(images)
         return _cropped(images[which.to(images.device)], *self._draw_corners(n_crops, generator))
 
+    def _fakes(self, level, images, generator):
+        """(n_fakes, C, h, w), of the level below."""
+        options = dict(self.fake_options or {})
+        if self.fakes == "gan":
+            position = self.position and self.crop_size is None
+            options = {"position": position, "verbose": self.verbose, **options}
+        source = make_fakes(self.fakes, _BELOW[level], images, generator, **options)
+        return source.sample(self.n_fakes, generator)
+
     def _draw_corners(self, n, generator):
         """(tops, lefts, side) of random crops."""
         reach = [side - self.crop_size + 1 for side in self.input_.seen_size]
@@ -303,31 +310,22 @@ class MLSAD(BaseDetector):
                 level, images.shape[1], self.width, n_blocks=self.n_blocks, dropout=self.dropout
             )
         detector = detector.to(self.device_)
-        everywhere = self._coordinates(level)
-        with_position = self.position and self.position_weight > 0
+        weights = [self.structure_weight]
+        if self.position and self.position_weight > 0:
+            weights.append(self.position_weight)
 
         def loss(index, generator):
-            n = len(index)
-            normal, places = images[index.to(images.device)], everywhere.expand(n, -1, -1, -1)
-            if self.crop_size is not None:
-                tops, lefts, side = self._draw_corners(n, generator)
-                normal = _cropped(normal, tops, lefts, side)
-                places = _cropped(places, tops, lefts, side - level + 1)
-            drawn = torch.randint(len(fakes), (n,), generator=generator, device="cpu")
-            batch = torch.cat([normal, fakes[drawn.to(fakes.device)]])
-            if self.input_noise:
-                noise = torch.randn(batch.shape, generator=generator, device="cpu")
-                batch = batch + self.input_noise * noise.to(batch)
-            normal, fake = batch.split(n)
-            windows, where = [normal, fake], [places, places]
-            if with_position:
-                elsewhere = 2 * torch.rand(places.shape, generator=generator, device="cpu") - 1
-                windows.append(normal)
-                where.append(elsewhere.to(places))
-            odds = detector(_centred(torch.cat(windows)), torch.cat(where)).split(n)
-            value = F.softplus(odds[0]).mean() + self.structure_weight * F.softplus(-odds[1]).mean()
-            if with_position:
-                value = value + self.position_weight * F.softplus(-odds[2]).mean()
+            normal, places = self._drawn(images, level, index, generator)
+            drawn = torch.randint(len(fakes), (len(index),), generator=generator, device="cpu")
+            both = torch.cat([normal, fakes[drawn.to(fakes.device)]])
+            normal, fake = self._noisy(both, generator).split(len(index))
+            elsewhere = _elsewhere(places, generator)
+            pairs = [(normal, places), (fake, places), (normal, elsewhere)][: 1 + len(weights)]
+            windows, where = map(torch.cat, zip(*pairs, strict=True))
+            right, *wrong = detector(_centred(windows), where).split(len(index))
+            value = F.softplus(right).mean()
+            for weight, odds in zip(weights, wrong, strict=True):
+                value = value + weight * F.softplus(-odds).mean()
             return value
 
         history = train(
@@ -345,6 +343,21 @@ class MLSAD(BaseDetector):
             verbose=self.verbose,
         )
         return detector.requires_grad_(False), history
+
+    def _drawn(self, images, level, index, generator):
+        """Images, or a crop of each, and the coordinates (n, 2, h, w) of their windows."""
+        normal = images[index.to(images.device)]
+        places = self._coordinates(level).expand(len(index), -1, -1, -1)
+        if self.crop_size is None:
+            return normal, places
+        tops, lefts, side = self._draw_corners(len(index), generator)
+        return _cropped(normal, tops, lefts, side), _cropped(places, tops, lefts, side - level + 1)
+
+    def _noisy(self, batch, generator):
+        if self.input_noise == 0:
+            return batch
+        noise = torch.randn(batch.shape, generator=generator, device="cpu")
+        return batch + self.input_noise * noise.to(batch)
 
     def _weights(self, held_out, fakes):
         """Of levels, (n_levels,), from scores (n, n_levels) of normal images, and from fakes."""
@@ -459,6 +472,11 @@ def window_map(grid, level):
 def _centred(batch):
     """[0, 1] to [-1, 1]."""
     return 2 * batch - 1
+
+
+def _elsewhere(places, generator):
+    """Coordinates as many as ``places``, each value drawn on its own."""
+    return (2 * torch.rand(places.shape, generator=generator, device="cpu") - 1).to(places)
 
 
 def _cropped(batch, tops, lefts, side):

@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from worlds import SCALES, frames
 
 ON_FRAMES = {"image_size": 24, "width": 8, "n_blocks": 1, "dropout": 0.0, "learning_rate": 0.005,
-             "epochs": 50}  # fmt: skip
+             "epochs": 40}  # fmt: skip
 ON_DIGITS = {"image_size": 28, "width": 8, "n_blocks": 1, "dropout": 0.0, "learning_rate": 0.003,
              "epochs": 30}  # fmt: skip
 ON_TEXTURES = {"levels": (1, 2, 4, 8), "image_size": 224, "crop_size": 32, "position": False,

@@ -112,7 +112,8 @@ def test_each_level_is_contrasted_with_the_one_below(asked):
     assert [level for _, level, *_ in asked] == [0, 1, 2, 4, 8]
     asked.clear()
     small((8,), epochs=1, fakes="gan", fake_options={"steps": 7}).fit(NORMAL)
-    assert asked == [("gan", 4, (6, 1, 16, 16), {"steps": 7})]
+    options = {"position": True, "verbose": False, "steps": 7}
+    assert asked == [("gan", 4, (6, 1, 16, 16), options)]
 
 
 def test_images_kept_aside_are_learned_by_nobody(asked):
