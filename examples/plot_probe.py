@@ -27,7 +27,7 @@ sevens = images[digits == 7]
 # twelve principal components, what they leave out, and how dense both are.
 detectors = {
     "MLSAD": MLSAD(
-        (1, 2, 4, 8, 16),
+        (1, 2, 4, 8),
         fakes="resample",
         image_size=28,
         width=8,
@@ -53,7 +53,7 @@ starts = np.stack(
         np.roll(sevens[450], 14, axis=0),
     ]
 ).astype(np.uint8)
-found = {name: probe(one, starts, steps=300) for name, one in detectors.items()}
+found = {name: probe(one, starts, steps=150) for name, one in detectors.items()}
 
 # %%
 # Above the starts, below where they go, and where their scores stand among those of normal sevens:
