@@ -74,6 +74,20 @@ def test_the_first_step_is_adams(half_blind):
     np.testing.assert_allclose(found.images[:, :32], expected, atol=1e-5)
 
 
+def test_further_steps_are_adams(half_blind):
+    found = probe(half_blind, STARTS, steps=5, learning_rate=0.03, pull_away=0)
+    x, mean = STARTS.copy(), NORMAL.mean(0) / 255
+    first, second = np.zeros_like(x), np.zeros_like(x)
+    for step in range(1, 6):
+        gradient = 2 * (x - mean) / 64**2
+        gradient[:, 32:] = 0
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        size = np.sqrt(second / (1 - 0.999**step)) + 1e-12
+        x = np.clip(x - 0.03 * first / (1 - 0.9**step) / size, 0, 1)
+    close = np.isclose(found.images, x, atol=1e-3)
+    assert close.mean() > 0.99  # a gradient of nearly nothing may have either sign
+
+
 def test_values_stay_within_bounds(half_blind):
     found = probe(half_blind, STARTS, steps=3, learning_rate=2.0)
     assert found.images.min() == 0
