@@ -15,13 +15,17 @@ _HOME = {
     "CutPaste": "methods.cutpaste",
     "DeepFeatures": "features",
     "DeepOneClass": "methods.deep_one_class",
+    "EntropyPatchGAN": "fakes",
     "GaussianDensity": "density",
+    "MLSAD": "methods.mlsad",
     "NCEDensity": "nce",
     "PaDiM": "methods.padim",
     "PatchCore": "methods.patchcore",
+    "PatchResampler": "fakes",
     "RotationPrediction": "methods.rotation",
     "SPADE": "methods.spade",
     "load": "persistence",
+    "probe": "probing",
 }
 
 _ROOMS = {
@@ -30,6 +34,7 @@ _ROOMS = {
     "coreset",
     "datasets",
     "density",
+    "fakes",
     "heads",
     "losses",
     "metrics",
@@ -37,25 +42,30 @@ _ROOMS = {
     "networks",
     "patches",
     "plotting",
+    "probing",
     "training",
 }
 
 __all__ = [
     "CANCE",
     "CPC",
+    "MLSAD",
     "SPADE",
     "ConformalDetector",
     "ContrastiveDA",
     "CutPaste",
     "DeepFeatures",
     "DeepOneClass",
+    "EntropyPatchGAN",
     "GaussianDensity",
     "NCEDensity",
     "PaDiM",
     "PatchCore",
+    "PatchResampler",
     "RotationPrediction",
     "__version__",
     "load",
+    "probe",
 ]
 
 

@@ -1,5 +1,7 @@
 """Losses that methods share, each against a slow reading in the tests."""
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -115,6 +117,61 @@ def nce_loss(data_odds, noise_odds, nu):
     if not nu > 0:
         raise ValueError(f"nu: expected a positive number, got {nu!r}.")
     return F.softplus(-data_odds).mean() + nu * F.softplus(noise_odds).mean()
+
+
+INFORMATION_BOUNDS = ("jensen-shannon", "donsker-varadhan")
+
+
+def information_bound(joint, product, *, kind="jensen-shannon"):
+    r"""How much two things know of one another, at least, by what a network T says of pairs.
+
+    Jensen-Shannon: twice the divergence of that name between pairs that belong together and pairs
+    that do not, between 0 and 2 log 2; from
+
+    .. math:: 2 \log 2 - E_{xz}[\mathrm{softplus}(-T)] - E_{x, z}[\mathrm{softplus}(T)]
+
+    Donsker-Varadhan: the mutual information itself, in nats, which has no upper limit and a larger
+    variance; from
+
+    .. math:: E_{xz}[T] - \log E_{x, z}[e^T]
+
+    Either is at most its limit, and reaches it where T is the logarithm of how much more likely a
+    pair is to belong together than to be put together (plus, for the second, any constant).
+
+    Parameters
+    ----------
+    joint : torch.Tensor of shape (n,)
+        T of pairs that belong together.
+    product : torch.Tensor of shape (m,)
+        T of pairs put together at random.
+    kind : {"jensen-shannon", "donsker-varadhan"}, default="jensen-shannon"
+
+    Returns
+    -------
+    bound : torch.Tensor of shape ()
+        To be raised: its negative is the loss.
+
+    Raises
+    ------
+    ValueError
+        If ``kind`` is neither.
+
+    References
+    ----------
+    M. I. Belghazi et al., "Mutual Information Neural Estimation", ICML 2018. S. Nowozin, B. Cseke,
+    R. Tomioka, "f-GAN: Training Generative Neural Samplers using Variational Divergence
+    Minimization", NeurIPS 2016.
+
+    Examples
+    --------
+    >>> float(information_bound(torch.zeros(4), torch.zeros(4)))  # T that tells nothing
+    0.0
+    """
+    if kind == "jensen-shannon":
+        return 2 * math.log(2) - F.softplus(-joint).mean() - F.softplus(product).mean()
+    if kind == "donsker-varadhan":
+        return joint.mean() - product.logsumexp(0) + math.log(len(product))
+    raise ValueError(f"kind: expected one of {INFORMATION_BOUNDS}, got {kind!r}.")
 
 
 def _check_info_nce(queries, keys, temperature, negatives, symmetric):

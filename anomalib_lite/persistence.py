@@ -47,8 +47,10 @@ _PARTS = {
     "MLPAutoencoder": "networks",
     "NearestRows": "neighbors",
     "NetworkInput": "images",
+    "PatchDetector": "networks",
     "PrincipalCodes": "neighbors",
     "ResidualEncoder": "networks",
+    "UNetGenerator": "networks",
     "ValueRange": "images",
 }
 

@@ -29,7 +29,7 @@ class Objective:
     ----------
     loss : callable (index, generator) -> torch.Tensor of shape ()
         The mean loss of the samples ``index`` (a tensor of ints on the CPU); whatever is random
-        about it is drawn from ``generator`` (the CPU's).
+        about it is drawn from ``generator`` (the CPU's). With ``bounded``, a pair of losses.
     parameters : iterable of nn.Parameter
         Those that move; parameters without ``requires_grad`` are passed over.
     name : str, default="loss"
@@ -39,6 +39,9 @@ class Objective:
         None takes what :func:`train` is given.
     watched : callable (index, generator) or None, default=None
         What is taken of held-out samples in place of ``loss``.
+    bounded : float or None, default=None
+        Weight of the second loss of a pair, which has its say but not the last word: see
+        :func:`bounded_sum`. The history has the first loss.
     """
 
     loss: Callable
@@ -47,6 +50,7 @@ class Objective:
     optimizer: object = None
     learning_rate: float | None = None
     watched: Callable | None = None
+    bounded: float | None = None
 
 
 def split_off(n_samples, share, generator):
@@ -60,6 +64,38 @@ def split_off(n_samples, share, generator):
     order = torch.randperm(n_samples, generator=generator, device="cpu")
     n_held_out = round(share * n_samples)
     return order[n_held_out:], order[:n_held_out]
+
+
+def bounded_sum(first, second, weight=1.0):
+    r"""Gradients ``first`` plus ``second``, as far as these are no larger.
+
+    .. math:: g = g_1 + w \min(1, \|g_1\| / \|g_2\|) \, g_2
+
+    with norms over all tensors together.
+
+    Parameters
+    ----------
+    first, second : sequence of torch.Tensor
+        Of the same shapes.
+    weight : float, default=1.0
+        :math:`w`.
+
+    Returns
+    -------
+    gradients : list of torch.Tensor
+
+    References
+    ----------
+    M. I. Belghazi et al., "Mutual Information Neural Estimation", ICML 2018, on adaptive clipping.
+
+    Examples
+    --------
+    >>> bounded_sum([torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 12.0])])
+    [tensor([3., 3.])]
+    """
+    size, other = (torch.cat([g.flatten() for g in each]).norm() for each in (first, second))
+    factor = weight * (size / other).nan_to_num(1.0).clamp_max(1.0)
+    return [a + factor * b for a, b in zip(first, second, strict=True)]
 
 
 def train(
@@ -224,7 +260,7 @@ class _Worker:
         is_cuda = self._device.type == "cuda"
         with torch.autocast(self._device.type, torch.float16 if is_cuda else None, is_cuda):
             loss = self.objective.loss(index, generator)
-        self._scaler.scale(loss).backward(inputs=self._parameters)
+        loss = self._backward(loss)
         if self._clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
@@ -233,6 +269,25 @@ class _Worker:
         self._scaler.update()
         self._sum = self._sum + loss.detach() * len(index)
         self._count += len(index)
+
+    def _backward(self, loss):
+        """Leaves the gradients; the loss that the history is to have."""
+        if self.objective.bounded is None:
+            self._scaler.scale(loss).backward(inputs=self._parameters)
+            return loss
+        gradients = [
+            torch.autograd.grad(
+                self._scaler.scale(each),
+                self._parameters,
+                retain_graph=each is loss[0],
+                materialize_grads=True,
+            )
+            for each in loss
+        ]
+        summed = bounded_sum(*gradients, self.objective.bounded)
+        for parameter, gradient in zip(self._parameters, summed, strict=True):
+            parameter.grad = gradient
+        return loss[0]
 
     def mean_loss(self):
         """Of the samples since the last call."""

@@ -272,3 +272,43 @@ def slow_cpc(grids, matrices, negatives, temperature, normalize=False):
     for place in np.ndindex(values.shape):
         values[place] = np.mean(of_it.get(place) or from_it[place])
     return np.mean(means), values
+
+
+def slow_resampled(images, level, draws, tolerance):
+    """Pixel by pixel in reading order, image by image; see fakes.resampled."""
+    images, draws = np.asarray(images, np.float64), np.asarray(draws, np.float64)
+    n_channels, height, width = images.shape[1:]
+    made = np.zeros((len(draws), n_channels, height, width))
+    for image, own_draws in zip(made, draws, strict=True):
+        for i in range(height):
+            for j in range(width):
+                context = [
+                    (row, column)
+                    for row in range(max(0, i - level + 1), i + 1)
+                    for column in range(max(0, j - level + 1), j + 1)
+                    if (row, column) != (i, j)
+                ]
+                distance = np.array(
+                    [sum(((other - image)[:, r, c] ** 2).sum() for r, c in context)
+                     for other in images]
+                )  # fmt: skip
+                limit = max(distance.min(), tolerance**2) + 1e-4
+                matches = np.flatnonzero(distance <= limit)
+                chosen = matches[int(own_draws[i, j] * len(matches))]
+                image[:, i, j] = images[chosen, :, i, j]
+    return made
+
+
+def slow_window_map(values, level):
+    """Each pixel's mean of the windows whose centres are nearest to its own, row and column apart;
+    ``values`` (h, w) are of all windows of ``level`` x ``level`` pixels.
+    """
+    size = [n + level - 1 for n in values.shape]
+    found = np.zeros(size)
+    for place in np.ndindex(*size):
+        nearest = []
+        for pixel, n in zip(place, values.shape, strict=True):
+            apart = [abs(start + level / 2 - (pixel + 0.5)) for start in range(n)]
+            nearest.append([start for start in range(n) if apart[start] == min(apart)])
+        found[place] = np.mean([values[row, column] for row in nearest[0] for column in nearest[1]])
+    return found

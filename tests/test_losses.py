@@ -1,11 +1,15 @@
-"""InfoNCE and NCE against loops over their definitions."""
+"""InfoNCE and NCE against loops over their definitions, information against what is known."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from oracles import slow_info_nce, slow_nce
 from torch.nn import functional as F
 
-from anomalib_lite.losses import info_nce_loss, info_nce_values, nce_loss
+from anomalib_lite.losses import info_nce_loss, info_nce_values, information_bound, nce_loss
+from anomalib_lite.networks import mlp
 
 B, M, D = 5, 7, 3
 MODES = {
@@ -208,3 +212,76 @@ def test_nce_is_lowest_at_the_true_log_odds():
 def test_nce_wants_a_positive_nu():
     with pytest.raises(ValueError, match="nu"):
         nce_loss(vectors(2), vectors(2), 0)
+
+
+# -- information ----------------------------------------------------------------------------------
+
+
+def correlated(n, rho, seed=0):
+    """Pairs (n, 2) of standard normal numbers; they know -log(1 - rho²) / 2 nats of one another."""
+    x, other = vectors(2, n, seed=seed)
+    return torch.stack([x, rho * x + math.sqrt(1 - rho**2) * other], 1)
+
+
+def put_together(pairs):
+    return torch.stack([pairs[:, 0], pairs[:, 1].roll(1)], 1)
+
+
+def log_ratio(pairs, rho):
+    """How much likelier a pair is to belong together."""
+    x, z = pairs.T
+    square = (rho**2 * (x**2 + z**2) - 2 * rho * x * z) / (2 * (1 - rho**2))
+    return -square - math.log(1 - rho**2) / 2
+
+
+def limit(kind, rho):
+    """What the bound comes to with the best T: in closed form, or by an integral over a grid."""
+    if kind == "donsker-varadhan":
+        return -math.log(1 - rho**2) / 2
+    axis = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    pairs = torch.cartesian_prod(axis, axis)
+    q = torch.exp(-pairs.square().sum(1) / 2) / (2 * math.pi)
+    t = log_ratio(pairs, rho)
+    p = q * t.exp()
+    integrand = p * F.logsigmoid(t) + q * F.logsigmoid(-t)
+    return 2 * math.log(2) + float(integrand.sum() * (axis[1] - axis[0]) ** 2)
+
+
+@pytest.mark.parametrize("kind", ["jensen-shannon", "donsker-varadhan"])
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_information_of_correlated_gaussians_is_reached_by_the_best_network(kind, rho):
+    pairs = correlated(200_000, rho)
+    values = log_ratio(pairs, rho), log_ratio(put_together(pairs), rho)
+    found = float(information_bound(*values, kind=kind))
+    assert found == pytest.approx(limit(kind, rho), abs=0.02)
+    for worse in (lambda t: 0.7 * t, lambda t: 1.4 * t, lambda t: t.clamp(-1, 1)):
+        assert float(information_bound(*map(worse, values), kind=kind)) <= found
+    moved = float(information_bound(values[0] + 3, values[1] + 3, kind=kind))
+    assert (moved == pytest.approx(found)) == (kind == "donsker-varadhan")
+
+
+@pytest.mark.parametrize("kind", ["jensen-shannon", "donsker-varadhan"])
+def test_information_of_correlated_gaussians_is_learned(kind):
+    rho = 0.8
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = mlp(2, (32, 32), 1, norm=False).double()
+
+    def told(pairs):
+        return [network(each)[:, 0] for each in (pairs, put_together(pairs))]
+
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for step in range(300):
+        optimizer.zero_grad()
+        (-information_bound(*told(correlated(1000, rho, seed=step + 1)), kind=kind)).backward()
+        optimizer.step()
+    test = correlated(50_000, rho)
+    with torch.no_grad():
+        values = told(test)
+    assert float(information_bound(*values, kind=kind)) == pytest.approx(limit(kind, rho), abs=0.05)
+    assert np.corrcoef(values[0], log_ratio(test, rho))[0, 1] > 0.95
+
+
+def test_bounds_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"kind: expected one of .*got 'nwj'"):
+        information_bound(torch.zeros(2), torch.zeros(2), kind="nwj")

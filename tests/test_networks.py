@@ -8,13 +8,20 @@ from torch import nn
 
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.networks import (
+    KERNELS,
+    BatchDeviation,
     ConvAutoencoder,
     ConvNet,
     DenseEncoder,
     LinearAutoencoder,
     LogOdds,
     MLPAutoencoder,
+    PatchDetector,
+    PatchDiscriminator,
     ResidualEncoder,
+    StatisticsNetwork,
+    UNetGenerator,
+    coordinate_maps,
     mlp,
     reconstruction_errors,
 )
@@ -214,19 +221,21 @@ def stored():
             ),
             "dense": (DenseEncoder(3, 16, 4, n_layers=2), torch.rand(3, 3, 16, 16)),
             "linear": (LinearAutoencoder.of(torch.rand(20, 6), 2), torch.rand(3, 6)),
+            "generator": (UNetGenerator((1, 13, 9), (4, 6)), torch.rand(3, 1, 13, 9)),
+            "detector": (PatchDetector(4, 3, 4), torch.rand(3, 3, 9, 8), coordinate_maps((6, 5))),
         }
 
 
 @pytest.mark.parametrize("name", list(stored()))
 def test_state_makes_an_equal_network(name):
-    network, x = stored()[name]
+    network, *x = stored()[name]
     network = network.eval()
     before = torch.get_rng_state()
     again = type(network).from_state(network.to_state())
     assert torch.equal(torch.get_rng_state(), before)
     for one, other in zip(network.to_state()["weights"], again.to_state()["weights"], strict=True):
         assert one == other
-    one, other = network(x), again(x)
+    one, other = network(*x), again(*x)
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a, b)
     assert not any(p.requires_grad for p in again.parameters())
@@ -328,3 +337,142 @@ def test_a_residual_block_without_weights_passes_its_input_on():
     nn.init.zeros_(block.convolutions[-1].weight)
     x = torch.randn(2, 4, 8, 8, generator=seed())
     torch.testing.assert_close(block(x.clone()), x)
+
+
+# -- networks that look at windows ----------------------------------------------------------------
+
+DISTANT = (40, 37)
+
+
+def detector(level, **options):
+    with seeded(seed(3)):
+        return PatchDetector(level, 2, width=4, **options).double().eval()
+
+
+def discriminator(level):
+    with seeded(seed(3)):
+        return PatchDiscriminator(level, 2, width=4).double().eval()
+
+
+def windows_that_see(pixel, level, size):
+    """Which outputs (h, w) have the pixel in their window."""
+    rows, columns = (
+        (at - level < np.arange(side - level + 1)) & (np.arange(side - level + 1) <= at)
+        for at, side in zip(pixel, size, strict=True)
+    )
+    return rows[:, None] & columns
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (19, 22), (39, 36), (3, 30)])
+@pytest.mark.parametrize("level", KERNELS)
+def test_a_pixel_moves_the_windows_it_is_in_and_no_others(level, pixel):
+    x = torch.rand(3, 2, *DISTANT, generator=seed(), dtype=torch.float64)
+    moved = x.clone()
+    moved[1, :, *pixel] += 1
+    told = {
+        "detector": (detector(level), coordinate_maps([side - level + 1 for side in DISTANT])),
+        "discriminator": (discriminator(level), coordinate_maps(DISTANT)),
+    }
+    expected = windows_that_see(pixel, level, DISTANT)
+    for name, (network, coordinates) in told.items():
+        with torch.no_grad():
+            change = (network(moved, coordinates.double()) - network(x, coordinates.double())) != 0
+        assert np.array_equal(change[1].numpy(), expected), name
+        for other in change[[0, 2]].numpy():  # images are compared by the discriminator alone
+            assert np.array_equal(other, expected & (name == "discriminator")), name
+
+
+@pytest.mark.parametrize("level", [1, 8])
+def test_a_place_moves_the_detector_there_alone(level):
+    network, size = detector(level), (16, 14)
+    x = torch.rand(2, 2, *size, generator=seed(), dtype=torch.float64)
+    coordinates = coordinate_maps([side - level + 1 for side in size]).double()
+    other = coordinates.clone()
+    other[:, 4, 5] = 0.9
+    with torch.no_grad():
+        change = network(x, other) != network(x, coordinates)
+    assert change[:, 4, 5].all()
+    assert change.sum() == 2
+
+
+def test_each_image_may_have_its_own_places():
+    network = detector(2)
+    x = torch.rand(2, 2, 6, 5, generator=seed(), dtype=torch.float64)
+    coordinates = torch.rand(2, 2, 5, 4, generator=seed(), dtype=torch.float64)
+    together = network(x, coordinates)
+    for i in range(2):
+        alone = network(x[i : i + 1], coordinates[i])[0]
+        torch.testing.assert_close(together[i], alone)
+
+
+def test_detectors_normalise_nothing_and_discriminators_what_sees_neighbours():
+    def normalised(network):
+        layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+        return [hasattr(layer, "parametrizations") for layer in layers]
+
+    assert not any(normalised(detector(8)))
+    assert normalised(discriminator(8)) == [True] * 3 + [False] * (1 + 4 + 1)
+
+
+def test_levels_that_have_no_stack_are_refused():
+    for network in (PatchDetector, PatchDiscriminator):
+        with pytest.raises(ValueError, match=r"level: expected one of 1, 2, .*got 3"):
+            network(3, 1)
+
+
+def test_dropout_is_for_training():
+    network, coordinates = detector(1, dropout=0.5), coordinate_maps((8, 8)).double()
+    x = torch.rand(1, 2, 8, 8, generator=seed(), dtype=torch.float64)
+    assert torch.equal(network(x, coordinates), network(x, coordinates))
+    network.train()
+    assert not torch.equal(network(x, coordinates), network(x, coordinates))
+
+
+def test_deviation_is_that_of_four_images_at_each_position():
+    x = torch.randn(6, 10, 3, 2, generator=seed(), dtype=torch.float64)
+    found = BatchDeviation()(x)[:, 10:]
+    for image in range(6):
+        group = x[[(image + i) % 6 for i in range(4)]].numpy()
+        deviation = group.std(0)  # (10, 3, 2)
+        parts = [deviation[:3], deviation[3:6], deviation[6:8], deviation[8:]]
+        expected = np.stack([part.mean(0) for part in parts])
+        np.testing.assert_allclose(found[image], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "widths"), [((1, 28, 28), (4, 6, 8)), ((3, 33, 47), (4, 8)), ((1, 4, 5), (4,))]
+)
+def test_generated_images_have_the_shape_of_noise_and_begin_at_a_value(shape, widths):
+    with seeded(seed()):
+        network = UNetGenerator(shape, widths, start=0.1)
+    images = network.sample(5, seed())
+    assert images.shape == (5, *shape)
+    assert 0 < images.min()
+    assert images.max() < 1
+    assert 0.03 < images.median() < 0.25
+    assert torch.equal(network.eval().sample(5, seed()), network.sample(5, seed()))
+    assert not torch.equal(network.sample(5, seed()), network.sample(5, seed(1)))
+
+
+def test_every_pixel_of_a_generated_image_may_hear_of_every_noise():
+    with seeded(seed()):
+        network = UNetGenerator((1, 32, 32), (4, 6, 8)).double().eval()
+    z = torch.randn(1, 1, 32, 32, generator=seed(), dtype=torch.float64)
+    moved = z.clone()
+    moved[0, 0, 0, 0] += 3
+    assert (network(moved) != network(z)).all()
+
+
+def test_statistics_are_of_pairs_and_take_every_stage():
+    with seeded(seed()):
+        network = StatisticsNetwork(1, (4, 6, 8)).eval()
+    x, z = (torch.rand(4, 1, 12, 12, generator=seed(i)) for i in range(2))
+    value = network(x, z)
+    assert value.shape == (4,)
+    torch.testing.assert_close(network(x[:1], z[:1])[0], value[0])
+    assert not torch.allclose(network(x, z.flip(0)), value)
+    for weight in network.weights:
+        with torch.no_grad():
+            weight.bias += 1
+        torch.testing.assert_close(network(x, z), value + 1)
+        value = value + 1

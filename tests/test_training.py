@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from anomalib_lite import training
-from anomalib_lite.training import Objective, split_off, train
+from anomalib_lite.training import Objective, bounded_sum, split_off, train
 
 CPU = torch.device("cpu")
 N = 40
@@ -129,6 +129,52 @@ def test_the_loss_of_an_epoch_is_the_mean_of_its_samples():
     network = layer()
     history = run(regression(network), network, batch_size=14, epochs=1, learning_rate=1e-12)
     assert history[0]["loss"] == pytest.approx((layer()(X) - Y).square().mean().item(), rel=1e-5)
+
+
+# -- two losses of one objective, one of them bounded ---------------------------------------------
+
+
+def gradients(*scale):
+    """Of two tensors, norms over both together of 5 times ``scale``."""
+    return [[torch.tensor([[3.0 * k]]), torch.tensor([0.0, 4.0 * k])] for k in scale]
+
+
+@pytest.mark.parametrize(
+    ("second", "weight", "expected"),
+    [(10.0, 1.0, 1.0), (1.0, 1.0, 1.0), (0.2, 1.0, 0.2), (10.0, 0.3, 0.3), (0.2, 0.5, 0.1)],
+)
+def test_a_second_gradient_is_cut_to_the_first(second, weight, expected):
+    summed = bounded_sum(*gradients(1.0, second), weight)
+    for found, (one,) in zip(summed, zip(*gradients(1 + expected), strict=True), strict=True):
+        torch.testing.assert_close(found, one)
+
+
+def test_gradients_of_zero_are_borne():
+    first, second = gradients(1.0, 0.0)
+    assert all(map(torch.equal, bounded_sum(second, second), second))
+    assert all(map(torch.equal, bounded_sum(first, second), first))
+    assert all(map(torch.equal, bounded_sum(second, first), second))
+
+
+@pytest.mark.parametrize("large", [1.0, 100.0])
+def test_a_bounded_loss_moves_parameters_as_its_rule_says(large):
+    """One step of plain gradient descent, the second loss of the bias alone."""
+    network, plain = layer(), layer()
+
+    def pair(index, _generator):
+        return (network(X[index]) - Y[index]).square().mean(), large * network.bias.sum()
+
+    objective = Objective(pair, network.parameters(), bounded=0.5)
+    history = run(
+        objective, network, batch_size=N, epochs=1, optimizer=torch.optim.SGD, learning_rate=0.1
+    )
+    loss = (plain(X) - Y).square().mean()
+    loss.backward()
+    size = math.sqrt(sum(p.grad.square().sum().item() for p in plain.parameters()))
+    expected = plain.bias - 0.1 * (plain.bias.grad + 0.5 * min(1, size / large) * large)
+    torch.testing.assert_close(network.bias, expected)
+    torch.testing.assert_close(network.weight, plain.weight - 0.1 * plain.weight.grad)
+    assert history[0]["loss"] == pytest.approx(loss.item())
 
 
 # -- how long, and on what ------------------------------------------------------------------------

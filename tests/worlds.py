@@ -91,3 +91,38 @@ def tiles(n, size=64, *, tile=16, swapped=0, seed=0):
         images.append(128 + 80 * rows)
     images = np.array(images) + rng.normal(0, 5, (n, size, size))
     return images.clip(0, 255).astype(np.uint8)
+
+
+SCALES = ("pixel", "pair", "part", "arrangement")
+_BARS = np.s_[:2, 2:6], np.s_[-2:, 2:6], np.s_[2:6, :2], np.s_[2:6, -2:]
+
+
+def frames(n, broken=None, *, seed=0):
+    """(n, 24, 24) uint8: in each corner an 8-px part of four bars, dim or bright, and some noise.
+
+    The upper and the lower bar of a part are alike, so are the left and the right one, and so are
+    the two parts of a row. ``broken`` says at which scale images are odd, while all is well at
+    smaller ones: "pixel", grey values that never occur; "pair", bars dim and bright in turn;
+    "part", bars that face each other and differ; "arrangement", two parts of a row that differ.
+    """
+    rng = np.random.default_rng(seed)
+    images = np.full((n, 24, 24), 60.0)
+    for image in images:
+        kinds = rng.integers(0, 2, (2, 2))  # by row of parts: of upper and lower, of left and right
+        bars = np.broadcast_to(kinds[:, None, [0, 0, 1, 1]], (2, 2, 4)).copy()
+        row = rng.integers(2)
+        if broken == "part":
+            bars[row, :, rng.integers(4)] ^= 1
+        if broken == "arrangement":
+            bars[row, rng.integers(2), [[0, 1], [2, 3]][rng.integers(2)]] ^= 1
+        for (row, column), part in zip(np.ndindex(2, 2), bars.reshape(4, 4), strict=True):
+            place = image[16 * row : 16 * row + 8, 16 * column : 16 * column + 8]
+            for bar, is_bright in zip(_BARS, part, strict=True):
+                place[bar] = 200 if is_bright else 130
+            if broken == "pair":
+                some = place[_BARS[rng.integers(4)]][rng.integers(2) :: 2]
+                some[:] = 330 - some
+        if broken == "pixel":
+            places = rng.choice(image.size, 12, replace=False)
+            image.flat[places] = rng.choice([0, 95, 165, 255], 12)
+    return (images + rng.normal(0, 2, images.shape)).clip(0, 255).astype(np.uint8)

@@ -526,7 +526,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         if self._how_["patch_level"]:
             return self._infer(batch)[0]
         if self._how_["kind"] == "backbone":
-            batch = pool_maps(self.backbone_(batch))
+            batch = pool_maps(self.backbone_.trainable_maps(batch))
         return self._scores(self.density_, _composites(self.autoencoder_, batch))
 
     def _infer(self, batch):
@@ -536,7 +536,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
             errors = (batch - back).square().mean(1)  # (B, h, w)
             grids = errors * self._error_weights(rows)[:, None, None]
             return self._scores(self.density_, rows), grids
-        maps = self.backbone_(batch)
+        maps = self.backbone_.trainable_maps(batch)
         grids, values = self._grid(maps, self.patch_autoencoder_, self.patch_density_)
         if self._how_["patch_level"]:
             return values.amax(1), grids
@@ -636,7 +636,6 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         return tags
 
 
-@torch.no_grad()
 def _composites(autoencoder, x):
     """(n, latent_dim + 2), in float64 where the device has it, of inputs (n, ...)."""
     z, back = autoencoder(x)

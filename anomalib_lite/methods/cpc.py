@@ -622,7 +622,8 @@ class CPC(BaseDetector):
         return self._finished(self._features(encoder, patches))
 
     def _features(self, encoder, patches):
-        return pool_maps(encoder(patches)) if isinstance(encoder, Backbone) else encoder(patches)
+        is_backbone = isinstance(encoder, Backbone)
+        return pool_maps(encoder.trainable_maps(patches)) if is_backbone else encoder(patches)
 
     def _finished(self, vectors):
         """Vectors (..., D) whitened and normalised, where they are to be."""

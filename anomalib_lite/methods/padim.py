@@ -195,7 +195,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _embed(self, batch):
         """Patch rows (B, P, d) and their grid (h, w)."""
         maps, first = [], 0
-        for grid in self.backbone_(batch):  # (B, C, h, w)
+        for grid in self.backbone_.trainable_maps(batch):  # (B, C, h, w)
             last = first + grid.shape[1]
             kept = self.channels_[(self.channels_ >= first) & (self.channels_ < last)] - first
             maps.append(grid.index_select(1, kept))

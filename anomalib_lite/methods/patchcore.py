@@ -282,7 +282,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
 
     def _embed(self, batch):
         """Patch rows (B, P, D) and their grid (h, w)."""
-        embedding = patch_embedding(self.backbone_(batch), **self._embedding_)
+        embedding = patch_embedding(self.backbone_.trainable_maps(batch), **self._embedding_)
         return grid_rows(embedding), embedding.shape[-2:]
 
     def _infer(self, batch):
@@ -295,10 +295,12 @@ class PatchCore(PartialFitMixin, BaseDetector):
 
     def _score(self, batch):
         rows, _ = self._embed(batch)  # (B, P, D)
-        found = [self.memory_bank_.farthest(image_rows, 1) for image_rows in rows]
+        found = [self.memory_bank_.farthest(image_rows, 1) for image_rows in rows.detach()]
         patch, distance, index = (torch.cat(part) for part in zip(*found, strict=True))  # (B,)
-        image = torch.arange(len(rows), device=rows.device)
-        return self._image_scores(rows[image, patch], distance, index)
+        worst = rows[torch.arange(len(rows), device=rows.device), patch]
+        if worst.requires_grad:  # the same distance, differentiable
+            distance = squared_distance(worst, self.memory_bank_.rows[index]).sqrt()
+        return self._image_scores(worst, distance, index)
 
     def _image_scores(self, rows, distance, index, exclude=None):
         """Equation 7 for rows (B, D) at ``distance`` (B,) from bank rows ``index`` (B,)."""

@@ -221,7 +221,7 @@ class SPADE(BaseDetector):
         return torch.stack([self._mean_distance(one) for one in apart]), apart
 
     def _score(self, batch):
-        deep = self.backbone_(batch)[-1]
+        deep = self.backbone_.trainable_maps(batch)[-1]
         return self._image_scores(deep.mean((2, 3)))[0]
 
     def _infer(self, batch):

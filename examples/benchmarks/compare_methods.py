@@ -60,6 +60,14 @@ METHODS = {
     "ContrastiveDA, convnet": lambda **size: al.ContrastiveDA(
         "convnet", "gaussian", epochs=10, learning_rate=0.05, **TRAINED_SMALL | size
     ),
+    "MLSAD, resampled, 32 px": lambda **size: al.MLSAD(
+        fakes="resample",
+        width=8,
+        n_blocks=1,
+        learning_rate=3e-3,
+        epochs=20,
+        **size | {"image_size": 32},
+    ),
 }
 COLUMNS = (
     "method", "dataset", "seed", "image_auroc", "pixel_auroc", "aupro", "fit_s", "score_ms",
