@@ -23,7 +23,7 @@ images = images.reshape(-1, 28, 28).astype(np.uint8)
 sevens = images[digits == 7]
 
 # %%
-# Two detectors of sevens: one that saw normal images broken up at every scale, and one that knows
+# Two detectors of sevens: one that saw normal images broken up at four scales, and one that knows
 # twelve principal components, what they leave out, and how dense both are.
 detectors = {
     "MLSAD": MLSAD(
