@@ -14,6 +14,7 @@ from .images import ImageStream, ValueRange
 from .patches import MapRenderer
 from .persistence import SaveMixin
 from .runtime import make_generator, progress, resolve_device
+from .training import OPTIMIZERS, SCHEDULES
 
 
 class Inspection(NamedTuple):
@@ -372,6 +373,18 @@ def check_choice(name, value, choices):
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_training(estimator):
+    """Raise ValueError unless what an estimator has for ``training.train`` makes sense."""
+    given = vars(estimator)
+    for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        if name in given and not callable(given[name]):
+            check_choice(name, given[name], tuple(choices))
+    for name in ("learning_rate", "weight_decay"):
+        check_number(name, given.get(name, 0), minimum=0)
+    if given.get("clip_norm") is not None:
+        check_number("clip_norm", given["clip_norm"], minimum=0)
 
 
 def check_odd(name, value):

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
 from .augment import random_windows
-from .base import ImageEstimator, check_choice, check_count, check_number
+from .base import ImageEstimator, check_choice, check_count, check_number, check_training
 from .geometry import as_pair
 from .images import NetworkInput
 from .losses import INFORMATION_BOUNDS, information_bound
@@ -25,7 +25,7 @@ from .networks import (
     coordinate_maps,
 )
 from .runtime import make_generator, seeded
-from .training import SCHEDULES, Objective, train
+from .training import Objective, train
 
 _BLOCK = 2**24  # distances held at a time
 _ROUNDING = 1e-4  # by which equal squared distances of windows may differ in float32
@@ -499,15 +499,12 @@ class EntropyPatchGAN(_Imitator):
         check_count("epochs", self.epochs)
         if self.steps is not None:
             check_count("steps", self.steps)
-        check_count("train_batch_size", self.train_batch_size)
-        if self.train_batch_size < 3:  # of 2, an odd number of images leaves one alone
-            raise ValueError(f"train_batch_size: expected 3 or more, got {self.train_batch_size}.")
-        check_number("learning_rate", self.learning_rate, minimum=0)
+        # of 2, an odd number of images would leave one alone
+        check_count("train_batch_size", self.train_batch_size, minimum=3)
+        check_training(self)
         for name in ("discriminator_learning_rate", "statistics_learning_rate"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), minimum=0)
-        if not callable(self.schedule):
-            check_choice("schedule", self.schedule, tuple(SCHEDULES))
 
     def _imitate(self, images, generator):
         if len(images) < 2:

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from ..backbones import Backbone
 from ..base import (
     BaseDetector,
-    check_choice,
     check_count,
     check_enough,
     check_finite,
     check_number,
     check_share,
+    check_training,
 )
 from ..geometry import as_pair
 from ..images import NetworkInput
@@ -24,7 +24,7 @@ from ..losses import info_nce_values
 from ..networks import DenseEncoder, LinearAutoencoder, ResidualEncoder
 from ..patches import pool_maps, sliding_windows, window_starts
 from ..runtime import seeded
-from ..training import OPTIMIZERS, SCHEDULES, Objective, split_off, train
+from ..training import Objective, split_off, train
 
 ENCODERS = {
     "resnet18": ResidualEncoder,
@@ -288,17 +288,10 @@ class CPC(BaseDetector):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         check_count("epochs", self.epochs, minimum=0)
-        for name in ("learning_rate", "weight_decay"):
-            check_number(name, getattr(self, name), minimum=0)
         check_number("temperature", self.temperature, minimum=0)
         if self.temperature == 0:
             raise ValueError("temperature: expected a positive number, got 0.")
-        if self.clip_norm is not None:
-            check_number("clip_norm", self.clip_norm, minimum=0)
-        if not callable(self.optimizer):
-            check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
-        if not callable(self.schedule):
-            check_choice("schedule", self.schedule, tuple(SCHEDULES))
+        check_training(self)
         check_share("calibration_share", self.calibration_share)
         check_share("validation_share", self.validation_share)
 

@@ -14,6 +14,7 @@ from ..base import (
     check_enough,
     check_number,
     check_share,
+    check_training,
 )
 from ..fakes import make_fakes
 from ..geometry import as_pair
@@ -218,8 +219,7 @@ class MLSAD(BaseDetector):
             check_count(name, getattr(self, name))
         for name in ("structure_weight", "position_weight", "input_noise"):
             check_number(name, getattr(self, name), minimum=0)
-        for name in ("learning_rate", "weight_decay"):
-            check_number(name, getattr(self, name), minimum=0)
+        check_training(self)
         check_share("dropout", self.dropout)
         check_share("calibration_share", self.calibration_share)
         if self.structure_weight == 0 and not (self.position and self.position_weight):

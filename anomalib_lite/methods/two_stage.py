@@ -18,14 +18,14 @@ from ..base import (
     check_count,
     check_enough,
     check_finite,
-    check_number,
     check_share,
+    check_training,
 )
 from ..heads import check_head, fit_head, folds, head_scores, held_out_scores
 from ..networks import mlp
 from ..patches import pool_maps, sliding_windows
 from ..runtime import draw_seed, seeded
-from ..training import ON_INTERRUPT, OPTIMIZERS, SCHEDULES, Objective, split_off, train
+from ..training import ON_INTERRUPT, Objective, split_off, train
 
 _WINDOWS_AT_ONCE = 256
 
@@ -166,14 +166,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         for name in ("steps", "patience"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        check_number("learning_rate", self.learning_rate, minimum=0)
-        check_number("weight_decay", self.weight_decay, minimum=0)
-        if self.clip_norm is not None:
-            check_number("clip_norm", self.clip_norm, minimum=0)
-        if not callable(self.optimizer):
-            check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
-        if not callable(self.schedule):
-            check_choice("schedule", self.schedule, tuple(SCHEDULES))
+        check_training(self)
         check_share("validation_share", self.validation_share)
         check_choice("on_interrupt", self.on_interrupt, ON_INTERRUPT)
         if self.patience is not None and self.validation_share == 0:
