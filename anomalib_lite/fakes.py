@@ -73,7 +73,7 @@ def make_fakes(kind, level, images, generator, **options):
 
 
 def uniform_noise(n, shape, generator, device="cpu"):
-    """Level 0: images (n, *shape) of pixels that are uniform in [0, 1), each on its own."""
+    """Level 0: images ``(n, *shape)`` of pixels that are uniform in [0, 1), each on its own."""
     return torch.rand(n, *shape, generator=generator, device="cpu").to(device)
 
 
