@@ -7,6 +7,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
+from ..augment import random_windows
 from ..base import (
     BaseDetector,
     check_choice,
@@ -286,7 +287,7 @@ class MLSAD(BaseDetector):
         if self.crop_size is None:
             return images
         which = torch.arange(n_crops, device="cpu") % len(images)
-        return _cropped(images[which.to(images.device)], *self._draw_corners(n_crops, generator))
+        return random_windows(images[which.to(images.device)], generator, self.crop_size)
 
     def _fakes(self, level, images, generator):
         """(n_fakes, C, h, w), of the level below."""
@@ -400,7 +401,7 @@ class MLSAD(BaseDetector):
 
     def _level_scores(self, batch):
         """(B, n_levels) of prepared images."""
-        return torch.stack([grid.mean((1, 2)) for grid in self._grids(batch)], 1)
+        return _level_means(self._grids(batch))
 
     def _level_scores_one_by_one(self, images):
         return torch.cat([self._level_scores(image) for image in images.split(1)])
@@ -435,7 +436,7 @@ class MLSAD(BaseDetector):
     def _infer(self, batch):
         batch = self._prepared(batch)
         grids = list(self._grids(batch))
-        scores = torch.stack([grid.mean((1, 2)) for grid in grids], 1) @ self.level_weights_
+        scores = _level_means(grids) @ self.level_weights_
         maps = [
             weight * window_map(grid, level)
             for weight, grid, level in zip(self.level_weights_, grids, self.levels_, strict=True)
@@ -467,6 +468,11 @@ def window_map(grid, level):
         return grid
     grid = F.avg_pool2d(F.pad(grid[:, None], (1,) * 4, mode="replicate"), 2, 1)
     return F.pad(grid, (level // 2 - 1,) * 4, mode="replicate")[:, 0]
+
+
+def _level_means(grids):
+    """(B, n_levels) of a grid (B, h, w) a level."""
+    return torch.stack([grid.mean((1, 2)) for grid in grids], 1)
 
 
 def _centred(batch):
