@@ -141,6 +141,33 @@ def left_out(squares, count):
     return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - share)
 
 
+def shrunk_gaussian(rows):
+    """Mean, a root of the covariance, and its transposed inverse, of rows (n, d).
+
+    The root is the symmetric one of the correlations, shrunk as Ledoit and Wolf do, each row times
+    its column's deviation: white coordinates, ``(rows - mean) @ inverse``, are as near to the
+    columns as they can be, whatever these are measured in.
+
+    Raises
+    ------
+    ValueError
+        If no column varies.
+    """
+    statistics = GaussianStatistics.of(rows[None])
+    mean = statistics.mean[0]
+    std = statistics.covariance()[0].diagonal().sqrt()
+    if not (std > 0).any():
+        raise ValueError(
+            f"X: its {len(rows)} samples vary too little for a density: are they all the same?"
+        )
+    std = torch.where(std > 0, std, std[std > 0].min())  # what never changed may do so later
+    correlation, _ = ledoit_wolf(((rows - mean) / std).cpu().numpy(), assume_centered=True)
+    values, vectors = torch.linalg.eigh(torch.from_numpy(correlation).to(rows))
+    values = values.clamp_min(1e-9 * values.max()).sqrt()
+    root = (vectors * values) @ vectors.T * std[:, None]
+    return mean, root, (vectors / values) @ vectors.T / std[:, None]
+
+
 class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
     """One Gaussian with a full covariance, shrunk as Ledoit and Wolf do.
 

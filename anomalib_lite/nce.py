@@ -5,12 +5,11 @@ import math
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.covariance import ledoit_wolf
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.nn import functional as F
 
 from .base import all_or_nothing, check_count, check_number, check_share
-from .density import GaussianStatistics
+from .density import shrunk_gaussian
 from .losses import nce_loss
 from .networks import LogOdds
 from .persistence import SaveMixin
@@ -161,7 +160,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"n_lowered: {self.n_lowered} columns of {X.shape[1]}.")
         generator = make_generator(self.random_state)
         rows = torch.from_numpy(np.array(X, order="C")).to(device, exact_dtype(device))
-        self.mean_, self.root_, whitener = _gaussian(rows)
+        self.mean_, self.root_, whitener = shrunk_gaussian(rows)
         self._whitener_ = whitener
         self._volume_ = -torch.linalg.slogdet(whitener).logabsdet
         self._log_nu_ = math.log(self.nu)
@@ -307,27 +306,6 @@ def _log_normal(white, scale):
     """Log-density (n,) of rows (n, d) under N(0, diag(scale²))."""
     constant = math.log(2 * math.pi) / 2 * white.shape[1]
     return -(white / scale).square().sum(1) / 2 - scale.log().sum() - constant
-
-
-def _gaussian(rows):
-    """Mean, a root of the covariance, and its transposed inverse, of rows (n, d).
-
-    The root is the symmetric one of the correlations, each row times its column's deviation: white
-    coordinates are as near to the columns as they can be, whatever these are measured in.
-    """
-    statistics = GaussianStatistics.of(rows[None])
-    mean = statistics.mean[0]
-    std = statistics.covariance()[0].diagonal().sqrt()
-    if not (std > 0).any():
-        raise ValueError(
-            f"X: its {len(rows)} rows vary too little for a density: are they all the same?"
-        )
-    std = torch.where(std > 0, std, std[std > 0].min())  # what never changed may do so later
-    correlation, _ = ledoit_wolf(((rows - mean) / std).cpu().numpy(), assume_centered=True)
-    values, vectors = torch.linalg.eigh(torch.from_numpy(correlation).to(rows))
-    values = values.clamp_min(1e-9 * values.max()).sqrt()
-    root = (vectors * values) @ vectors.T * std[:, None]
-    return mean, root, (vectors / values) @ vectors.T / std[:, None]
 
 
 def log_normal_mode(mean, variance):

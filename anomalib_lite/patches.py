@@ -224,20 +224,21 @@ class MapRenderer:
         self._matrices = {}
 
     def __call__(self, grid, size):
-        """Map of one image.
+        """Map of one image, or of several.
 
         Parameters
         ----------
-        grid : torch.Tensor of shape (h, w)
+        grid : torch.Tensor of shape (..., h, w)
         size : tuple (H, W)
             The image's own.
 
         Returns
         -------
-        map : torch.Tensor of shape (H, W)
+        map : torch.Tensor of shape (..., H, W)
         """
+        cells = grid.shape[-2:]
         rows, columns = (
-            self._matrix(axis, grid.shape[axis], size[axis], grid.device) for axis in (0, 1)
+            self._matrix(axis, cells[axis], size[axis], grid.device) for axis in (0, 1)
         )
         return rows @ grid @ columns.T
 

@@ -6,11 +6,11 @@ import numpy as np
 from scipy import stats
 
 
-def stripes(n, size=64, *, seed=0):
+def stripes(n, size=64, *, noise=4, seed=0):
     """(n, size, size) uint8: vertical stripes 8 px wide with a little noise."""
     rng = np.random.default_rng(seed)
     wave = 128 + 60 * np.sign(np.sin(np.arange(size) * np.pi / 8))
-    images = wave + rng.normal(0, 4, (n, size, size))
+    images = wave + rng.normal(0, noise, (n, size, size))
     return images.clip(0, 255).astype(np.uint8)
 
 

@@ -17,17 +17,22 @@ from ..base import (
     check_share,
     check_training,
 )
+from ..density import shrunk_gaussian
 from ..fakes import make_fakes
 from ..geometry import as_pair
+from ..heads import folds
 from ..images import NetworkInput
 from ..networks import PatchDetector, coordinate_maps
-from ..runtime import seeded
+from ..patches import MapRenderer
+from ..runtime import draw_seed, exact_dtype, seeded
 from ..training import Objective, split_off, train
 
 FAKES = ("gan", "resample")
 LEVEL_WEIGHTS = ("equal", "held_out")
+COMBINE = ("mean", "distance")
 _BELOW = {1: 0, 2: 1, 4: 2, 8: 4, 16: 8, 32: 16}  # the level of the fakes that a level tells
 _N_CROPS = 1000  # that fakes are learned from
+_N_PIXELS = 100_000  # of normal images, by which those of maps are judged
 
 
 class MLSAD(BaseDetector):
@@ -81,12 +86,18 @@ class MLSAD(BaseDetector):
     learning_rate : float, default=0.001
         Of Adam, times 0.3 after half of the epochs, and again after three quarters.
     weight_decay : float, default=1e-4
+    combine : {"mean", "distance"}, default="mean"
+        How levels become one score. "mean", as published: :math:`D` averaged over windows, then
+        over levels. "distance": how far the levels' averages, taken together, are from those of the
+        normal images kept aside, by Mahalanobis. It also finds what every level calls *more* normal
+        than the normal images, as a blurred one may be, and needs some dozens kept aside.
     level_weights : {"equal", "held_out"} or sequence of float, default="equal"
-        What levels count for. "held_out": how far the level's mean score of fakes, of all kinds
-        alike, is from that of normal images kept aside, over the variance among these.
+        What levels count for in their mean. "held_out": how far the level's mean score of fakes, of
+        all kinds alike, is from that of normal images kept aside, over the variance among these.
     calibration_share : float, default=0.2
-        Share of the normal images, two at least, that nothing is learned from: their scores set the
-        threshold, and the weights where those are asked for.
+        Share of the normal images, two at least, or three for "distance", that detectors do not
+        learn from: their scores set the threshold, and are what weights and distances rest on where
+        these are asked for.
     image_size : int or tuple (H, W), default=32
         Images are resized to it, whatever their proportions.
     center_crop : int, tuple (H, W) or None, default=None
@@ -114,10 +125,14 @@ class MLSAD(BaseDetector):
         One a level.
     level_weights_ : tensor of shape (n_levels,)
         They sum to 1.
+    levels_of_images_, levels_of_pixels_ : tuple of tensors (mean, whitener), or None
+        "distance" is the length of ``(values - mean) @ whitener``, ``values`` (..., n_levels) being
+        an image's, or those of maps, smoothed, at a pixel.
     history_ : list of list of dict
         Losses by epoch of each level's training; see :func:`~anomalib_lite.training.train`.
     calibration_scores_ : ndarray of shape (n_images,)
-        ``score_samples`` of the images kept aside; NaN of the others.
+        ``score_samples`` of the images kept aside; NaN of the others. A distance is taken from
+        those of other folds.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
@@ -125,18 +140,20 @@ class MLSAD(BaseDetector):
 
     Notes
     -----
-    The unit of scores is that of the mean of probabilities, between 0 and 1.
+    The unit of scores is that of the mean of probabilities, between 0 and 1, or that of a distance:
+    deviations of normal images.
 
     Maps. A window's value stands at its centre; a pixel between the centres of some windows has
     their mean, one nearer to the border than any centre that of the nearest. Levels are averaged by
-    their weights.
+    their weights; or each is smoothed, and the levels' values at a pixel are measured by their
+    distance from those at any pixel of the normal images kept aside.
 
     Left open by the paper, and chosen here: the first learning rate and Adam's other constants, the
     probability of dropout, the deviation of the input's noise, of all of which the published text
     lost the numbers; the windows of level 16. Fakes are drawn once, ``n_fakes`` a level, not anew
     for every batch. Training passes over the images many times, so they are held in memory as the
     networks see them. Images without any colour are learned in one channel; a colour image is then
-    read by the mean of its channels.
+    read by the mean of its channels. The distance is this library's.
 
     References
     ----------
@@ -174,6 +191,7 @@ class MLSAD(BaseDetector):
         train_batch_size=8,
         learning_rate=0.001,
         weight_decay=1e-4,
+        combine="mean",
         level_weights="equal",
         calibration_share=0.2,
         image_size=32,
@@ -201,6 +219,7 @@ class MLSAD(BaseDetector):
         self.train_batch_size = train_batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.combine = combine
         self.level_weights = level_weights
         self.calibration_share = calibration_share
         self.image_size = image_size
@@ -216,6 +235,7 @@ class MLSAD(BaseDetector):
     def _check_params(self):
         _check_levels(self.levels)
         check_choice("fakes", self.fakes, FAKES)
+        check_choice("combine", self.combine, COMBINE)
         for name in ("n_fakes", "width", "n_blocks", "epochs", "train_batch_size"):
             check_count(name, getattr(self, name))
         for name in ("structure_weight", "position_weight", "input_noise"):
@@ -261,11 +281,12 @@ class MLSAD(BaseDetector):
     @torch.inference_mode(False)
     def _learn(self, batches, n_images, generator):
         images = torch.cat([batch.clone() for _, batch in batches])  # (n, 3, h, w)
-        check_enough(len(images), 3, "scores of images kept aside")
+        n_aside = 3 if self.combine == "distance" else 2
+        check_enough(len(images), n_aside + 1, "scores of images kept aside")
         if (images == images[:, :1]).all():
             self._how_["n_channels"] = 1
         images = self._prepared(images).contiguous()
-        share = max(self.calibration_share, 2 / len(images))
+        share = max(self.calibration_share, n_aside / len(images))
         learned, kept_aside = split_off(len(images), share, generator)
         samples = images[learned.to(images.device)]
         crops = self._crops(samples, max(_N_CROPS, len(samples)), generator)
@@ -276,10 +297,29 @@ class MLSAD(BaseDetector):
             self.detectors_.append(detector)
             self.history_.append(history)
             kinds.append(fakes[: len(kept_aside)])
-        held_out = self._level_scores_one_by_one(images[kept_aside.to(images.device)])
-        self.level_weights_ = self._weights(held_out, torch.cat(kinds))
+        normal = images[kept_aside.to(images.device)]
+        values = self._level_scores_one_by_one(normal)
+        self.level_weights_ = self._weights(values, torch.cat(kinds))
+        self.levels_of_images_ = self.levels_of_pixels_ = None
         scores = np.full(len(images), np.nan)
-        scores[kept_aside.numpy()] = (held_out @ self.level_weights_).cpu()
+        scores[kept_aside.numpy()] = self._calibrate(normal, values, generator).cpu()
+        return scores
+
+    def _calibrate(self, normal, values, generator):
+        """Anomaly scores of normal images from their levels' ``values``; learns distances."""
+        if self.combine == "mean":
+            return self._combined(values)
+        scores = torch.empty_like(values[:, 0])
+        for others, these in folds(len(values), draw_seed(generator)):
+            scores[these] = _distance(values[these], _centre(values[others]))
+        self.levels_of_images_ = _centre(values)
+        n_pixels = -(-_N_PIXELS // len(normal))
+        pixels = []
+        for image in normal.split(1):
+            maps = self._smooth_maps(list(self._grids(image))).flatten(0, 2)
+            drawn = torch.randint(len(maps), (n_pixels,), generator=generator, device="cpu")
+            pixels.append(maps[drawn.to(maps.device)])
+        self.levels_of_pixels_ = _centre(torch.cat(pixels))
         return scores
 
     def _crops(self, images, n_crops, generator):
@@ -420,7 +460,7 @@ class MLSAD(BaseDetector):
         -------
         scores : ndarray of shape (n_images, n_levels)
             In the order of ``levels_``; the anomaly score is their mean, weighted by
-            ``level_weights_``.
+            ``level_weights_``, or their distance from those of normal images.
         """
         check_is_fitted(self)
         with torch.no_grad():
@@ -431,17 +471,42 @@ class MLSAD(BaseDetector):
         return torch.cat(found).cpu().numpy().astype(np.float64)
 
     def _score(self, batch):
-        return self._level_scores(self._prepared(batch)) @ self.level_weights_
+        return self._combined(self._level_scores(self._prepared(batch)))
 
     def _infer(self, batch):
-        batch = self._prepared(batch)
-        grids = list(self._grids(batch))
-        scores = _level_means(grids) @ self.level_weights_
-        maps = [
-            weight * window_map(grid, level)
-            for weight, grid, level in zip(self.level_weights_, grids, self.levels_, strict=True)
-        ]
-        return scores, torch.stack(maps).sum(0)
+        grids = list(self._grids(self._prepared(batch)))
+        scores = self._combined(_level_means(grids))
+        if self.levels_of_pixels_ is None:
+            return scores, self._maps(grids) @ self.level_weights_
+        return scores, _distance(self._smooth_maps(grids), self.levels_of_pixels_)
+
+    def _combined(self, values):
+        """Anomaly scores (n,) of images from their levels' (n, n_levels)."""
+        if self.levels_of_images_ is None:
+            return values @ self.level_weights_
+        return _distance(values, self.levels_of_images_)
+
+    def _maps(self, grids):
+        """(B, H, W, n_levels)"""
+        maps = map(window_map, grids, self.levels_)
+        return torch.stack(list(maps), -1)
+
+    def _smooth_maps(self, grids):
+        size = self.input_.seen_size
+        blurred = MapRenderer(size, smoothing=self.smoothing)
+        return blurred(self._maps(grids).movedim(-1, 1), size).movedim(1, -1)
+
+
+def _centre(values):
+    """(mean, whitener) of rows (n, n_levels), for :func:`_distance`."""
+    mean, _, whitener = shrunk_gaussian(values.to(exact_dtype(values.device)))
+    return mean, whitener
+
+
+def _distance(values, normal):
+    """Mahalanobis distances (...) of ``values`` (..., n_levels)."""
+    mean, whitener = normal
+    return torch.linalg.vector_norm((values - mean) @ whitener, dim=-1).to(values.dtype)
 
 
 def window_map(grid, level):

@@ -20,6 +20,7 @@ beside scikit-learn's detectors.
 
 import argparse
 import time
+from itertools import product
 
 import numpy as np
 from compare_methods import mnist
@@ -96,23 +97,27 @@ SPREAD = stats.multivariate_normal([0, 0], [[0.8, 0.2], [0.2, 0.7]])
 
 
 def densities(seeds):
-    head("mixture", "noise", "correlation", "slope", "mean difference, nats")
-    for name, centres in CENTRES.items():
-        centres = np.array(centres)
-        for refine in (False, True):
-            found = []
-            for seed in seeds:
-                rng = np.random.default_rng(seed)
-                fit, test = (
-                    centres[rng.integers(len(centres), size=n)] + SPREAD.rvs(n, random_state=rng)
-                    for n in (2000, 5000)
-                )
-                truth = -np.log(np.mean([SPREAD.pdf(test - c) for c in centres], axis=0))
-                density = NCEDensity(refine_noise=refine, random_state=seed).fit(fit)
-                ours = -density.score_samples(test)
-                slope = np.polyfit(truth, ours, 1)[0]
-                found.append((np.corrcoef(truth, ours)[0, 1], slope, np.mean(ours - truth)))
-            row(name, "refined" if refine else "as it is", *map(float, np.mean(found, axis=0)))
+    head("mixture", "noise", "weights kept", "correlation", "slope", "mean difference, nats")
+    for name, refine, kept in product(
+        CENTRES, ("as it is", "refined"), ("lowest held-out", "last")
+    ):
+        centres, found = np.array(CENTRES[name]), []
+        how = {
+            "refine_noise": refine == "refined",
+            "validation_share": 0.1 if kept == "lowest held-out" else 0.0,
+        }
+        for seed in seeds:
+            rng = np.random.default_rng(seed)
+            fit, test = (
+                centres[rng.integers(len(centres), size=n)] + SPREAD.rvs(n, random_state=rng)
+                for n in (2000, 5000)
+            )
+            truth = -np.log(np.mean([SPREAD.pdf(test - c) for c in centres], axis=0))
+            density = NCEDensity(random_state=seed, **how).fit(fit)
+            ours = -density.score_samples(test)
+            slope = np.polyfit(truth, ours, 1)[0]
+            found.append((np.corrcoef(truth, ours)[0, 1], slope, np.mean(ours - truth)))
+        row(name, refine, kept, *map(float, np.mean(found, axis=0)))
 
 
 # -- digits ---------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@
     python examples/benchmarks/mlsad.py textures --seeds 0
     python examples/benchmarks/mlsad.py cost
 
-``--fakes gan`` takes the GAN for fakes, which are resampled otherwise. ``scales``: a planted world,
-odd at one scale at a time; image AUROC of each level alone, of their plain mean, and of the mean
-weighted as ``level_weights="held_out"`` does. ``mnist``: one digit against the rest, 400 to fit on.
-``corruptions``: 400 of each digit are normal, against corruptions of others of the same digits.
-``textures``: pixel AUROC beside PatchCore's and |pixel - local mean|'s. ``cost``: time and memory
-of a fit by level, and by size of crops, each in a process of its own.
+``--fakes gan`` takes the GAN for fakes, which are resampled otherwise. Columns: image AUROC of each
+level alone, of their plain mean, of the mean weighted as ``level_weights="held_out"`` does, and of
+``combine="distance"``. ``scales``: a planted world, odd at one scale at a time. ``mnist``: one
+digit against the rest, 400 to fit on. ``corruptions``: 400 of each digit are normal, against
+corruptions of others of the same digits. ``textures``: pixel AUROC beside PatchCore's and
+|pixel - local mean|'s, then image AUROC. ``cost``: time and memory of a fit by level, and by size
+of crops, each in a process of its own.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import multiprocessing
 import resource
 import sys
 import time
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -38,30 +40,33 @@ ON_FRAMES = {"image_size": 24, "width": 8, "n_blocks": 1, "dropout": 0.0, "learn
              "epochs": 40}  # fmt: skip
 ON_DIGITS = {"image_size": 28, "width": 8, "n_blocks": 1, "dropout": 0.0, "learning_rate": 0.003,
              "epochs": 30}  # fmt: skip
-ON_TEXTURES = {"levels": (1, 2, 4, 8), "image_size": 224, "crop_size": 32, "position": False,
-               "width": 8, "n_blocks": 1, "learning_rate": 0.003, "epochs": 40}  # fmt: skip
-MEANS = ("equal", "held out")
+ON_TEXTURES = {"image_size": 56, "crop_size": 32, "position": False, "n_fakes": 300, "width": 8,
+               "n_blocks": 1, "learning_rate": 0.003, "epochs": 100, "smoothing": 3.0}  # fmt: skip
+TOGETHER = ("equal", "held out", "distance")
 
 
 def fitted(X, fakes, seed, **how):
     """(detector, seconds)"""
     start = time.perf_counter()
-    detector = MLSAD(fakes=fakes, level_weights="held_out", random_state=seed, **how).fit(X)
+    how = {"level_weights": "held_out", "combine": "distance", "random_state": seed, **how}
+    detector = MLSAD(fakes=fakes, **how).fit(X)
     return detector, time.perf_counter() - start
 
 
 def all_scores(detector, X):
-    """Anomaly scores of ``X`` by each level, and by their means."""
+    """Anomaly scores of ``X`` by each level, and by all together."""
     levels = detector.level_scores(X)
+    mean, whitener = map(np.asarray, detector.levels_of_images_)
     return {
         **dict(zip(map(str, detector.levels_), levels.T, strict=True)),
         "equal": levels.mean(1),
         "held out": levels @ detector.level_weights_.numpy(),
+        "distance": np.linalg.norm((levels - mean) @ whitener, axis=1),
     }
 
 
 def on_scales(seeds, fakes):
-    names = [*map(str, (1, 2, 4, 8, 16)), *MEANS]
+    names = [*map(str, (1, 2, 4, 8, 16)), *TOGETHER]
     head("odd", *names)
     found = {scale: [] for scale in SCALES}
     for seed in seeds:
@@ -77,7 +82,7 @@ def on_scales(seeds, fakes):
 
 
 def on_mnist(seeds, fakes, digits):
-    names = [*map(str, (1, 2, 4, 8, 16)), *MEANS, "CANCE", *PIXELS]
+    names = [*map(str, (1, 2, 4, 8, 16)), *TOGETHER, "CANCE", *PIXELS]
     head("digit", *names, "fit, s")
     found = []
     for digit in digits:
@@ -100,7 +105,7 @@ def on_corruptions(seeds, fakes):
     learned = np.concatenate([data.train for data in parts])
     good = np.concatenate([data.test[data.test_labels == 1] for data in parts])
     tests = {kind: corrupted(good, kind, random_state=0) for kind in CORRUPTIONS}
-    names = [*map(str, (1, 2, 4, 8, 16)), *MEANS, *PIXELS]
+    names = [*map(str, (1, 2, 4, 8, 16)), *TOGETHER, *PIXELS]
     head("ten digits, odd by", *names)
     found = {kind: [] for kind in CORRUPTIONS}
     for seed in seeds:
@@ -118,15 +123,18 @@ def on_corruptions(seeds, fakes):
 
 
 def on_textures(seeds, fakes):
-    head("texture", "MLSAD", "PatchCore", "control", "MLSAD, image", "PatchCore, image", "fit, s")
+    names = "mean", "distance", "PatchCore"
+    head("texture", *names, "control", *(f"{name}, image" for name in names), "fit, s")
     for texture in TEXTURES:
         cells = []
         for seed in seeds:
             data = planted_texture(texture, n_train=60, n_test=60, random_state=seed)
             truth = data.test_labels == -1
             ours, seconds = fitted(data.train, fakes, seed, **ON_TEXTURES)
+            published = copy(ours)
+            published.levels_of_images_ = published.levels_of_pixels_ = None
             theirs = PatchCore(random_state=seed).fit(data.train)
-            seen = [detector.inspect(data.test) for detector in (ours, theirs)]
+            seen = [detector.inspect(data.test) for detector in (published, ours, theirs)]
             control = [control_map(data.test, window) for window in (15, 23, 31)]
             cells.append([
                 *(pixel_auroc(data.test_masks, one.maps) for one in seen),
@@ -142,9 +150,9 @@ def cost(fakes):
     head("images", "levels", "crop", "of detectors, s", "in all, s", "peak, MB")
     for level in (1, 2, 4, 8, 16):
         report("400 digits, 28 px", digits, fakes, **ON_DIGITS | {"levels": (level,), "epochs": 2})
-    for crop_size in (32, 64, 128):
-        how = ON_TEXTURES | {"levels": (8,), "crop_size": crop_size, "epochs": 2}
-        report("60 crops of a texture, 224 px", texture, fakes, **how)
+    for crop_size in (16, 32, 48):
+        how = ON_TEXTURES | {"levels": (8,), "crop_size": crop_size, "epochs": 20}
+        report("60 crops of a texture, 56 px", texture, fakes, **how)
 
 
 def report(name, X, fakes, **how):
@@ -154,7 +162,7 @@ def report(name, X, fakes, **how):
 
 
 def measured(X, fakes, how):
-    """(seconds of training detectors, of everything, peak memory) of a fit of two epochs."""
+    """(seconds of training detectors, of everything, peak memory) of a fit."""
     seconds, train = [], MLSAD._train
 
     def timed(*arguments):

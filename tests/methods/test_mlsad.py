@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import slow_window_map
+from sklearn.covariance import ledoit_wolf
 from worlds import SCALES, frames, scratched, stripes
 
 from anomalib_lite import MLSAD, load
@@ -238,6 +239,69 @@ def test_maps_are_averaged_by_the_weights():
         one, two = detector._grids(x)
     expected = 0.75 * one + 0.25 * window_map(two, 2)
     np.testing.assert_allclose(detector.anomaly_map(NORMAL[:1]), expected, rtol=1e-5)
+
+
+# -- distances ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def distant():
+    """(detector, normal images, those kept aside)"""
+    normal = stripes(60, 16)
+    detector = small(combine="distance", calibration_share=0.5, smoothing=0).fit(normal)
+    return detector, normal, normal[~np.isnan(detector.calibration_scores_)]
+
+
+def slow_distances(rows, normal):
+    """Mahalanobis distances of rows, in units of the normal ones' deviations."""
+    std = normal.std(0, ddof=1)
+    z, known = ((values - normal.mean(0)) / std for values in (rows, normal))
+    inverse = np.linalg.inv(ledoit_wolf(known, assume_centered=True)[0])
+    return np.array([np.sqrt(row @ inverse @ row) for row in z])
+
+
+def test_the_distance_is_that_of_the_levels_together(distant):
+    detector, _, kept = distant
+    odd = scratched(3, 16)
+    expected = slow_distances(detector.level_scores(odd), detector.level_scores(kept))
+    np.testing.assert_allclose(detector.anomaly_score(odd), expected, rtol=1e-3)
+
+
+def test_distances_are_calibrated_by_other_images(distant):
+    detector, _, kept = distant
+    found = -detector.calibration_scores_[~np.isnan(detector.calibration_scores_)]
+    assert found.mean() > 1.02 * detector.anomaly_score(kept).mean()
+
+
+def test_maps_are_distances_at_pixels(distant):
+    detector, *_ = distant
+    x = torch.from_numpy(scratched(2, 16) / 255.0).float()[:, None]
+    with torch.no_grad():
+        one, two = detector._grids(x)
+    values = torch.stack([one, window_map(two, 2)], -1).double()
+    mean, whitener = detector.levels_of_pixels_
+    expected = ((values - mean) @ whitener).square().sum(-1).sqrt()
+    np.testing.assert_allclose(detector.anomaly_map(scratched(2, 16)), expected, rtol=1e-4)
+
+
+def test_pixels_of_normal_maps_have_distances_around_one(distant):
+    detector, _, kept = distant
+    squares = np.square(detector.anomaly_map(kept)).mean()
+    assert squares == pytest.approx(len(detector.levels_), rel=0.05)
+
+
+def test_distances_find_what_looks_more_normal_than_any():
+    normal, truth = stripes(100, 16, noise=15), np.repeat([0, 1], 30)
+    clean = stripes(30, 16, noise=5, seed=2)
+    both = np.concatenate([stripes(30, 16, noise=15, seed=1), clean])
+    for how, low, high in (("mean", 0, 0.1), ("distance", 0.95, 1)):
+        detector = small(combine=how, width=8, epochs=10, learning_rate=0.01).fit(normal)
+        assert low <= image_auroc(truth, detector.anomaly_score(both)) <= high
+
+
+def test_distances_need_levels_that_vary():
+    with pytest.raises(ValueError, match="are they all the same"):
+        small((1,), combine="distance").fit(np.repeat(NORMAL[:1], 8, axis=0))
 
 
 def test_colours_are_learned_where_there_are_some():
