@@ -41,7 +41,7 @@ ON_FRAMES = {"image_size": 24, "width": 8, "n_blocks": 1, "dropout": 0.0, "learn
 ON_DIGITS = {"image_size": 28, "width": 8, "n_blocks": 1, "dropout": 0.0, "learning_rate": 0.003,
              "epochs": 30}  # fmt: skip
 ON_TEXTURES = {"image_size": 56, "crop_size": 32, "position": False, "n_fakes": 300, "width": 8,
-               "n_blocks": 1, "learning_rate": 0.003, "epochs": 100, "smoothing": 3.0}  # fmt: skip
+               "n_blocks": 1, "learning_rate": 0.003, "epochs": 100}  # fmt: skip
 SMALL_GAN = {"width": 8, "steps": 300, "batch_size": 16, "learning_rate": 0.002,
              "discriminator_learning_rate": 0.006, "statistics_learning_rate": 0.006,
              "schedule": "cosine"}  # fmt: skip
