@@ -58,7 +58,8 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
     validation_share : float, default=0.1
         Share of the rows that are not trained on but watched: the weights, and the noise that
         belongs to them, with the lowest negative log-density are kept, the model's total mass taken
-        into account; and if the Gaussian alone has a lower one, it is. 0 keeps the last weights.
+        into account; and if the Gaussian alone has a lower one, it is. 0 keeps the last weights,
+        which is better where rows are many and short.
     device : str or torch.device, default="auto"
     random_state : None, int, RandomState or Generator, default=None
         Draws first weights, batches, noise and lowered columns.

@@ -146,7 +146,7 @@ def measure(method, name, seed, data_root):
         found["map_ms"] = 1e3 * (time.perf_counter() - start) / len(anomalous)
         found["pixel_auroc"] = pixel_auroc(data.test_masks, maps)
         found["aupro"] = aupro(data.test_masks, maps)
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return found
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from anomalib_lite import PatchCore
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # MB
 
 PatchCore(coreset=10).fit(np.random.default_rng(0).random((2, 224, 224))).score_samples(
     np.zeros((1, 224, 224))

@@ -177,7 +177,8 @@ def measured(X, fakes, how):
 
     MLSAD._train = timed
     _, total = fitted(X, fakes, 0, **how)
-    return sum(seconds), total, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:.0f}"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return sum(seconds), total, f"{peak:.0f}"
 
 
 def main():
