@@ -183,10 +183,10 @@ def resampled(images, level, draws, *, tolerance):
         distance = torch.baddbmm(theirs.square().sum(-1)[:, None], ours, theirs.mT, alpha=-2)
         distance += ours.square().sum(-1, keepdim=True)  # (D, n, N), squared
         limit = distance.amin(-1, keepdim=True).clamp_min(tolerance**2) + _ROUNDING
-        matches = distance <= limit
-        n_matches = matches.sum(-1)
-        rank = (n_matches * draws[:, rows, columns].T).long().minimum(n_matches - 1)  # (D, n)
-        chosen = (matches.cumsum(-1, dtype=torch.int32) <= rank[..., None]).sum(-1)
+        counts = (distance <= limit).cumsum(-1, dtype=torch.int32)
+        n_matches = counts[..., -1:]
+        rank = (n_matches * draws[:, rows, columns].T[..., None]).int().minimum(n_matches - 1)
+        chosen = torch.searchsorted(counts, rank, right=True)[..., 0]  # (D, n)
         pixels = images[chosen, :, rows[:, None], columns[:, None]]  # (D, n, C)
         made[:, :, rows + margin, columns + margin] = pixels.permute(1, 2, 0)
     return made[:, :, margin:, margin:].contiguous()
