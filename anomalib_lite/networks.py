@@ -694,6 +694,9 @@ class BatchDeviation(nn.Module):
         return torch.cat([x, *(part.mean(1, keepdim=True) for part in parts)], 1)
 
 
+_SAMPLED = 32  # images that a generator makes at once
+
+
 class UNetGenerator(StoredNetwork):
     """Images in [0, 1] from noise of their own shape.
 
@@ -780,7 +783,10 @@ class UNetGenerator(StoredNetwork):
     def sample(self, n, generator):
         """``n`` images (n, C, H, W) of standard normal noise drawn from ``generator``, a CPU's."""
         z = torch.randn(n, *self.shape, generator=generator, device="cpu")
-        return self(z.to(self.up[-1][-2].weight.device))
+        z = z.to(self.up[-1][-2].weight.device)
+        if self.training:  # BatchNorm wants all of them
+            return self(z)
+        return torch.cat([self(part) for part in z.split(_SAMPLED)])
 
 
 def _normed(layer, width):
