@@ -273,7 +273,7 @@ class MLSAD(BaseDetector):
             )
         # what is fitted so is scored so, whatever set_params says later
         self.levels_ = tuple(map(int, self.levels))
-        self._how_ = {"n_channels": 3, "position": self.position}
+        self._how_ = {"n_channels": 3, "position": self.position, "smoothing": self.smoothing}
         return network_input
 
     # -- learning ---------------------------------------------------------------------------------
@@ -493,8 +493,8 @@ class MLSAD(BaseDetector):
 
     def _smooth_maps(self, grids):
         size = self.input_.seen_size
-        blurred = MapRenderer(size, smoothing=self.smoothing)
-        return blurred(self._maps(grids).movedim(-1, 1), size).movedim(1, -1)
+        blur = MapRenderer(size, smoothing=self._how_["smoothing"])
+        return blur(self._maps(grids).movedim(-1, 1), size).movedim(1, -1)
 
 
 def _centre(values):

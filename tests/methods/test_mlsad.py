@@ -299,6 +299,17 @@ def test_distances_find_what_looks_more_normal_than_any():
         assert low <= image_auroc(truth, detector.anomaly_score(both)) <= high
 
 
+def test_distances_are_of_maps_as_smooth_as_in_fit():
+    normal = stripes(30, 16)
+    detector = small(combine="distance", smoothing=2.0).fit(normal)
+    generator = torch.Generator().manual_seed(0)
+    grids = [torch.rand(1, 17 - n, 17 - n, generator=generator) for n in detector.levels_]
+    smooth = detector._smooth_maps(grids)
+    assert smooth.shape == (1, 16, 16, 2)
+    assert smooth.std() < 0.5 * torch.stack([*map(window_map, grids, (1, 2))]).std()
+    torch.testing.assert_close(detector.set_params(smoothing=0)._smooth_maps(grids), smooth)
+
+
 def test_distances_need_levels_that_vary():
     with pytest.raises(ValueError, match="are they all the same"):
         small((1,), combine="distance").fit(np.repeat(NORMAL[:1], 8, axis=0))
