@@ -18,7 +18,7 @@ of crops, each in a process of its own.
 
 import argparse
 import multiprocessing
-import resource
+import re
 import sys
 import time
 from copy import copy
@@ -177,8 +177,13 @@ def measured(X, fakes, how):
 
     MLSAD._train = timed
     _, total = fitted(X, fakes, 0, **how)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return sum(seconds), total, f"{peak:.0f}"
+    return sum(seconds), total, f"{peak_memory():.0f}"
+
+
+def peak_memory():
+    """Of this process, in MB; ``ru_maxrss`` would be its parent's at least."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
 
 
 def main():
