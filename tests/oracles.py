@@ -6,6 +6,7 @@ import math
 import numpy as np
 import torch
 from scipy import ndimage, spatial
+from sklearn.covariance import ledoit_wolf
 
 
 def slow_greedy_coreset(rows, n_keep, start=0):
@@ -312,3 +313,11 @@ def slow_window_map(values, level):
             nearest.append([start for start in range(n) if apart[start] == min(apart)])
         found[place] = np.mean([values[row, column] for row in nearest[0] for column in nearest[1]])
     return found
+
+
+def slow_distances(rows, normal):
+    """Mahalanobis distances of rows, in units of the normal ones' deviations."""
+    std = normal.std(0, ddof=1)
+    z, known = ((values - normal.mean(0)) / std for values in (rows, normal))
+    inverse = np.linalg.inv(ledoit_wolf(known, assume_centered=True)[0])
+    return np.array([np.sqrt(row @ inverse @ row) for row in z])

@@ -127,7 +127,7 @@ def on_corruptions(seeds, fakes):
 
 
 def on_textures(seeds, fakes):
-    names = "mean", "distance", "PatchCore"
+    names = "held out", "distance", "PatchCore"
     head("texture", *names, "control", *(f"{name}, image" for name in names), "fit, s")
     for texture in TEXTURES:
         cells = []
@@ -135,10 +135,10 @@ def on_textures(seeds, fakes):
             data = planted_texture(texture, n_train=60, n_test=60, random_state=seed)
             truth = data.test_labels == -1
             ours, seconds = fitted(data.train, fakes, seed, **ON_TEXTURES)
-            published = copy(ours)
-            published.levels_of_images_ = published.levels_of_pixels_ = None
+            averaged = copy(ours)
+            averaged.levels_of_images_ = averaged.levels_of_pixels_ = None
             theirs = PatchCore(random_state=seed).fit(data.train)
-            seen = [detector.inspect(data.test) for detector in (published, ours, theirs)]
+            seen = [detector.inspect(data.test) for detector in (averaged, ours, theirs)]
             control = [control_map(data.test, window) for window in (15, 23, 31)]
             cells.append([
                 *(pixel_auroc(data.test_masks, one.maps) for one in seen),

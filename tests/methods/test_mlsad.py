@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from oracles import slow_window_map
-from sklearn.covariance import ledoit_wolf
+from oracles import slow_distances, slow_window_map
 from worlds import SCALES, frames, scratched, stripes
 
 from anomalib_lite import MLSAD, load
@@ -246,35 +245,27 @@ def test_maps_are_averaged_by_the_weights():
 
 @pytest.fixture(scope="module")
 def distant():
-    """(detector, normal images, those kept aside)"""
+    """(detector, the normal images that it kept aside)"""
     normal = stripes(60, 16)
     detector = small(combine="distance", calibration_share=0.5, smoothing=0).fit(normal)
-    return detector, normal, normal[~np.isnan(detector.calibration_scores_)]
-
-
-def slow_distances(rows, normal):
-    """Mahalanobis distances of rows, in units of the normal ones' deviations."""
-    std = normal.std(0, ddof=1)
-    z, known = ((values - normal.mean(0)) / std for values in (rows, normal))
-    inverse = np.linalg.inv(ledoit_wolf(known, assume_centered=True)[0])
-    return np.array([np.sqrt(row @ inverse @ row) for row in z])
+    return detector, normal[~np.isnan(detector.calibration_scores_)]
 
 
 def test_the_distance_is_that_of_the_levels_together(distant):
-    detector, _, kept = distant
+    detector, kept = distant
     odd = scratched(3, 16)
     expected = slow_distances(detector.level_scores(odd), detector.level_scores(kept))
     np.testing.assert_allclose(detector.anomaly_score(odd), expected, rtol=1e-3)
 
 
 def test_distances_are_calibrated_by_other_images(distant):
-    detector, _, kept = distant
+    detector, kept = distant
     found = -detector.calibration_scores_[~np.isnan(detector.calibration_scores_)]
     assert found.mean() > 1.02 * detector.anomaly_score(kept).mean()
 
 
 def test_maps_are_distances_at_pixels(distant):
-    detector, *_ = distant
+    detector, _ = distant
     x = torch.from_numpy(scratched(2, 16) / 255.0).float()[:, None]
     with torch.no_grad():
         one, two = detector._grids(x)
@@ -285,7 +276,7 @@ def test_maps_are_distances_at_pixels(distant):
 
 
 def test_pixels_of_normal_maps_have_distances_around_one(distant):
-    detector, _, kept = distant
+    detector, kept = distant
     squares = np.square(detector.anomaly_map(kept)).mean()
     assert squares == pytest.approx(len(detector.levels_), rel=0.05)
 
