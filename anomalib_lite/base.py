@@ -1,8 +1,6 @@
 """The templates that estimators of images fill in; detectors: fit, scores, maps, threshold."""
 
 import copy
-from contextlib import contextmanager
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +8,12 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .images import ImageStream, ValueRange
-from .patches import MapRenderer
-from .persistence import SaveMixin
-from .runtime import make_generator, progress, resolve_device
-from .training import OPTIMIZERS, SCHEDULES
+from .backbones.patches import MapRenderer
+from .data.images import ImageStream
+from .data.inputs import ValueRange
+from .io.persistence import SaveMixin
+from .runtime import all_or_nothing, make_generator, progress, resolve_device
+from .validation import check_count, check_finite, check_number, check_share
 
 
 class Inspection(NamedTuple):
@@ -38,18 +37,6 @@ class Inspection(NamedTuple):
     paths: list
 
 
-@contextmanager
-def all_or_nothing(estimator):
-    """Whatever goes wrong inside, an interrupt too, leaves the estimator as it was."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
-
-
 class ImageEstimator(SaveMixin, BaseEstimator):
     """Images in, through one door; fitting is all or nothing.
 
@@ -60,7 +47,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
         Raise ValueError on parameters that make no sense.
     ``_build(generator)``
         Make what is needed before any image is seen; return a
-        :class:`~anomalib_lite.images.NetworkInput`.
+        :class:`~anomalib_lite.data.NetworkInput`.
     ``_fit_images(X)``
         Learn from ``self._learning_batches(self._open(X))``.
     """
@@ -71,7 +58,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images of good parts; see :mod:`anomalib_lite.images`.
+            Images of good parts; see :mod:`anomalib_lite.data.images`.
         y : ignored
 
         Returns
@@ -200,7 +187,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; see :mod:`anomalib_lite.images`.
+            Images; see :mod:`anomalib_lite.data.images`.
 
         Returns
         -------
@@ -232,7 +219,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; see :mod:`anomalib_lite.images`.
+            Images; see :mod:`anomalib_lite.data.images`.
 
         Returns
         -------
@@ -247,7 +234,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; see :mod:`anomalib_lite.images`.
+            Images; see :mod:`anomalib_lite.data.images`.
 
         Returns
         -------
@@ -300,7 +287,7 @@ class PartialFitMixin:
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images of good parts; see :mod:`anomalib_lite.images`.
+            Images of good parts; see :mod:`anomalib_lite.data.images`.
         y : ignored
 
         Returns
@@ -344,71 +331,3 @@ class _MapCollector:
             return self._maps
         complete = self._array is not None and len(self._maps) == self._n_images
         return self._array if complete else np.stack(self._maps)
-
-
-# -- parameters -----------------------------------------------------------------------------------
-
-
-def check_number(name, value, *, minimum):
-    """Raise ValueError unless ``value`` is a finite number of at least ``minimum``."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and minimum <= value < float("inf")):
-        raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
-
-
-def check_count(name, value, *, minimum=1):
-    """Raise ValueError unless ``value`` is an int of at least ``minimum``."""
-    if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum):
-        expected = "a positive int" if minimum == 1 else f"an int of at least {minimum}"
-        raise ValueError(f"{name}: expected {expected}, got {value!r}.")
-
-
-def check_share(name, value):
-    """Raise ValueError unless ``value`` is a number in [0, 1)."""
-    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1):
-        raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")
-
-
-def check_choice(name, value, choices):
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
-def check_training(estimator):
-    """Raise ValueError unless what an estimator has for ``training.train`` makes sense."""
-    given = vars(estimator)
-    for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-        if name in given and not callable(given[name]):
-            check_choice(name, given[name], tuple(choices))
-    for name in ("learning_rate", "weight_decay"):
-        check_number(name, given.get(name, 0), minimum=0)
-    if given.get("clip_norm") is not None:
-        check_number("clip_norm", given["clip_norm"], minimum=0)
-
-
-def check_odd(name, value):
-    """Raise ValueError unless ``value`` is a positive odd int."""
-    check_count(name, value)
-    if value % 2 == 0:
-        raise ValueError(f"{name}: expected an odd int, got {value}.")
-
-
-def check_enough(n_images, minimum, source):
-    """Raise ValueError if the images are too few for the threshold, whose ``source`` is named."""
-    if n_images < minimum:
-        raise ValueError(
-            f"X: expected at least {minimum} images, got {n_images} sample"
-            f"{'' if n_images == 1 else 's'}. The threshold is read from {source}."
-        )
-
-
-def check_finite(values, images):
-    """Raise ValueError if the ``values`` (B, ...) of one of B images are not all numbers."""
-    finite = values.isfinite().flatten(1).all(1).tolist()
-    for image, is_finite in zip(images, finite, strict=True):
-        if not is_finite:
-            raise ValueError(
-                f"{image.label}: the backbone gives NaN or infinity for it, so it gets no score. "
-                "Is it constant?"
-            )

@@ -5,9 +5,11 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .backbones import DTYPES, ENGINES, Backbone
-from .base import ImageEstimator, all_or_nothing, check_choice, check_finite, check_odd
-from .patches import POOLINGS, grid_rows, patch_embedding, pool_maps
+from .backbones.backbone import DTYPES, ENGINES, Backbone
+from .backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
+from .base import ImageEstimator
+from .runtime import all_or_nothing
+from .validation import check_choice, check_finite, check_odd
 
 
 class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):
@@ -119,7 +121,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; see :mod:`anomalib_lite.images`.
+            Images; see :mod:`anomalib_lite.data.images`.
 
         Returns
         -------

@@ -162,3 +162,15 @@ def progress(iterable=None, *, total=None, desc=None, verbose=False):
     from tqdm import tqdm
 
     return tqdm(iterable, total=total, desc=desc, disable=not verbose)
+
+
+@contextmanager
+def all_or_nothing(estimator):
+    """Whatever goes wrong inside, an interrupt too, leaves the estimator as it was."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -16,9 +16,9 @@ from matplotlib import pyplot as plt
 from sklearn.datasets import make_moons
 
 from anomalib_lite import CANCE, NCEDensity
-from anomalib_lite.datasets import planted_texture
+from anomalib_lite.data import planted_texture
 from anomalib_lite.metrics import image_auroc, pixel_auroc
-from anomalib_lite.plotting import AnomalyMapDisplay
+from anomalib_lite.report import AnomalyMapDisplay
 
 output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from anomalib_lite import ConformalDetector, PatchCore
-from anomalib_lite.datasets import load_elpv
+from anomalib_lite.data import load_elpv
 
 # %%
 # 400 good cells: 200 to learn from, 200 to calibrate with. One false alarm in 20 is accepted.

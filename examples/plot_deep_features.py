@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from anomalib_lite import DeepFeatures
-from anomalib_lite.datasets import load_elpv
+from anomalib_lite.data import load_elpv
 
 # %%
 # 400 good cells to fit on; 188 good and 313 defective ones to score.

@@ -17,9 +17,9 @@ from sklearn.covariance import EllipticEnvelope
 from sklearn.ensemble import IsolationForest
 
 from anomalib_lite import DeepOneClass
-from anomalib_lite.datasets import load_elpv
+from anomalib_lite.data import load_elpv
 from anomalib_lite.metrics import image_auroc
-from anomalib_lite.plotting import AnomalyMapDisplay, plot_score_histogram
+from anomalib_lite.report import AnomalyMapDisplay, plot_score_histogram
 
 # %%
 # 400 good cells to fit on; 188 good and 313 defective ones to tell apart.

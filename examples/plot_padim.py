@@ -15,9 +15,9 @@ matplotlib.use("Agg")
 import numpy as np
 
 from anomalib_lite import PaDiM
-from anomalib_lite.datasets import load_elpv
+from anomalib_lite.data import load_elpv
 from anomalib_lite.metrics import image_auroc
-from anomalib_lite.plotting import AnomalyMapDisplay
+from anomalib_lite.report import AnomalyMapDisplay
 
 # %%
 # 400 good monocrystalline cells, 100 of them at a time.

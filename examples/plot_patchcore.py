@@ -13,9 +13,9 @@ import matplotlib
 matplotlib.use("Agg")
 
 from anomalib_lite import PatchCore
-from anomalib_lite.datasets import planted_texture
+from anomalib_lite.data import planted_texture
 from anomalib_lite.metrics import aupro, pixel_auroc
-from anomalib_lite.plotting import AnomalyMapDisplay, plot_score_histogram
+from anomalib_lite.report import AnomalyMapDisplay, plot_score_histogram
 
 # %%
 # Train and test crops come from different halves of the photograph; every defect has its mask.

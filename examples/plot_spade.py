@@ -15,9 +15,9 @@ matplotlib.use("Agg")
 import numpy as np
 
 from anomalib_lite import SPADE, PatchCore
-from anomalib_lite.datasets import planted_texture
+from anomalib_lite.data import planted_texture
 from anomalib_lite.metrics import pixel_auroc
-from anomalib_lite.plotting import AnomalyMapDisplay
+from anomalib_lite.report import AnomalyMapDisplay
 
 # %%
 # 20 normal crops of each material; in the test crops of one a square of the other.

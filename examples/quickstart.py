@@ -13,9 +13,9 @@ import matplotlib
 matplotlib.use("Agg")
 
 from anomalib_lite import PatchCore
-from anomalib_lite.datasets import load_elpv
+from anomalib_lite.data import load_elpv
 from anomalib_lite.metrics import image_auroc
-from anomalib_lite.plotting import AnomalyMapDisplay
+from anomalib_lite.report import AnomalyMapDisplay
 
 cells = load_elpv()
 train = cells.train[:200]

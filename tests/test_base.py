@@ -6,9 +6,10 @@ import torch
 from worlds import stripes
 
 from anomalib_lite import PatchCore
-from anomalib_lite.base import (
-    BaseDetector,
-    all_or_nothing,
+from anomalib_lite.base import BaseDetector
+from anomalib_lite.data import ImageStream, NetworkInput
+from anomalib_lite.runtime import all_or_nothing
+from anomalib_lite.validation import (
     check_choice,
     check_count,
     check_finite,
@@ -16,7 +17,6 @@ from anomalib_lite.base import (
     check_odd,
     check_share,
 )
-from anomalib_lite.images import ImageStream, NetworkInput
 
 
 class Brightness(BaseDetector):
@@ -110,8 +110,7 @@ def test_network_and_rooms_keep_to_their_device():
     # a fake cuda: every tensor made on the wrong device would raise
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from anomalib_lite.backbones import Backbone
-    from anomalib_lite.patches import MapRenderer, grid_rows, patch_embedding, pool_maps
+    from anomalib_lite.backbones import Backbone, MapRenderer, grid_rows, patch_embedding, pool_maps
 
     backbone = Backbone("efficientnet_lite0", image_size=(64, 64))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -6,7 +6,7 @@ from worlds import scratched, stripes
 
 from anomalib_lite import DeepFeatures, load
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.images import ImageStream
+from anomalib_lite.data import ImageStream
 
 IMAGES = stripes(5)
 

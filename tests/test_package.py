@@ -1,4 +1,4 @@
-"""The house itself: what may import what, and what importing costs."""
+"""What may import what, and what importing costs."""
 
 import ast
 import subprocess
@@ -10,45 +10,62 @@ import pytest
 import anomalib_lite
 
 HOME = Path(anomalib_lite.__file__).parent
-ESTIMATORS = {"conformal", "fakes", "features", "nce", "probing"}  # stand on base, as methods do
-ROOMS = {path.stem for path in HOME.glob("*.py")} - {"__init__", "base"} - ESTIMATORS
-# a room may use runtime and geometry, and besides those only what is listed here
-NEIGHBOURS = {
-    "backbones": {"images", "networks", "onnx_engine"},
-    "coreset": {"neighbors"},
-    "datasets": {"images"},
-    "density": {"persistence"},
-    "heads": {"density"},
-    "persistence": {"sklearn_io"},
-    "plotting": {"images"},
+# what a file or folder may import of the others: always something below it
+BELOW = {
+    "runtime": set(),
+    "validation": set(),
+    "metrics": set(),
+    "io": {"runtime"},
+    "data": {"validation"},
+    "search": {"runtime"},
+    "nn": {"runtime", "validation"},
+    "density": {"runtime", "validation", "io", "nn"},
+    "backbones": {"runtime", "validation", "data", "nn"},
+    "base": {"runtime", "validation", "io", "data", "backbones"},
+    "features": {"runtime", "validation", "backbones", "base"},
+    "fakes": {"runtime", "validation", "data", "nn", "base"},
+    "decide": {"runtime", "validation", "io", "data", "base"},
+    "report": {"data"},
 }
-FIRST_STAGES = {"rotation", "contrastive_da", "cutpaste"}  # stand on two_stage
-GROUND = {"runtime", "geometry"}
+BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
+STANDS_ON = {"rotation": "two_stage", "contrastive_da": "two_stage", "cutpaste": "two_stage"}
 
 
-def local_imports(path):
-    """Names of the package's own modules that a file imports."""
-    found = set()
+def imported(path):
+    """Dotted names, from the package on, of the modules of its own that a file imports."""
+    inside = path.relative_to(HOME).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            found.add((node.module or "").split(".")[0] or node.names[0].name)
+            base = list(inside[: len(inside) - node.level + 1])
+            yield [*base, *(node.module or node.names[0].name).split(".")]
         elif isinstance(node, ast.ImportFrom) and node.module.startswith("anomalib_lite"):
-            found.add(node.module.split(".")[1])
-    return found
+            yield (node.module.split(".") + [alias.name for alias in node.names])[1:]
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_rooms_do_not_import_one_another(room):
-    assert local_imports(HOME / f"{room}.py") <= GROUND | NEIGHBOURS.get(room, set())
+@pytest.mark.parametrize("name", sorted(BELOW))
+def test_imports_point_downwards(name):
+    files = [HOME / f"{name}.py"] if (HOME / f"{name}.py").exists() else (HOME / name).glob("*.py")
+    for path in files:
+        assert {where[0] for where in imported(path)} <= BELOW[name] | {name}, path
 
 
-def test_base_imports_rooms_and_methods_import_no_method():
-    assert local_imports(HOME / "base.py") <= ROOMS
-    methods = {path.stem for path in (HOME / "methods").glob("*.py")} - {"__init__"}
-    for name in [*ESTIMATORS, *(f"methods/{method}" for method in methods)]:
-        shared = {"two_stage"} if name.removeprefix("methods/") in FIRST_STAGES else set()
-        shared |= {"methods/cance": {"nce"}, "methods/mlsad": {"fakes"}}.get(name, set())
-        assert local_imports(HOME / f"{name}.py") <= ROOMS | {"base"} | shared
+def test_every_file_has_its_place():
+    found = {path.stem for path in HOME.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert found - {"__init__", "__pycache__"} == set(BELOW)
+
+
+def test_nothing_below_is_circular():
+    order = []
+    while len(order) < len(BELOW):
+        ready = [name for name in BELOW if name not in order and BELOW[name] <= set(order)]
+        assert ready, set(BELOW) - set(order)
+        order += ready
+
+
+def test_methods_import_no_method():
+    for path in (HOME / "methods").glob("*.py"):
+        others = {where[1] for where in imported(path) if where[0] == "methods"}
+        assert others <= {STANDS_ON.get(path.stem)}, path
 
 
 def run(code):
@@ -62,7 +79,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_matplotlib_waits_until_something_is_drawn():
-    code = "import sys, anomalib_lite.plotting; print('matplotlib' in sys.modules)"
+    code = "import sys, anomalib_lite.report; print('matplotlib' in sys.modules)"
     assert run(code) == ["False"]
 
 

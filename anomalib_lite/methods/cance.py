@@ -6,11 +6,23 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..backbones import Backbone
-from ..base import (
-    BaseDetector,
-    Inspection,
-    all_or_nothing,
+from ..backbones.backbone import Backbone
+from ..backbones.patches import grid_rows, patch_embedding, pool_maps
+from ..base import BaseDetector, Inspection
+from ..data.images import is_table
+from ..data.inputs import NetworkInput
+from ..density.heads import folds
+from ..density.nce import NCEDensity
+from ..nn.autoencoders import (
+    ConvAutoencoder,
+    LinearAutoencoder,
+    MLPAutoencoder,
+    reconstruction_errors,
+)
+from ..nn.training import Objective, split_off, train
+from ..runtime import all_or_nothing, draw_seed, exact_dtype, make_generator, seeded
+from ..validation import (
+    as_pair,
     check_choice,
     check_count,
     check_enough,
@@ -18,14 +30,6 @@ from ..base import (
     check_number,
     check_share,
 )
-from ..geometry import as_pair
-from ..heads import folds
-from ..images import NetworkInput, is_table
-from ..nce import NCEDensity
-from ..networks import ConvAutoencoder, LinearAutoencoder, MLPAutoencoder, reconstruction_errors
-from ..patches import grid_rows, patch_embedding, pool_maps
-from ..runtime import draw_seed, exact_dtype, make_generator, seeded
-from ..training import Objective, split_off, train
 
 SCORES = ("composite", "latent", "error", "cosine")
 _IMAGE_SIZE = 64
@@ -299,7 +303,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images of good parts, see :mod:`anomalib_lite.images`; or a table of numbers
+            Images of good parts, see :mod:`anomalib_lite.data.images`; or a table of numbers
             (n_samples, n_features): an array, a DataFrame or a list of rows.
         y : ignored
 

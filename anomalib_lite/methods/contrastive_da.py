@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional as F
 
-from ..augment import TURNS, simclr_views, turned
-from ..base import check_choice, check_number
-from ..losses import info_nce_loss
+from ..data.augment import TURNS, simclr_views, turned
+from ..nn.losses import info_nce_loss
+from ..validation import check_choice, check_number
 from .two_stage import TwoStageDetector
 
 _AUGMENTATIONS = ("rotation", "flip")

@@ -8,23 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..backbones import Backbone
-from ..base import (
-    BaseDetector,
-    check_count,
-    check_enough,
-    check_finite,
-    check_number,
-    check_share,
-    check_training,
-)
-from ..geometry import as_pair
-from ..images import NetworkInput
-from ..losses import info_nce_values
-from ..networks import DenseEncoder, LinearAutoencoder, ResidualEncoder
-from ..patches import pool_maps, sliding_windows, window_starts
+from ..backbones.backbone import Backbone
+from ..backbones.patches import pool_maps, sliding_windows, window_starts
+from ..base import BaseDetector
+from ..data.inputs import NetworkInput
+from ..nn.autoencoders import LinearAutoencoder
+from ..nn.losses import info_nce_values
+from ..nn.patch_encoders import DenseEncoder, ResidualEncoder
+from ..nn.training import Objective, check_training, split_off, train
 from ..runtime import seeded
-from ..training import Objective, split_off, train
+from ..validation import as_pair, check_count, check_enough, check_finite, check_number, check_share
 
 ENCODERS = {
     "resnet18": ResidualEncoder,
@@ -60,8 +53,8 @@ class CPC(BaseDetector):
     ----------
     encoder : {"resnet18", "resnet50", "densenet"} or backbone, default="resnet18"
         The three are trained from random weights: pre-activation residual networks up to their
-        third stage, see :class:`~anomalib_lite.networks.ResidualEncoder`, and one dense block, see
-        :class:`~anomalib_lite.networks.DenseEncoder`. A backbone, a name such as
+        third stage, see :class:`~anomalib_lite.nn.ResidualEncoder`, and one dense block, see
+        :class:`~anomalib_lite.nn.DenseEncoder`. A backbone, a name such as
         ``"efficientnet_lite0"`` or an nn.Module, stays as it is: its pooled features of patches are
         whitened, and predictions alone are trained. timm's own ResNets need a tag, as
         ``"resnet18.a1_in1k"``.
@@ -109,7 +102,7 @@ class CPC(BaseDetector):
         The text's. A warning says where it cannot suffice, see Notes; 0.001 for 3 to 5 epochs of a
         few hundred images does.
     optimizer : {"sgd", "adam", "adamw"} or callable, default="adam"
-        See :func:`~anomalib_lite.training.train`, for the next three as well.
+        See :func:`~anomalib_lite.nn.train`, for the next three as well.
     schedule : {"cosine", "constant"} or callable, default="constant"
     weight_decay : float, default=0.0
     clip_norm : float or None, default=None
@@ -155,7 +148,7 @@ class CPC(BaseDetector):
     negatives_ : list of tensor of shape (n_scoring_negatives, embedding_dim)
         By each encoder, of the same patches of images that were trained on.
     history_ : list of list of dict
-        Losses by epoch of each encoder's training; see :func:`~anomalib_lite.training.train`.
+        Losses by epoch of each encoder's training; see :func:`~anomalib_lite.nn.train`.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of the images kept aside; NaN of the others.
     offset_ : float

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from ..augment import cut_paste, cut_paste_scar
-from ..base import check_choice
+from ..data.augment import cut_paste, cut_paste_scar
+from ..validation import check_choice
 from .two_stage import TwoStageDetector
 
 _VARIANTS = {

@@ -4,18 +4,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..backbones import Backbone
-from ..base import (
-    BaseDetector,
-    check_choice,
-    check_count,
-    check_enough,
-    check_finite,
-    check_odd,
-)
-from ..heads import check_head, fit_head, head_scores, held_out_scores
-from ..patches import POOLINGS, grid_rows, patch_embedding, pool_maps
+from ..backbones.backbone import Backbone
+from ..backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
+from ..base import BaseDetector
+from ..density.heads import check_head, fit_head, head_scores, held_out_scores
 from ..runtime import draw_seed
+from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
 
 _PATCHES_OF_A_STREAM = 32  # kept of each image where nobody knows how many will come
 
@@ -35,7 +29,7 @@ class DeepOneClass(BaseDetector):
         :class:`~anomalib_lite.backbones.Backbone`.
     classifier : {"gaussian", "kde", "knn", "ocsvm"} or estimator, default="gaussian"
         Any scikit-learn outlier detector or density, or ``NearestNeighbors``; it is cloned. For the
-        names see :func:`~anomalib_lite.heads.fit_head`.
+        names see :func:`~anomalib_lite.density.fit_head`.
     layers : sequence or None, default=(8, 16, 32)
         Strides, transformer blocks, or module names; None for the backbone's two usual layers.
     weights : {"pretrained", "random"} or path, default="pretrained"

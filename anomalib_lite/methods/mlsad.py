@@ -7,25 +7,17 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
-from ..augment import random_windows
-from ..base import (
-    BaseDetector,
-    check_choice,
-    check_count,
-    check_enough,
-    check_number,
-    check_share,
-    check_training,
-)
-from ..density import shrunk_gaussian
-from ..fakes import make_fakes
-from ..geometry import as_pair
-from ..heads import folds
-from ..images import NetworkInput
-from ..networks import PatchDetector, coordinate_maps
-from ..patches import MapRenderer
+from ..backbones.patches import MapRenderer
+from ..base import BaseDetector
+from ..data.augment import random_windows
+from ..data.inputs import NetworkInput
+from ..density.gaussian import shrunk_gaussian
+from ..density.heads import folds
+from ..fakes.sources import make_fakes
+from ..nn.training import Objective, check_training, split_off, train
+from ..nn.windows import PatchDetector, coordinate_maps
 from ..runtime import draw_seed, exact_dtype, seeded
-from ..training import Objective, split_off, train
+from ..validation import as_pair, check_choice, check_count, check_enough, check_number, check_share
 
 FAKES = ("gan", "resample")
 LEVEL_WEIGHTS = ("equal", "held_out")
@@ -71,7 +63,7 @@ class MLSAD(BaseDetector):
         :math:`\lambda_p`, of normal windows with wrong places.
     width : int, default=64
         Channels of a detector's first convolution; see
-        :class:`~anomalib_lite.networks.PatchDetector`. Its cost grows with the square: 8 or 16 do
+        :class:`~anomalib_lite.nn.PatchDetector`. Its cost grows with the square: 8 or 16 do
         on a CPU.
     n_blocks : int, default=2
         Residual blocks of a detector.
@@ -129,7 +121,7 @@ class MLSAD(BaseDetector):
         "distance" is the length of ``(values - mean) @ whitener``, ``values`` (..., n_levels) being
         an image's, or those of maps, smoothed, at a pixel.
     history_ : list of list of dict
-        Losses by epoch of each level's training; see :func:`~anomalib_lite.training.train`.
+        Losses by epoch of each level's training; see :func:`~anomalib_lite.nn.train`.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of the images kept aside; NaN of the others. A distance is taken from
         those of other folds.
@@ -454,7 +446,7 @@ class MLSAD(BaseDetector):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; see :mod:`anomalib_lite.images`.
+            Images; see :mod:`anomalib_lite.data.images`.
 
         Returns
         -------

@@ -2,18 +2,12 @@
 
 import torch
 
-from ..backbones import Backbone
-from ..base import (
-    BaseDetector,
-    PartialFitMixin,
-    check_count,
-    check_enough,
-    check_finite,
-    check_number,
-)
-from ..density import GaussianStatistics, left_out, squared_mahalanobis, whiteners
-from ..patches import RowStore, gathered, grid_rows, patch_embedding
+from ..backbones.backbone import Backbone
+from ..backbones.patches import RowStore, gathered, grid_rows, patch_embedding
+from ..base import BaseDetector, PartialFitMixin
+from ..density.gaussian import GaussianStatistics, left_out, squared_mahalanobis, whiteners
 from ..runtime import parse_memory
+from ..validation import check_count, check_enough, check_finite, check_number
 
 _PLACES = 32  # places whose covariances are factorised together
 _BLOCK = 32  # images whose rows enter the statistics together

@@ -4,26 +4,19 @@ from numbers import Integral
 
 import torch
 
-from ..backbones import DTYPES, ENGINES, Backbone
-from ..base import (
-    BaseDetector,
-    PartialFitMixin,
-    check_choice,
-    check_count,
-    check_enough,
-    check_finite,
-    check_odd,
-)
-from ..coreset import (
+from ..backbones.backbone import DTYPES, ENGINES, Backbone
+from ..backbones.patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
+from ..base import BaseDetector, PartialFitMixin
+from ..runtime import parse_memory, progress
+from ..search.coreset import (
     check_projection,
     coreset_row_bytes,
     coreset_size,
     merge_coresets,
     select_coreset,
 )
-from ..neighbors import NearestRows, squared_distance
-from ..patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
-from ..runtime import parse_memory, progress
+from ..search.nearest import NearestRows, squared_distance
+from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
 
 _PART_COUNT = 2  # times ``coreset`` rows are chosen from a part: a finer cover before the reduction
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
@@ -60,14 +53,14 @@ class PatchCore(PartialFitMixin, BaseDetector):
         nothing is cut off, since a defect at the border counts.
     aggregation : {"concat", "official"}, default="concat"
         How the layers become one vector: as in the paper's text, or as in its authors' code; see
-        :func:`~anomalib_lite.patches.patch_embedding`.
+        :func:`~anomalib_lite.backbones.patch_embedding`.
     neighbourhood : int, default=3
         Side in cells, odd, of the neighbourhood that is averaged.
     coreset : float or int, default=0.1
         Share of the patches to keep, in (0, 1], or their count.
     projection : "auto", int or None, default="auto"
         Random projection in which the coreset is chosen; see
-        :func:`~anomalib_lite.coreset.select_coreset`. Scores never use it.
+        :func:`~anomalib_lite.search.select_coreset`. Scores never use it.
     n_reweight : int or None, default=9
         b of equation 7; 1 or None leave the score at :math:`s^*`.
     smoothing : float, default=4.0

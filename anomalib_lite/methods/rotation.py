@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ..augment import TURNS, turned
+from ..data.augment import TURNS, turned
 from .two_stage import TwoStageDetector
 
 

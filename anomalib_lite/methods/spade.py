@@ -4,11 +4,12 @@ import warnings
 
 import torch
 
-from ..backbones import Backbone
-from ..base import BaseDetector, check_choice, check_count, check_enough, check_finite
-from ..neighbors import CHUNK, NearestRows, PrincipalCodes, squared_distance
-from ..patches import gathered, grid_rows, patch_embedding
+from ..backbones.backbone import Backbone
+from ..backbones.patches import gathered, grid_rows, patch_embedding
+from ..base import BaseDetector
 from ..runtime import exact_dtype, parse_memory
+from ..search.nearest import CHUNK, NearestRows, PrincipalCodes, squared_distance
+from ..validation import check_choice, check_count, check_enough, check_finite
 
 BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _BLOCK = 8  # images stored together; the first block sets the codes of the bank

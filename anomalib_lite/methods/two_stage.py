@@ -10,22 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..augment import random_windows
-from ..backbones import Backbone
-from ..base import (
-    BaseDetector,
-    check_choice,
-    check_count,
-    check_enough,
-    check_finite,
-    check_share,
-    check_training,
-)
-from ..heads import check_head, fit_head, folds, head_scores, held_out_scores
-from ..networks import mlp
-from ..patches import pool_maps, sliding_windows
+from ..backbones.backbone import Backbone
+from ..backbones.patches import pool_maps, sliding_windows
+from ..base import BaseDetector
+from ..data.augment import random_windows
+from ..density.heads import check_head, fit_head, folds, head_scores, held_out_scores
+from ..nn.layers import mlp
+from ..nn.training import ON_INTERRUPT, Objective, check_training, split_off, train
 from ..runtime import draw_seed, seeded
-from ..training import ON_INTERRUPT, Objective, split_off, train
+from ..validation import check_choice, check_count, check_enough, check_finite, check_share
 
 _WINDOWS_AT_ONCE = 256
 
@@ -36,7 +29,7 @@ backbone : str or nn.Module, default={backbone}
         :class:`~anomalib_lite.backbones.Backbone`.
     classifier : {{"gaussian", "kde", "knn", "ocsvm"}} or estimator, default={classifier}
         The second stage: any scikit-learn outlier detector or density, or ``NearestNeighbors``; it
-        is cloned. For the names see :func:`~anomalib_lite.heads.fit_head`.
+        is cloned. For the names see :func:`~anomalib_lite.density.fit_head`.
     layers : sequence or "last", default={layers}
         Strides, transformer blocks, or module names, whose maps are pooled to the embedding.
     weights : {{"pretrained", "random"}} or path, default={weights}
@@ -66,7 +59,7 @@ backbone : str or nn.Module, default={backbone}
         Images (or windows) of a training step. Each is seen in several views.
     learning_rate : float, default={learning_rate}
     optimizer : {{"sgd", "adam", "adamw"}} or callable, default={optimizer}
-        See :func:`~anomalib_lite.training.train`, for the next three as well.
+        See :func:`~anomalib_lite.nn.train`, for the next three as well.
     schedule : {{"cosine", "constant"}} or callable, default={schedule}
     weight_decay : float, default={weight_decay}
     clip_norm : float or None, default={clip_norm}
@@ -104,7 +97,7 @@ _ATTRIBUTES = """\
 backbone_ : Backbone
         The trained network.
     history_ : list of dict
-        Losses by epoch; see :func:`~anomalib_lite.training.train`.
+        Losses by epoch; see :func:`~anomalib_lite.nn.train`.
     classifier_ : estimator or None
         Fitted on the images' embeddings; None with ``patch_level``.
     patch_classifier_ : estimator
@@ -296,7 +289,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; see :mod:`anomalib_lite.images`.
+            Images; see :mod:`anomalib_lite.data.images`.
 
         Returns
         -------

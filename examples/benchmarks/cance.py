@@ -35,8 +35,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from anomalib_lite import CANCE, DeepFeatures, GaussianDensity, NCEDensity
-from anomalib_lite.datasets import CORRUPTIONS, corrupted, load_elpv
-from anomalib_lite.heads import head_scores
+from anomalib_lite.data import CORRUPTIONS, corrupted, load_elpv
+from anomalib_lite.density import head_scores
 from anomalib_lite.metrics import f1_max, image_auroc
 
 ON_DIGITS = {

@@ -26,7 +26,7 @@ from patchcore_accuracy import control_map
 from sklearn.svm import OneClassSVM
 
 import anomalib_lite as al
-from anomalib_lite.datasets import (
+from anomalib_lite.data import (
     TEXTURES,
     AnomalyDataset,
     load_elpv,

@@ -26,10 +26,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_lite import CPC
-from anomalib_lite.datasets import load_elpv
+from anomalib_lite.data import load_elpv
 from anomalib_lite.methods.cpc import DIRECTIONS, ENCODERS
 from anomalib_lite.metrics import image_auroc
-from anomalib_lite.training import train
+from anomalib_lite.nn import train
 
 ON_ELPV = {
     "image_size": 128, "patch_size": 32, "patch_stride": 16, "width": 16, "embedding_dim": 256,

@@ -30,7 +30,7 @@ from compare_methods import mnist
 from patchcore_accuracy import control_map
 
 from anomalib_lite import CANCE, MLSAD, PatchCore
-from anomalib_lite.datasets import CORRUPTIONS, TEXTURES, corrupted, planted_texture
+from anomalib_lite.data import CORRUPTIONS, TEXTURES, corrupted, planted_texture
 from anomalib_lite.metrics import image_auroc, pixel_auroc
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from anomalib_lite import PatchCore
-from anomalib_lite.datasets import TEXTURES, load_elpv, planted_texture
+from anomalib_lite.data import TEXTURES, load_elpv, planted_texture
 from anomalib_lite.metrics import aupro, image_auroc, pixel_auroc
 
 

@@ -24,7 +24,7 @@ from folder_memory import NoisyCrops
 from patchcore_speed import patch_rows
 
 from anomalib_lite import PatchCore
-from anomalib_lite.coreset import greedy_coreset
+from anomalib_lite.search import greedy_coreset
 
 ROWS_AN_IMAGE = 784
 

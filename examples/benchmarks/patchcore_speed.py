@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from anomalib_lite import PatchCore
-from anomalib_lite.coreset import greedy_coreset
-from anomalib_lite.datasets import load_elpv
-from anomalib_lite.neighbors import NearestRows
-from anomalib_lite.patches import RowStore
+from anomalib_lite.backbones import RowStore
+from anomalib_lite.data import load_elpv
+from anomalib_lite.search import NearestRows, greedy_coreset
 
 
 def median_seconds(action, repeats=3):

@@ -27,11 +27,11 @@ from sklearn.svm import OneClassSVM
 from torch.nn import functional as F
 
 from anomalib_lite import ContrastiveDA, CutPaste, PatchCore, RotationPrediction
-from anomalib_lite.augment import TURNS, turned
-from anomalib_lite.datasets import TEXTURES, load_elpv, planted_texture
-from anomalib_lite.heads import fit_head, head_scores
+from anomalib_lite.backbones import pool_maps
+from anomalib_lite.data import TEXTURES, load_elpv, planted_texture
+from anomalib_lite.data.augment import TURNS, turned
+from anomalib_lite.density import fit_head, head_scores
 from anomalib_lite.metrics import aupro, image_auroc, pixel_auroc
-from anomalib_lite.patches import pool_maps
 
 SMALL = {
     "backbone": "convnet", "weights": "random", "hidden": (128,), "image_size": 32,

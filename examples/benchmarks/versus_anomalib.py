@@ -31,10 +31,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from anomalib_lite import PaDiM, PatchCore
-from anomalib_lite.backbones import BUNDLED, _create
-from anomalib_lite.coreset import greedy_coreset
-from anomalib_lite.datasets import load_elpv
-from anomalib_lite.neighbors import NearestRows
+from anomalib_lite.backbones.loading import BUNDLED
+from anomalib_lite.backbones.loading import create_network as _create
+from anomalib_lite.data import load_elpv
+from anomalib_lite.search import NearestRows, greedy_coreset
 
 TUNED = {
     "MALLOC_TRIM_THRESHOLD_": "8000000000",

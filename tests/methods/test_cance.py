@@ -11,7 +11,7 @@ from worlds import scratched, stripes
 
 from anomalib_lite import CANCE, DeepFeatures, load
 from anomalib_lite.methods.cance import _off_diagonal
-from anomalib_lite.networks import LinearAutoencoder, MLPAutoencoder
+from anomalib_lite.nn import LinearAutoencoder, MLPAutoencoder
 
 NORMAL = stripes(30)
 ODD = scratched(3)

@@ -8,8 +8,8 @@ from torch import nn
 from worlds import scratched, stripes
 
 from anomalib_lite import PatchCore
-from anomalib_lite.coreset import coreset_row_bytes
 from anomalib_lite.runtime import parse_memory
+from anomalib_lite.search import coreset_row_bytes
 
 NORMAL = stripes(6)
 ODD = scratched(2)

@@ -1,0 +1,27 @@
+"""Pretrained networks as frozen feature maps, and grids of features as rows."""
+
+from .backbone import Backbone
+from .patches import (
+    MapRenderer,
+    RowStore,
+    gathered,
+    grid_rows,
+    patch_embedding,
+    pool_maps,
+    resize_matrix,
+    sliding_windows,
+    window_starts,
+)
+
+__all__ = [
+    "Backbone",
+    "MapRenderer",
+    "RowStore",
+    "gathered",
+    "grid_rows",
+    "patch_embedding",
+    "pool_maps",
+    "resize_matrix",
+    "sliding_windows",
+    "window_starts",
+]

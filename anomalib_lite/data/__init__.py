@@ -1,0 +1,48 @@
+"""Images in: reading, checking and resizing them; data sets; views for training."""
+
+from .augment import cut_paste, cut_paste_scar, gaussian_blur, random_windows, simclr_views, turned
+from .datasets import AnomalyDataset, load_elpv, load_mvtec, mvtec_categories
+from .images import IMAGE_SUFFIXES, CheckedImage, ImageStream, image_files, is_table
+from .inputs import NetworkInput, ValueRange
+from .synthetic import (
+    CORRUPTIONS,
+    DEFECTS,
+    TEXTURES,
+    corrupted,
+    crack,
+    misprint,
+    missing,
+    planted_texture,
+    scratch,
+    stain,
+)
+
+__all__ = [
+    "CORRUPTIONS",
+    "DEFECTS",
+    "IMAGE_SUFFIXES",
+    "TEXTURES",
+    "AnomalyDataset",
+    "CheckedImage",
+    "ImageStream",
+    "NetworkInput",
+    "ValueRange",
+    "corrupted",
+    "crack",
+    "cut_paste",
+    "cut_paste_scar",
+    "gaussian_blur",
+    "image_files",
+    "is_table",
+    "load_elpv",
+    "load_mvtec",
+    "misprint",
+    "missing",
+    "mvtec_categories",
+    "planted_texture",
+    "random_windows",
+    "scratch",
+    "simclr_views",
+    "stain",
+    "turned",
+]

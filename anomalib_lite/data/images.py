@@ -1,0 +1,410 @@
+"""The one door for images: whatever a caller has, checked, as float tensors in [0, 1].
+
+===============================================  ===============================================
+given                                            read as
+===============================================  ===============================================
+numpy (N, H, W) or (N, H, W, C)                  channels last, C in {1, 3, 4}
+torch (N, C, H, W)                               channels first
+list, tuple, 1-D object or string array          one image each: arrays, tensors, PIL images,
+                                                 paths; mixed sizes allowed
+str or Path of a folder                          the image files below it, sorted by path
+torch Dataset, DataLoader, any iterable          streamed; of a (image, label) pair the image
+===============================================  ===============================================
+
+Values are uint8, uint16, bool, or floats in [0, 1]. Grey images stay one channel until the
+network needs three; an alpha channel is dropped with a warning; EXIF orientation is applied.
+Nothing but the images of one batch is ever held in memory.
+
+Files are decoded by Pillow in the formats listed below, whatever their names say; formats that it
+reads by starting other programs are not among them. Its guard against decompression bombs holds: a
+warning above 89 million pixels, an error above 179 million. Its warnings of damaged metadata come
+through; where warnings are errors, they name the image. Colour files of 16 bits a channel come out
+with 8. Pipes and devices are not read.
+"""
+
+import os
+import stat
+import warnings
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+ROUNDING = 1e-6  # floats may leave [0, 1] by this much, as resampling makes them
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """One image that passed the door.
+
+    Attributes
+    ----------
+    pixels : torch.Tensor of shape (C, H, W)
+        float32 in [0, 1] on the CPU; C is 1 or 3.
+    dtype : str
+        Name of the dtype the values came in.
+    label : str
+        How errors and reports call it: its index and, if it has one, its path.
+    path : str or None
+        The file it was read from.
+    """
+
+    pixels: torch.Tensor
+    dtype: str
+    label: str
+    path: str | None = None
+
+    @property
+    def size(self):
+        """(H, W) in pixels."""
+        return tuple(self.pixels.shape[-2:])
+
+
+class ImageStream:
+    """Anything image-like as a stream of :class:`CheckedImage`.
+
+    Parameters
+    ----------
+    X : array, tensor, list, folder, Dataset, DataLoader or iterable
+        See the table at the top of this module.
+    min_side : int, default=1
+        Smallest height and width accepted, in pixels.
+
+    Attributes
+    ----------
+    n_images : int or None
+        How many images there should be; None where only reading to the end can tell.
+
+    Raises
+    ------
+    ValueError
+        At once if ``X`` as a whole cannot be images; while iterating if one image is broken,
+        empty, too small, of another dtype or rank, or holds NaN, infinity or floats outside
+        [0, 1]. The message names the image and what to do about it.
+
+    Examples
+    --------
+    >>> stream = ImageStream(np.zeros((2, 32, 48), dtype=np.uint8))
+    >>> stream.n_images, [image.size for image in stream]
+    (2, [(32, 48), (32, 48)])
+    """
+
+    def __init__(self, X, *, min_side=1):
+        self.min_side = min_side
+        self.n_images, self._items = _open(X)
+
+    def __iter__(self):
+        count, alpha_dropped = 0, False
+        for index, item in enumerate(self._items()):
+            count += 1
+            path = os.fsdecode(item) if isinstance(item, str | os.PathLike) else None
+            label = f"image {index}" if path is None else f"image {index} ({path})"
+            try:
+                array, channels_first = _to_array(item)
+                pixels = _to_pixels(array, channels_first)
+                if min(pixels.shape[-2:]) < self.min_side:
+                    raise ValueError(
+                        f"expected at least {self.min_side} pixels a side (one patch), got "
+                        f"{pixels.shape[-2]} x {pixels.shape[-1]}. Is the axis order right?"
+                    )
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
+            if pixels.shape[0] == 4:
+                if not alpha_dropped:
+                    warnings.warn(
+                        f"{label}: the alpha channel is dropped, as in all images here that have "
+                        "one.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+                alpha_dropped = True
+                pixels = pixels[:3]
+            yield CheckedImage(pixels, array.dtype.name, label, path)
+        if count == 0:
+            raise ValueError("X: expected at least one image, got none.")
+
+
+def is_table(X):
+    """Whether ``X`` is rows of numbers, (n_samples, n_features), and no images.
+
+    Examples
+    --------
+    >>> is_table([[1.0, 2.0]]), is_table(np.zeros((5, 28, 28))), is_table(["a.png", "b.png"])
+    (True, False, False)
+    """
+    if isinstance(X, list | tuple):
+        if not X or not isinstance(X[0], list | tuple | np.ndarray):
+            return False
+        is_row = all(np.ndim(value) == 0 for value in X[0])
+        return is_row and np.asarray(X[0]).dtype.kind in "biufc"
+    if hasattr(X, "__array__") and not hasattr(X, "ndim"):
+        X = np.asarray(X)
+    is_paths = getattr(getattr(X, "dtype", None), "kind", None) in ("S", "U", "T")
+    return getattr(X, "ndim", None) == 2 and not is_paths
+
+
+# -- the whole: what kind of collection is X? -----------------------------------------------------
+
+
+def _open(X):
+    """(number of images or None, function giving a fresh iterator over raw images)."""
+    if isinstance(X, str | os.PathLike):
+        paths = image_files(X)
+        return len(paths), lambda: iter(paths)
+    if isinstance(X, Image.Image):
+        raise ValueError("X: expected a collection of images, got one PIL image. Pass [image].")
+    if isinstance(X, torch.Tensor):
+        return _open_tensor(X)
+    if isinstance(X, np.ndarray):
+        return _open_array(X)
+    if isinstance(X, list | tuple):
+        return _sized(X)
+    if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
+        return len(X), lambda: (_image_of_pair(X[i]) for i in range(len(X)))
+    if isinstance(X, Iterable) and not isinstance(X, Mapping | Set | bytes):
+        return _loader_length(X), lambda: _flatten_batches(X)
+    raise ValueError(
+        "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
+        f"got {type(X).__name__}."
+    )
+
+
+def _loader_length(X):
+    """How many images a DataLoader that batches its data set itself will give; None if unknown."""
+    if not isinstance(X, DataLoader) or isinstance(X.dataset, IterableDataset) or not X.batch_size:
+        return None
+    n_images = len(X.sampler)
+    return n_images - n_images % X.batch_size if X.drop_last else n_images
+
+
+def _sized(items):
+    if len(items) == 0:
+        raise ValueError("X: expected at least one image, got none.")
+    return len(items), lambda: iter(items)
+
+
+def image_files(folder):
+    """Paths of all image files below a folder, sorted, as a list of str.
+
+    Left out are the ``._`` files that macOS puts beside others and what links to folders lead to.
+    """
+    folder = os.fsdecode(folder)
+    if not folder:
+        raise ValueError("X: expected the path of a folder, got an empty string.")
+    try:
+        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+    except PermissionError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"X: the folder {folder} does not exist: {error}.") from error
+    if not is_folder:
+        raise ValueError(f"X: expected a folder, got the file {folder}. Pass a list: [path].")
+    files = (
+        Path(where, name)
+        for where, _, names in os.walk(folder, onerror=_raise)  # unreadable folders are an error
+        for name in names
+    )
+    images = (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(str(path) for path in images if not path.name.startswith("._"))
+    if not paths:
+        raise ValueError(
+            f"X: no image files below {folder}. Read are {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    return paths
+
+
+def _raise(error):
+    raise error
+
+
+def _open_array(X):
+    if isinstance(X, np.ma.MaskedArray):
+        raise ValueError("X: masked pixels have no value. Fill them: X.filled(...).")
+    if X.dtype.kind in "OSTU" and X.ndim == 1:
+        return _sized(X.tolist())
+    shape = X.shape
+    if X.ndim == 3 and shape[-1] in (1, 3, 4):
+        raise ValueError(
+            f"X: expected (N, H, W) or (N, H, W, C), got {shape}, which looks like one colour "
+            "image. Pass X[None]."
+        )
+    if X.ndim == 4 and shape[-1] not in (1, 3, 4) and shape[1] in (1, 3, 4):
+        raise ValueError(
+            f"X: numpy images are channels last, (N, H, W, C), got {shape}, which looks channels "
+            "first. Pass X.transpose(0, 2, 3, 1), or the tensor torch.from_numpy(X)."
+        )
+    if X.ndim not in (3, 4):
+        hint = " A table (n_samples, n_features) is not a set of images." if X.ndim == 2 else ""
+        raise ValueError(f"X: expected images (N, H, W) or (N, H, W, C), got shape {shape}.{hint}")
+    return _sized(X)
+
+
+def _open_tensor(X):
+    if X.is_nested:
+        raise ValueError("X: expected a tensor (N, C, H, W), got a nested one. Pass X.unbind().")
+    if X.ndim == 4 and X.shape[1] not in (1, 3, 4) and X.shape[-1] in (1, 3, 4):
+        raise ValueError(
+            f"X: torch images are channels first, (N, C, H, W), got {tuple(X.shape)}, which looks "
+            "channels last. Pass X.permute(0, 3, 1, 2)."
+        )
+    if X.ndim != 4:
+        raise ValueError(
+            f"X: expected a tensor (N, C, H, W), got shape {tuple(X.shape)}. "
+            "Grey images? X[:, None]. One image? X[None]."
+        )
+    return _sized(X)
+
+
+def _image_of_pair(item):
+    """The image of an (image, label, ...) pair, as data sets give them."""
+    return item[0] if isinstance(item, list | tuple) and len(item) > 0 else item
+
+
+def _are_images_of_one_shape(parts):
+    arrays = all(isinstance(part, np.ndarray | torch.Tensor) for part in parts)
+    shapes = {tuple(part.shape) for part in parts} if arrays else set()
+    return len(parts) > 1 and len(shapes) == 1 and len(shapes.pop()) in (2, 3)
+
+
+def _flatten_batches(iterable):
+    """Images of images, (image, label) tuples, batches, (batch, labels), lists of PIL or paths."""
+    stacks = isinstance(iterable, DataLoader) and iterable.collate_fn is default_collate
+    batch_ranks = (3, 4) if stacks else (4,)  # a stack of grey images (H, W) has three axes
+    for item in iterable:
+        if isinstance(item, list) and all(
+            isinstance(part, Image.Image | str | os.PathLike) for part in item
+        ):
+            yield from item
+            continue
+        if isinstance(item, list) and _are_images_of_one_shape(item):
+            raise ValueError(
+                f"X: a list of {len(item)} arrays of shape {tuple(item[0].shape)} may be so many "
+                "images or an image with its mask. Give a batch as one array, a pair as a tuple."
+            )
+        item = _image_of_pair(item)
+        if isinstance(item, np.ndarray | torch.Tensor) and item.ndim in batch_ranks:
+            yield from item
+        else:
+            yield item
+
+
+# -- one image ------------------------------------------------------------------------------------
+
+
+def _to_array(item):
+    """(array, whether its channels come first) of one raw image."""
+    if isinstance(item, str | os.PathLike | Image.Image):
+        return _decode(item), False
+    if isinstance(item, torch.Tensor):
+        return _from_tensor(item), True
+    if isinstance(item, np.ma.MaskedArray):
+        raise ValueError("masked pixels have no value. Fill them: image.filled(...).")
+    if isinstance(item, np.ndarray):
+        return item, False
+    raise ValueError(
+        f"expected an array, tensor, PIL image or path, got {type(item).__name__}. "
+        "Nested lists? Pass numpy.asarray(image)."
+    )
+
+
+def _from_tensor(tensor):
+    if tensor.layout != torch.strided:
+        raise ValueError(f"expected a dense tensor, got layout {tensor.layout}.")
+    try:
+        tensor = tensor.detach().cpu().resolve_neg()
+        if tensor.is_floating_point() and tensor.dtype != torch.float64:
+            tensor = tensor.float()  # numpy has no bfloat16
+        return tensor.numpy()
+    except (RuntimeError, TypeError) as error:  # without values, quantised, complex conjugates
+        raise ValueError(f"a tensor whose values cannot be read: {error}") from error
+
+
+class _Refused(ValueError):
+    """A picture that could be read but should not be."""
+
+
+def _decode(item):
+    """The array of a file or PIL image, or a ValueError that says why there is none."""
+    try:
+        if isinstance(item, Image.Image):
+            return _from_pil(item)
+        if not stat.S_ISREG(os.stat(item).st_mode):
+            raise _Refused("expected a file, got a folder, a pipe or a device.")
+        # by its name Pillow would map it into memory: death, if somebody shortens it meanwhile
+        with open(item, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            return _from_pil(image)
+    except (PermissionError, MemoryError, _Refused):
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError and more
+        raise ValueError(
+            f"cannot be read as an image: {error}. Repair the file or leave it out."
+        ) from error
+
+
+def _from_pil(image):
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        raise _Refused(f"expected one picture in the file, got {frames} frames.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    elif image.mode in ("LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    array = np.asarray(image)
+    if image.mode == "I" and array.size > 0 and array.min() >= 0 and array.max() <= 65535:
+        array = array.astype(np.uint16)  # how 16-bit grey files may come
+    return array
+
+
+def _to_pixels(array, channels_first):
+    """(C, H, W) float32 in [0, 1] from an array of one image; a fourth channel is alpha."""
+    if array.ndim not in (2, 3):
+        wanted = "(C, H, W)" if channels_first else "(H, W) or (H, W, C)"
+        raise ValueError(f"expected one image {wanted}, got shape {array.shape}.")
+    if array.size == 0:
+        raise ValueError(f"the image is empty, its shape is {array.shape}.")
+    pixels = torch.from_numpy(_to_unit_range(array))
+    if pixels.ndim == 2:
+        return pixels[None]
+    if not channels_first:
+        pixels = pixels.permute(2, 0, 1)
+    if pixels.shape[0] not in (1, 3, 4):
+        where = "first" if channels_first else "last"
+        raise ValueError(
+            f"expected 1, 3 or 4 channels on the {where} axis, got shape {array.shape}."
+        )
+    return pixels.contiguous()
+
+
+def _to_unit_range(array):
+    """A new float32 array in [0, 1]; refuses what cannot be scaled without guessing."""
+    if array.dtype.name in FULL_SCALE:
+        full_scale = np.float32(FULL_SCALE[array.dtype.name])
+        return np.divide(array, full_scale, dtype=np.float32)
+    if array.dtype.kind != "f":
+        raise ValueError(
+            f"expected dtype uint8, uint16, bool or float in [0, 1], got {array.dtype}. "
+            "Values 0..255? Pass image.astype(numpy.uint8)."
+        )
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        first = np.unravel_index(np.isfinite(array).argmin(), array.shape)
+        raise ValueError(f"holds NaN or infinity, first at index {tuple(map(int, first))}.")
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise ValueError(
+            f"float values must lie in [0, 1], got [{float(low):.8g}, {float(high):.8g}]. "
+            "Values 0..255? Divide by 255. Normalised already? Pass the image as it was before."
+        )
+    return np.clip(array, 0, 1, dtype=np.float32)

@@ -1,0 +1,11 @@
+"""From scores to decisions: guarantees, and a search for blind spots."""
+
+from .conformal import ConformalDetector
+from .probing import Probe, probe, pull_away_term
+
+__all__ = [
+    "ConformalDetector",
+    "Probe",
+    "probe",
+    "pull_away_term",
+]

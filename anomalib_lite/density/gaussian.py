@@ -1,0 +1,262 @@
+"""Gaussian densities: statistics that merge exactly, and one full Gaussian as an estimator."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.covariance import ledoit_wolf
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..io.persistence import SaveMixin
+from ..runtime import exact_dtype, resolve_device
+
+_PLACES = 64  # whose statistics are updated together
+
+
+class GaussianStatistics:
+    """Count, mean and scatter of rows, at one place or at each of many; they merge exactly.
+
+    Merging adds no squares of raw values: the scatter is taken about the mean, and the gap between
+    two means enters as one more row (Chan, Golub and LeVeque). E[x²] - E[x]² loses every digit once
+    the mean is large against the deviation; this does not.
+
+    Parameters
+    ----------
+    count : int
+    mean : torch.Tensor of shape (P, D)
+    scatter : torch.Tensor of shape (P, D, D)
+        Sums of the outer products of the deviations from the mean.
+
+    References
+    ----------
+    T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample variance: analysis
+    and recommendations", The American Statistician 37 (1983).
+
+    Examples
+    --------
+    >>> rows = torch.tensor([[[1.0], [2.0], [6.0]]])  # 1 place, 3 rows of 1 number
+    >>> statistics = GaussianStatistics.of(rows[:, :2])
+    >>> statistics.update(rows[:, 2:])
+    >>> statistics.count, statistics.mean.item(), statistics.scatter.item()
+    (3, 3.0, 14.0)
+    """
+
+    def __init__(self, count, mean, scatter):
+        self.count, self.mean, self.scatter = count, mean, scatter
+
+    @classmethod
+    def of(cls, rows):
+        """Statistics of rows (P, n, D) at P places, in float64 where the device has it."""
+        n_places, _, n_features = rows.shape
+        dtype = exact_dtype(rows.device)
+        statistics = cls(
+            0,
+            rows.new_zeros(n_places, n_features, dtype=dtype),
+            rows.new_zeros(n_places, n_features, n_features, dtype=dtype),
+        )
+        statistics.update(rows)
+        return statistics
+
+    def update(self, rows):
+        """Take rows (P, n, D) into account, in place."""
+        n_rows, dtype = rows.shape[1], self.mean.dtype
+        for part, mean, scatter in self._blocks():
+            here = rows[part].to(dtype)
+            apart = here.mean(1)
+            here = torch.cat([here - apart[:, None], self._gap(apart, mean, n_rows)], 1)
+            scatter.baddbmm_(here.mT, here)
+            mean += (apart - mean) * (n_rows / (self.count + n_rows))
+        self.count += n_rows
+
+    def merge(self, other):
+        """Take the rows of other statistics of the same places into account, in place."""
+        for part, mean, scatter in self._blocks():
+            gap = self._gap(other.mean[part], mean, other.count)
+            scatter += other.scatter[part]
+            scatter.baddbmm_(gap.mT, gap)
+            mean += (other.mean[part] - mean) * (other.count / (self.count + other.count))
+        self.count += other.count
+
+    def _gap(self, other, mean, count):
+        """(n, 1, D), the row by which the gap between two means enters the scatter."""
+        return ((other - mean) * math.sqrt(self.count * count / (self.count + count)))[:, None]
+
+    def _blocks(self):
+        """(places, their means, their scatters), a few at a time, which stay in the cache."""
+        for first in range(0, len(self.mean), _PLACES):
+            part = slice(first, first + _PLACES)
+            yield part, self.mean[part], self.scatter[part]
+
+    def copy(self):
+        """One that can be updated while this stays as it is."""
+        return GaussianStatistics(self.count, self.mean.clone(), self.scatter.clone())
+
+    def covariance(self, places=slice(None)):
+        """(n, D, D) at some places, divided by count - 1."""
+        return self.scatter[places] / (self.count - 1)
+
+    def to_state(self):
+        """What :meth:`from_state` makes an equal one of."""
+        return {"count": self.count, "mean": self.mean, "scatter": self.scatter}
+
+    @classmethod
+    def from_state(cls, state):
+        return cls(**state)
+
+
+def whiteners(covariance):
+    """Transposed inverse Cholesky factors (n, D, D) of covariances; ValueError if one is singular.
+
+    A row times its whitener has uncorrelated coordinates of variance 1.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed.any():
+        raise ValueError("a covariance is singular: too few images, or constant ones.")
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, identity, upper=False).mT
+
+
+def squared_mahalanobis(rows, mean, whitener):
+    """Squared Mahalanobis distances of rows at their places.
+
+    Parameters
+    ----------
+    rows : torch.Tensor of shape (B, P, d)
+    mean : torch.Tensor of shape (P, d)
+    whitener : torch.Tensor of shape (P, d, d)
+        See :func:`whiteners`.
+
+    Returns
+    -------
+    squares : torch.Tensor of shape (B, P)
+    """
+    centred = (rows - mean).transpose(0, 1)  # (P, B, d)
+    return torch.bmm(centred, whitener).square_().sum(2).T
+
+
+def left_out(squares, count):
+    """Squared Mahalanobis distances, had each row been left out of the ``count`` rows."""
+    share = count * squares / (count - 1) ** 2  # of the scatter along it that is its own
+    return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - share)
+
+
+def shrunk_gaussian(rows):
+    """Mean, a root of the covariance, and its transposed inverse, of rows (n, d).
+
+    The root is the symmetric one of the correlations, shrunk as Ledoit and Wolf do, each row times
+    its column's deviation: white coordinates, ``(rows - mean) @ inverse``, are as near to the
+    columns as they can be, whatever these are measured in.
+
+    Raises
+    ------
+    ValueError
+        If no column varies.
+    """
+    statistics = GaussianStatistics.of(rows[None])
+    mean = statistics.mean[0]
+    std = statistics.covariance()[0].diagonal().sqrt()
+    if not (std > 0).any():
+        raise ValueError(
+            f"X: its {len(rows)} samples vary too little for a density: are they all the same?"
+        )
+    std = torch.where(std > 0, std, std[std > 0].min())  # what never changed may do so later
+    correlation, _ = ledoit_wolf(((rows - mean) / std).cpu().numpy(), assume_centered=True)
+    values, vectors = torch.linalg.eigh(torch.from_numpy(correlation).to(rows))
+    values = values.clamp_min(1e-9 * values.max()).sqrt()
+    root = (vectors * values) @ vectors.T * std[:, None]
+    return mean, root, (vectors / values) @ vectors.T / std[:, None]
+
+
+class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
+    """One Gaussian with a full covariance, shrunk as Ledoit and Wolf do.
+
+    The one-class classifier for deep features that are few and wide: shrinkage towards a multiple
+    of the identity, by the amount that the data themselves ask for, makes the covariance invertible
+    with fewer rows than features.
+
+    Parameters
+    ----------
+    device : str or torch.device, default="auto"
+        Where mean and Cholesky factor live and scores are computed.
+
+    Attributes
+    ----------
+    mean_ : torch.Tensor of shape (D,)
+    factor_ : torch.Tensor of shape (D, D)
+        Lower Cholesky factor of the covariance.
+    shrinkage_ : float
+        In [0, 1].
+    n_features_in_ : int
+
+    References
+    ----------
+    O. Ledoit, M. Wolf, "A well-conditioned estimator for large-dimensional covariance matrices",
+    Journal of Multivariate Analysis 88 (2004).
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(100, 3))
+    >>> density = GaussianDensity().fit(rows)
+    >>> near, far = density.score_samples([[0, 0, 0], [9, 9, 9]])
+    >>> bool(near > far)
+    True
+    """
+
+    def __init__(self, *, device="auto"):
+        self.device = device
+
+    def fit(self, X, y=None):
+        """Learn mean and covariance.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If ``X`` is not a table of finite numbers with two rows at least, or if its rows are all
+            the same.
+        """
+        device = resolve_device(self.device)
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        mean = X.mean(0)
+        covariance, shrinkage = ledoit_wolf(X - mean, assume_centered=True)
+        factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance))
+        if failed or not covariance.any():
+            raise ValueError(
+                f"X: its {len(X)} rows vary too little for a density: are they all the same?"
+            )
+        dtype = exact_dtype(device)
+        self.mean_ = torch.from_numpy(mean).to(device, dtype)
+        self.factor_ = factor.to(device, dtype).contiguous()
+        self.shrinkage_ = float(shrinkage)
+        return self
+
+    def score_samples(self, X):
+        """Log-density of each row, in nats: lower = more anomalous.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self)
+        X = torch.from_numpy(validate_data(self, X, dtype=np.float64, reset=False))
+        centred = X.to(self.mean_) - self.mean_
+        white = torch.linalg.solve_triangular(self.factor_, centred.T, upper=False)
+        volume = self.factor_.diagonal().log().sum() + len(self.mean_) * math.log(2 * math.pi) / 2
+        return (-white.square().sum(0) / 2 - volume).cpu().numpy().astype(np.float64)
+
+    def score(self, X, y=None):
+        """Total log-density of the rows, in nats."""
+        return float(self.score_samples(X).sum())

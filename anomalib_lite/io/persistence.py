@@ -1,0 +1,409 @@
+"""Fitted estimators in one file, without pickle: tensors by safetensors, everything else as JSON.
+
+A file is a safetensors container. Its metadata hold a SHA-256 digest of everything else, and a
+JSON manifest: format, versions, the estimator's parameters and learned state, in which each array
+is a reference to a tensor. Reading one never runs anything found in it: the manifest can name only
+the public estimators of this package, the few parts listed here, and scikit-learn estimators as
+:mod:`anomalib_lite.io.sklearn_estimators` reads them. The digest tells a damaged file, not a forged
+one: whoever can write a file can write a digest.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import tempfile
+from importlib import import_module
+from importlib.metadata import version
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+import anomalib_lite
+
+from ..runtime import resolve_device, tensors_sha256
+from . import sklearn_estimators as sklearn_io
+
+FORMAT = 1
+_KEY = "anomalib_lite"  # one entry: the order of several would differ from file to file
+_LARGEST_HEADER = 2**26
+_LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
+_RECORDED = ("torch", "timm", "numpy", "scikit-learn")
+_BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+_PARTS = {
+    "Backbone": "backbones",
+    "ConvAutoencoder": "nn",
+    "DenseEncoder": "nn",
+    "GaussianStatistics": "density",
+    "LinearAutoencoder": "nn",
+    "LogOdds": "density",
+    "MLPAutoencoder": "nn",
+    "NearestRows": "search",
+    "NetworkInput": "data",
+    "PatchDetector": "nn",
+    "PrincipalCodes": "search",
+    "ResidualEncoder": "nn",
+    "UNetGenerator": "nn",
+    "ValueRange": "data",
+}
+
+
+class SaveMixin:
+    """Gives a fitted estimator ``save``."""
+
+    def save(self, path, *, embed_backbone=False):
+        """Write the fitted estimator to one file, to be read by :func:`anomalib_lite.load`.
+
+        Parameters
+        ----------
+        path : str or Path
+            Replaced as a whole or, if anything goes wrong, not at all.
+        embed_backbone : bool, default=False
+            Put pretrained weights into the file, too. By default they are named, with their
+            hash, and found again where they were found at fit. Random weights, those of a file,
+            and those of a module of yours are always put in.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or something learned cannot be stored without pickle.
+        """
+        check_is_fitted(self)
+        writer = _Writer(embed_backbone)
+        manifest = {
+            "format": FORMAT,
+            "versions": {
+                "anomalib_lite": anomalib_lite.__version__,
+                **{name: version(name) for name in _RECORDED},
+            },
+            "estimator": writer.encode(self, type(self).__name__),
+        }
+        text = json.dumps(manifest, allow_nan=False)
+        metadata = {_KEY: f"{_digest(text, writer.tensors)} {text}"}
+        path = Path(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+            written = Path(folder) / path.name
+            save_file(writer.tensors, written, metadata=metadata)
+            os.replace(written, path)
+
+
+def load(path, *, device=None, backbone=None):
+    """Read an estimator that was written by its ``save``.
+
+    Parameters
+    ----------
+    path : str or Path
+    device : str, torch.device or None, default=None
+        Where its tensors go. None: where its ``device`` parameter says, if that is to be had
+        here, else as ``"auto"``.
+    backbone : nn.Module or None, default=None
+        Needed where it was fitted with a module of yours: the file holds the fitted weights, but
+        code is never stored. A module of the same architecture takes them, in a copy.
+
+    Returns
+    -------
+    estimator : object
+        Gives the scores, bit for bit on a machine of the same kind, that the saved one gave.
+
+    Raises
+    ------
+    ValueError
+        If the file is not one of these, is damaged, was written by a newer version, asks for
+        anything that is not a part of this package, or if the backbone's weights found here are
+        not those it was fitted with.
+
+    Examples
+    --------
+    >>> import numpy as np, os, tempfile
+    >>> from anomalib_lite import PatchCore, load
+    >>> images = np.random.default_rng(0).integers(90, 110, (4, 64, 64), dtype=np.uint8)
+    >>> detector = PatchCore(image_size=64, random_state=0).fit(images)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     detector.save(os.path.join(folder, "part.alite"))
+    ...     again = load(os.path.join(folder, "part.alite"))
+    >>> bool((again.score_samples(images) == detector.score_samples(images)).all())
+    True
+    """
+    if device is not None:
+        device = resolve_device(device)
+    path = Path(path)
+    text, tensors = _read(path)
+    try:
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise ValueError(
+                f"it has format {manifest['format']!r} and was written by anomalib_lite "
+                f"{manifest['versions']['anomalib_lite']}; this version "
+                f"({anomalib_lite.__version__}) reads format {FORMAT}. Use a newer one."
+            )
+        estimator = _Reader(tensors, device, backbone).decode(manifest["estimator"])
+    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        reason = f"its manifest makes no sense ({type(error).__name__}: {error})"
+        raise ValueError(f"{path}: {reason}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(estimator, SaveMixin):
+        raise ValueError(f"{path}: holds no estimator of anomalib_lite.")
+    return estimator
+
+
+# -- the container --------------------------------------------------------------------------------
+
+
+def _read(path):
+    """(manifest text, tensors by name) of a file whose digest is right."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        header = int.from_bytes(file.read(8), "little")
+    if not 8 < size or header > min(size - 8, _LARGEST_HEADER):
+        raise ValueError(
+            f"{path}: not a file written by save, or only its beginning: {size} bytes, of which "
+            f"the header would take {header}."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise ValueError(f"{path}: a safetensors file, but not one written by save.")
+            # copies: what is used is what is checked, whatever happens to the file meanwhile
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or not a file written by save: {error}.") from error
+    digest, _, text = metadata[_KEY].partition(" ")
+    if _digest(text, tensors) != digest:
+        raise ValueError(f"{path}: altered or damaged since it was written: its digest is wrong.")
+    return text, tensors
+
+
+def _digest(text, tensors):
+    return tensors_sha256(dict(sorted(tensors.items())), start=text)
+
+
+# -- values to JSON and tensors -------------------------------------------------------------------
+
+
+class _Writer:
+    """Encodes values; every JSON object it makes has one key, which says what it is."""
+
+    def __init__(self, embed_backbone):
+        self.embed_backbone = embed_backbone
+        self.tensors = {}
+
+    def encode(self, value, where):
+        """``value`` as JSON, its arrays put aside; ``where`` is what errors call it."""
+        if value is None or isinstance(value, bool | str):
+            return value
+        if isinstance(value, Integral):
+            return int(value)
+        if isinstance(value, Real):
+            return float(value) if math.isfinite(value) else {"float": str(float(value))}
+        if isinstance(value, np.bool):
+            return bool(value)
+        if isinstance(value, list):
+            return self._encode_all(value, where)
+        if isinstance(value, tuple):
+            return {"tuple": self._encode_all(value, where)}
+        if isinstance(value, set | frozenset):
+            return {"set": self._encode_all(sorted(value), where)}
+        if isinstance(value, dict):
+            items = value.items()
+            return {
+                "dict": [
+                    [self.encode(key, where), self.encode(x, f"{where}[{key!r}]")]
+                    for key, x in items
+                ]
+            }
+        if isinstance(value, os.PathLike):
+            return {"path": os.fspath(value)}
+        if isinstance(value, torch.device):
+            return {"device": None}
+        if isinstance(value, torch.Tensor):
+            return {"tensor": self._put(value, where)}
+        if isinstance(value, np.ndarray):
+            return self._encode_array(value, where)
+        if isinstance(value, np.random.RandomState | np.random.Generator):
+            return self._encode_random_state(value, where)
+        return self._encode_object(value, where)
+
+    def _encode_all(self, values, where):
+        return [self.encode(value, f"{where}[{i}]") for i, value in enumerate(values)]
+
+    def _encode_dict(self, values, where):
+        return {name: self.encode(value, f"{where}.{name}") for name, value in values.items()}
+
+    def _encode_array(self, array, where):
+        if array.dtype.kind in "OU" and all(isinstance(value, str) for value in array.flat):
+            return {"strings": array.tolist()}
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{where}: an array of {array.dtype} cannot be stored.")
+        native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+        return {"array": self._put(torch.from_numpy(native), where)}
+
+    def _encode_random_state(self, generator, where):
+        bits = getattr(generator, "bit_generator", None) or generator._bit_generator
+        return {
+            "random": {
+                "kind": type(generator).__name__,
+                "bits": type(bits).__name__,
+                "state": self.encode(bits.state, where),
+            }
+        }
+
+    def _encode_object(self, value, where):
+        name = type(value).__name__
+        if type(value) is _public(name):
+            params = value.get_params(deep=False)
+            if isinstance(params.get("device"), torch.device):
+                params["device"] = str(params["device"])
+            state = {key: x for key, x in vars(value).items() if key not in params}
+            content = {
+                "class": name,
+                "params": self._encode_dict(params, where),
+                "state": self._encode_dict(state, where),
+            }
+            return {"estimator": content}
+        if name in _PARTS and type(value) is _part(name):
+            if dataclasses.is_dataclass(value):
+                state = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            elif name == "Backbone":
+                state = value.to_state(embed=self.embed_backbone)
+            else:
+                state = value.to_state()
+            return {"part": {"class": name, "state": self._encode_dict(state, where)}}
+        if isinstance(value, torch.nn.Module):
+            return {"module": name}
+        if isinstance(value, BaseEstimator):
+            return {"sklearn": self._put(self._sklearn_bytes(value, where), where)}
+        raise ValueError(f"{where}: a {name} cannot be stored without pickle.")
+
+    def _sklearn_bytes(self, estimator, where):
+        try:
+            data = sklearn_io.dump(estimator)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+    def _put(self, tensor, where):
+        name = f"{len(self.tensors)} {where}"
+        self.tensors[name] = tensor.detach().cpu().contiguous().clone()
+        return name
+
+
+class _Reader:
+    """Decodes what _Writer encoded; anything else is an error."""
+
+    def __init__(self, tensors, device, backbone):
+        self.tensors = tensors
+        self.device = self._asked = device
+        self.backbone = backbone
+
+    def decode(self, value):
+        if value is None or isinstance(value, bool | str | int | float):
+            return value
+        if isinstance(value, list):
+            return [self.decode(item) for item in value]
+        ((kind, content),) = value.items()
+        if kind not in _KINDS:
+            raise ValueError(f"holds something called {kind!r}, which this version cannot read.")
+        return getattr(self, f"_decode_{kind}")(content)
+
+    def _decode_float(self, content):
+        return float(content)
+
+    def _decode_tuple(self, content):
+        return tuple(self.decode(content))
+
+    def _decode_set(self, content):
+        return set(self.decode(content))
+
+    def _decode_dict(self, content):
+        return dict(self.decode(content))
+
+    def _decode_path(self, content):
+        return Path(content)
+
+    def _decode_device(self, _content):
+        return self.device
+
+    def _decode_tensor(self, content):
+        return self.tensors[content].to(self.device)
+
+    def _decode_array(self, content):
+        return self.tensors[content].numpy()
+
+    def _decode_strings(self, content):
+        return np.array(content, dtype=object)
+
+    def _decode_random(self, content):
+        if content["bits"] not in _BIT_GENERATORS:
+            raise ValueError(f"knows no bit generator {content['bits']!r}.")
+        bits = getattr(np.random, content["bits"])()
+        bits.state = self.decode(content["state"])
+        kind = np.random.Generator if content["kind"] == "Generator" else np.random.RandomState
+        return kind(bits)
+
+    def _decode_module(self, content):
+        if self.backbone is None:
+            raise ValueError(
+                f"was fitted with a network of your own, {content}, whose code is not in the "
+                "file. Pass one of the same architecture: load(path, backbone=...)."
+            )
+        return self.backbone
+
+    def _decode_sklearn(self, content):
+        return sklearn_io.load(self.tensors[content].numpy().tobytes())
+
+    def _decode_part(self, content):
+        if content["class"] not in _PARTS:
+            raise ValueError(
+                f"names a part {content['class']!r}, which is not one of this package."
+            )
+        part = _part(content["class"])
+        state = {name: self.decode(value) for name, value in content["state"].items()}
+        return part(**state) if dataclasses.is_dataclass(part) else part.from_state(state)
+
+    def _decode_estimator(self, content):
+        cls = _public(content["class"])
+        if cls is None:
+            raise ValueError(
+                f"names an estimator {content['class']!r}, which is not one of this package."
+            )
+        params = {name: self.decode(value) for name, value in content["params"].items()}
+        estimator = cls(**params)
+        outer, self.device = self.device, self._asked or _device_here(params.get("device", "auto"))
+        for name, value in content["state"].items():
+            if not _LEARNED.fullmatch(name) or hasattr(cls, name):
+                raise ValueError(f"{content['class']} learns nothing called {name!r}.")
+            vars(estimator)[name] = self.decode(value)
+        self.device = outer
+        return estimator
+
+
+_KINDS = {name.removeprefix("_decode_") for name in vars(_Reader) if name.startswith("_decode_")}
+
+
+def _device_here(request):
+    try:
+        return resolve_device(request)
+    except ValueError:
+        return resolve_device("auto")
+
+
+# -- what a file may name -------------------------------------------------------------------------
+
+
+def _public(name):
+    """The public estimator of that name, or None."""
+    thing = getattr(anomalib_lite, name) if name in anomalib_lite.__all__ else None
+    return thing if isinstance(thing, type) and issubclass(thing, SaveMixin) else None
+
+
+def _part(name):
+    return getattr(import_module(f"anomalib_lite.{_PARTS[name]}"), name)

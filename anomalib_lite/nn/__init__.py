@@ -1,0 +1,45 @@
+"""Networks that methods train, their losses, and the one training loop."""
+
+from .autoencoders import (
+    Autoencoder,
+    ConvAutoencoder,
+    LinearAutoencoder,
+    MLPAutoencoder,
+    reconstruction_errors,
+)
+from .convnet import ConvNet
+from .layers import StoredNetwork, mlp
+from .losses import info_nce_loss, info_nce_values, information_bound, nce_loss
+from .patch_encoders import DenseEncoder, PatchEncoder, ResidualEncoder
+from .patchgan import BatchDeviation, PatchDiscriminator, StatisticsNetwork, UNetGenerator
+from .training import Objective, bounded_sum, check_training, split_off, train
+from .windows import PatchDetector, coordinate_maps
+
+__all__ = [
+    "Autoencoder",
+    "BatchDeviation",
+    "ConvAutoencoder",
+    "ConvNet",
+    "DenseEncoder",
+    "LinearAutoencoder",
+    "MLPAutoencoder",
+    "Objective",
+    "PatchDetector",
+    "PatchDiscriminator",
+    "PatchEncoder",
+    "ResidualEncoder",
+    "StatisticsNetwork",
+    "StoredNetwork",
+    "UNetGenerator",
+    "bounded_sum",
+    "check_training",
+    "coordinate_maps",
+    "info_nce_loss",
+    "info_nce_values",
+    "information_bound",
+    "mlp",
+    "nce_loss",
+    "reconstruction_errors",
+    "split_off",
+    "train",
+]

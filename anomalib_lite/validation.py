@@ -1,0 +1,68 @@
+"""Checks that raise a ValueError which says what was expected and what came."""
+
+from numbers import Integral, Real
+
+
+def as_pair(name, size):
+    """(H, W) from a positive int or a pair of them; ``name`` is the parameter to blame."""
+    pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(pair) != 2 or not all(_is_side(side) for side in pair):
+        raise ValueError(f"{name}: expected a positive int or a pair (H, W) of them, got {size!r}.")
+    return int(pair[0]), int(pair[1])
+
+
+def _is_side(value):
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
+def check_number(name, value, *, minimum):
+    """Raise ValueError unless ``value`` is a finite number of at least ``minimum``."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and minimum <= value < float("inf")):
+        raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
+
+
+def check_count(name, value, *, minimum=1):
+    """Raise ValueError unless ``value`` is an int of at least ``minimum``."""
+    if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum):
+        expected = "a positive int" if minimum == 1 else f"an int of at least {minimum}"
+        raise ValueError(f"{name}: expected {expected}, got {value!r}.")
+
+
+def check_share(name, value):
+    """Raise ValueError unless ``value`` is a number in [0, 1)."""
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1):
+        raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")
+
+
+def check_choice(name, value, choices):
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_odd(name, value):
+    """Raise ValueError unless ``value`` is a positive odd int."""
+    check_count(name, value)
+    if value % 2 == 0:
+        raise ValueError(f"{name}: expected an odd int, got {value}.")
+
+
+def check_enough(n_images, minimum, source):
+    """Raise ValueError if the images are too few for the threshold, whose ``source`` is named."""
+    if n_images < minimum:
+        raise ValueError(
+            f"X: expected at least {minimum} images, got {n_images} sample"
+            f"{'' if n_images == 1 else 's'}. The threshold is read from {source}."
+        )
+
+
+def check_finite(values, images):
+    """Raise ValueError if the ``values`` (B, ...) of one of B images are not all numbers."""
+    finite = values.isfinite().flatten(1).all(1).tolist()
+    for image, is_finite in zip(images, finite, strict=True):
+        if not is_finite:
+            raise ValueError(
+                f"{image.label}: the backbone gives NaN or infinity for it, so it gets no score. "
+                "Is it constant?"
+            )

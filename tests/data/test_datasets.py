@@ -1,0 +1,387 @@
+"""Datasets: folders made here, the ELPV split, and planted defects against the clean crops."""
+
+import os
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
+
+from anomalib_lite.data import (
+    CORRUPTIONS,
+    DEFECTS,
+    TEXTURES,
+    corrupted,
+    load_elpv,
+    load_mvtec,
+    mvtec_categories,
+    planted_texture,
+)
+
+# --- MVTec-AD folders --------------------------------------------------------------------------
+
+
+def write(path, size=(9, 7), box=None):
+    """An image of `size` = (width, height), black but for a white `box`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("L", size)
+    if box:
+        image.paste(255, box)
+    image.save(path)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A category "bottle" with 2 training and 4 test images, and an empty-handed neighbour."""
+    bottle = tmp_path / "bottle"
+    for name in ("train/good/001", "train/good/000", "test/good/000", "test/good/001"):
+        write(bottle / f"{name}.png")
+    write(bottle / "test/scratch/000.png")
+    write(bottle / "ground_truth/scratch/000_mask.png", box=(2, 1, 5, 3))
+    write(bottle / "test/broken/007.png", size=(4, 6))
+    write(bottle / "ground_truth/broken/007_mask.png", size=(4, 6), box=(0, 0, 1, 1))
+    (bottle / "license.txt").write_text("not an image")
+    (bottle / "train/good/notes.txt").write_text("not an image")
+    (bottle / "train/good/._000.png").write_text("a file manager's leavings")
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_mvtec_lists_paths_labels_and_defects(tree, monkeypatch):
+    def backwards(folder):  # the order of a folder's entries is the file system's own business
+        return (folder / name for name in sorted(os.listdir(folder), reverse=True))
+
+    monkeypatch.setattr(Path, "iterdir", backwards)
+    data = load_mvtec(tree, "bottle")
+    assert data.name == "bottle"
+    assert data.train == [str(tree / f"bottle/train/good/{i}.png") for i in ("000", "001")]
+    assert data.test_defects.tolist() == ["broken", "good", "good", "scratch"]
+    assert data.test_labels.tolist() == [-1, 1, 1, -1]
+    assert data.test[3] == str(tree / "bottle/test/scratch/000.png")
+    assert data.masks[1] is None
+    assert data.masks[0].endswith("ground_truth/broken/007_mask.png")
+
+
+def test_mvtec_masks_are_read_when_asked_for(tree):
+    data = load_mvtec(str(tree), "bottle")
+    scratch = np.zeros((7, 9), dtype=bool)
+    scratch[1:3, 2:5] = True
+    broken = np.zeros((6, 4), dtype=bool)
+    broken[0, 0] = True
+    for mask, expected in zip(
+        data.test_masks, [broken, np.zeros((7, 9)), np.zeros((7, 9)), scratch], strict=True
+    ):
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_mvtec_root_may_be_the_category(tree):
+    alone, below = load_mvtec(tree / "bottle"), load_mvtec(tree, "bottle")
+    assert (alone.name, alone.train, alone.test) == ("bottle", below.train, below.test)
+
+
+def test_mvtec_categories_are_the_folders_with_training_images(tree):
+    write(tree / "anvil/train/good/000.png")
+    assert mvtec_categories(tree) == ["anvil", "bottle"]
+    for wrong in (tree / "notes", tree / "nowhere"):
+        with pytest.raises(ValueError, match="expected a folder of categories"):
+            mvtec_categories(wrong)
+
+
+def test_mvtec_names_the_missing_folder(tree):
+    with pytest.raises(ValueError, match=r"bottel.train.good, found none\. Categories .*: bottle"):
+        load_mvtec(tree, "bottel")
+    with pytest.raises(ValueError, match=r"Categories below .*: bottle\."):
+        load_mvtec(tree)
+    (tree / "bottle/test").rename(tree / "bottle/tests")
+    with pytest.raises(ValueError, match=r"bottle.test, found none"):
+        load_mvtec(tree, "bottle")
+
+
+def test_mvtec_names_the_image_and_its_missing_mask(tree):
+    (tree / "bottle/ground_truth/scratch/000_mask.png").unlink()
+    with pytest.raises(ValueError, match=r"test.scratch.000\.png: .*truth.scratch.000_mask\.png"):
+        load_mvtec(tree, "bottle")
+
+
+def test_mvtec_refuses_a_mask_that_does_not_fit_or_decode(tree):
+    path = tree / "bottle/ground_truth/scratch/000_mask.png"
+    write(path, size=(7, 9))
+    with pytest.raises(ValueError, match=r"000_mask\.png: .*\(7, 9\), got \(9, 7\)"):
+        _ = load_mvtec(tree, "bottle").test_masks
+    path.write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"000_mask\.png: cannot be decoded"):
+        _ = load_mvtec(tree, "bottle").test_masks
+
+
+@pytest.mark.parametrize("part", ["train/good", "test"])
+def test_mvtec_refuses_folders_without_images(tree, part):
+    for path in (tree / "bottle" / part).rglob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=rf"expected images \(.*\) in .*{part.split('/')[0]}"):
+        load_mvtec(tree, "bottle")
+
+
+# --- ELPV --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_elpv(monkeypatch):
+    """The package's interface over 60 tiny cells; image i is filled with i."""
+    images = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None], (60, 2, 2)).copy()
+    probability = np.tile([0, 0, 1 / 3, 2 / 3, 1], 12)
+    kinds = np.repeat(["mono", "poly"], 30)
+    module = types.ModuleType("elpv_dataset.utils")
+    module.load_dataset = lambda: (images, probability, kinds)
+    monkeypatch.setitem(sys.modules, "elpv_dataset", types.ModuleType("elpv_dataset"))
+    monkeypatch.setitem(sys.modules, "elpv_dataset.utils", module)
+    return images, probability, kinds
+
+
+def test_elpv_split_is_the_documented_one():
+    utils = pytest.importorskip("elpv_dataset.utils")
+    images, probability, kinds = utils.load_dataset()
+    good = np.flatnonzero((kinds == "mono") & (probability == 0))
+    bad = np.flatnonzero((kinds == "mono") & (probability == 1))
+    order = np.random.default_rng(0).permutation(good)
+
+    data = load_elpv()
+    assert data.train.shape == (400, 300, 300) and data.train.dtype == np.uint8
+    assert data.test.shape == (501, 300, 300) and data.test_masks is None
+    assert (np.sum(data.test_labels == 1), np.sum(data.test_labels == -1)) == (188, 313)
+    np.testing.assert_array_equal(data.train, images[order[:400]])
+    np.testing.assert_array_equal(data.test, images[np.concatenate([order[400:], bad])])
+    np.testing.assert_array_equal(data.test_labels, np.repeat([1, -1], [188, 313]))
+    np.testing.assert_array_equal(data.test_defects == "good", data.test_labels == 1)
+
+
+@pytest.mark.parametrize("kind, first", [("mono", 0), ("poly", 30)])
+def test_elpv_takes_certain_cells_of_one_kind_only(small_elpv, kind, first):
+    data = load_elpv(kind, n_train=7, random_state=3)
+    cells = np.arange(first, first + 30)
+    train, test = data.train[:, 0, 0], data.test[:, 0, 0]
+    good, bad = cells[cells % 5 < 2], cells[cells % 5 == 4]
+    assert sorted([*train, *test[data.test_labels == 1]]) == good.tolist()
+    assert sorted(test[data.test_labels == -1]) == bad.tolist()
+    assert len(train) == 7
+
+
+def test_elpv_seed_and_generator_agree(small_elpv):
+    by_seed = load_elpv(n_train=5, random_state=1)
+    by_generator = load_elpv(n_train=5, random_state=np.random.default_rng(1))
+    np.testing.assert_array_equal(by_seed.train, by_generator.train)
+    assert (by_seed.train != load_elpv(n_train=5, random_state=2).train).any()
+
+
+def test_elpv_refuses_what_it_does_not_have(small_elpv):
+    with pytest.raises(ValueError, match="expected 'mono' or 'poly', got 'thin film'"):
+        load_elpv("thin film")
+    for n_train in (0, 12, 400):
+        with pytest.raises(ValueError, match=f"n_train: expected 1 to 11 .*, got {n_train}"):
+            load_elpv(n_train=n_train)
+
+
+@pytest.mark.parametrize(
+    "module, load, package",
+    [
+        ("elpv_dataset.utils", load_elpv, "elpv-dataset"),
+        ("skimage", lambda: planted_texture("brick"), "scikit-image"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, load, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'{package}: pip install "anomalib_lite\[examples\]"'):
+        load()
+
+
+# --- planted textures --------------------------------------------------------------------------
+
+
+def photograph(height=80, width=180, channels=None, seed=0, grain=1.5):
+    """A made-up texture without two equal spots: noise, blurred by `grain` pixels."""
+    shape = (height, width) if channels is None else (height, width, channels)
+    noise = np.random.default_rng(seed).normal(size=shape)
+    noise = ndimage.gaussian_filter(noise, grain, axes=(0, 1))
+    return np.clip(120 + 30 * noise / noise.std(), 0, 255).astype(np.uint8)
+
+
+def places(photo, crop, ignore=None):
+    """Every (top, left) at which the photograph equals the crop outside `ignore`."""
+    height, width = crop.shape[:2]
+    keep = np.ones(crop.shape[:2], dtype=bool) if ignore is None else ~ignore
+    return [
+        (top, left)
+        for top in range(photo.shape[0] - height + 1)
+        for left in range(photo.shape[1] - width + 1)
+        if (photo[top : top + height, left : left + width][keep] == crop[keep]).all()
+    ]
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_a_mask_is_one_region_of_exactly_the_changed_pixels(kind, channels):
+    clean = photograph(96, 96, channels, grain=0.5)
+    before, smallest = clean.copy(), []
+    for seed in range(6):
+        damaged, mask = DEFECTS[kind](clean, np.random.default_rng(seed))
+        changed = damaged != clean
+        np.testing.assert_array_equal(mask, changed.any(axis=2) if channels else changed)
+        change = np.abs(damaged.astype(int) - clean)
+        smallest.append((change.max(axis=2) if channels else change)[mask].min())
+        assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+        assert damaged.dtype == np.uint8 and damaged.shape == clean.shape
+    np.testing.assert_array_equal(clean, before)
+    assert min(smallest) == 2  # grey levels: neither rounding nor more than can be seen
+
+
+def test_crumbs_beside_the_region_stay_as_they_were():
+    stripes = np.full((96, 96), 100, dtype=np.uint8)
+    stripes[::6] = 200  # a turned piece of this leaves many islands of change
+    for seed in range(4):
+        damaged, mask = DEFECTS["misprint"](stripes, np.random.default_rng(seed))
+        np.testing.assert_array_equal(mask, damaged != stripes)
+        assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+
+
+def test_a_change_in_one_channel_is_a_change():
+    red = photograph(96, 96, 3) * np.array([1, 0, 0], dtype=np.uint8)
+    damaged, mask = DEFECTS["misprint"](red, np.random.default_rng(0))
+    np.testing.assert_array_equal(mask, damaged[..., 0] != red[..., 0])
+    assert mask.any()
+
+
+def test_halves_are_disjoint_and_masks_tell_where_the_photograph_was_changed():
+    photo = photograph()
+    data = planted_texture(photo, n_train=20, n_test=11, image_size=64, random_state=0)
+    for crop in data.train:
+        [(_, left)] = places(photo, crop)
+        assert left + 64 <= 90
+    for crop, mask in zip(data.test, data.test_masks, strict=True):
+        [(top, left)] = places(photo, crop, ignore=mask)
+        assert left >= 90
+        np.testing.assert_array_equal(mask, crop != photo[top : top + 64, left : left + 64])
+
+
+def test_kinds_take_turns_after_the_normal_half():
+    data = planted_texture(photograph(), n_train=1, n_test=13, image_size=64, random_state=0)
+    assert data.test_defects.tolist() == ["good"] * 7 + [*DEFECTS, "scratch"]
+    np.testing.assert_array_equal(data.test_labels, np.where(np.arange(13) < 7, 1, -1))
+    np.testing.assert_array_equal(data.test_masks.any(axis=(1, 2)), data.test_labels == -1)
+    only = planted_texture(photograph(), n_train=1, n_test=4, image_size=64, defects=["crack"])
+    assert only.test_defects.tolist() == ["good", "good", "crack", "crack"]
+
+
+def test_colour_photographs_give_colour_crops():
+    data = planted_texture(photograph(channels=3), n_train=2, n_test=10, image_size=64)
+    assert data.train.shape == (2, 64, 64, 3) and data.train.dtype == np.uint8
+    assert data.test.shape == (10, 64, 64, 3)
+    assert data.test_masks.shape == (10, 64, 64) and data.test_masks.dtype == bool
+
+
+def test_same_seed_same_bits_and_the_global_generator_untouched():
+    def make(random_state):
+        return planted_texture(
+            photograph(), n_train=2, n_test=12, image_size=64, random_state=random_state
+        )
+
+    before = np.random.get_state()  # noqa: NPY002
+    first, again, other = make(7), make(np.random.default_rng(7)), make(8)
+    make(None)
+    after = np.random.get_state()  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    for field in ("train", "test", "test_labels", "test_defects", "test_masks"):
+        np.testing.assert_array_equal(getattr(first, field), getattr(again, field))
+    assert (first.test != other.test).any() and (first.train != other.train).any()
+
+
+def test_strength_scales_the_change():
+    clean = photograph(96, 96)
+    for draw in DEFECTS.values():
+        faint, full = (draw(clean, np.random.default_rng(1), s)[0] for s in (0.5, 1.0))
+        faint, full = (np.abs(image.astype(int) - clean).sum() for image in (faint, full))
+        assert 0.4 * full < faint < 0.7 * full
+
+
+def test_bad_arguments_are_named():
+    def make(texture=None, **changes):
+        texture = photograph() if texture is None else texture
+        return planted_texture(texture, **{"n_train": 1, "n_test": 2, "image_size": 64} | changes)
+
+    for changes, message in [
+        ({"texture": "velvet"}, r"expected one of \('brick', 'grass', 'gravel'\).*'velvet'"),
+        ({"texture": photograph() / 255}, r"uint8 array .*got float64 \(80, 180\)"),
+        ({"texture": photograph(channels=4)}, r"got uint8 \(80, 180, 4\)"),
+        ({"texture": photograph()[0]}, r"got uint8 \(180,\)"),
+        ({"image_size": 81}, r"expected 32 to 80, .* \(80, 180\) photograph, got 81"),
+        ({"image_size": 31}, "expected 32 to 80"),
+        ({"n_train": 0}, "n_train >= 1 and n_test >= 2, got 0 and 2"),
+        ({"n_test": 1}, "got 1 and 1"),
+        ({"defects": ["scratch", "dent"]}, r"expected names out of \['scratch', .*'dent'"),
+        ({"defects": []}, "expected names out of"),
+        ({"defects": "scratch"}, "expected names out of"),
+        ({"strength": 0}, "strength: expected a positive number, got 0"),
+        ({"strength": np.nan}, "strength: expected a positive number, got nan"),
+        ({"strength": 0.001}, "'scratch' leaves no visible trace"),
+        ({"texture": np.full((80, 180), 99, np.uint8)}, "'scratch' leaves .* 0.0 grey levels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make(**changes)
+
+
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_defects_on_photographs_do_not_stand_out_by_local_contrast(texture):
+    """|pixel - local mean|, blurred, either way round, ranks pixels below .80; so it stays work."""
+    pytest.importorskip("skimage")
+    data = planted_texture(texture, n_train=1, n_test=20, random_state=0)
+    assert data.name == texture and data.test.shape == (20, 224, 224)
+    area = data.test_masks[10:].mean(axis=(1, 2))
+    assert 0.001 < area.min() and area.max() < 0.1
+    heat = [image - ndimage.uniform_filter(image, 21) for image in data.test.astype(float)]
+    heat = np.stack([ndimage.gaussian_filter(np.abs(x), 4) for x in heat])
+    auroc = roc_auc_score(data.test_masks.ravel(), heat.ravel())
+    assert max(auroc, 1 - auroc) < 0.8
+
+
+# --- corrupted images --------------------------------------------------------------------------
+
+
+def digits(n=6):
+    """Bright strokes on black, (n, 28, 28) uint8."""
+    images = np.zeros((n, 28, 28), np.uint8)
+    for i, image in enumerate(images):
+        image[4:24, 10 + i % 3 : 13 + i % 3] = 230
+        image[4:7, 10:22] = 230
+    return images
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_every_corruption_changes_every_image_and_comes_from_one_seed(kind):
+    images = digits()
+    before = images.copy()
+    spoilt = corrupted(images, kind, random_state=0)
+    np.testing.assert_array_equal(images, before)
+    assert spoilt.shape == images.shape
+    assert spoilt.dtype == np.uint8
+    assert (np.abs(spoilt.astype(int) - images).mean((1, 2)) > 3).all()
+    np.testing.assert_array_equal(spoilt, corrupted(images, kind, random_state=0))
+    if kind not in ("blur", "inversion"):
+        assert not np.array_equal(spoilt, corrupted(images, kind, random_state=1))
+
+
+def test_corruptions_are_what_they_are_called():
+    images = digits()
+    np.testing.assert_array_equal(corrupted(images, "inversion"), 255 - images)
+    blurred = corrupted(images, "blur")
+    assert blurred.max() < images.max()
+    np.testing.assert_allclose(blurred.mean(), images.mean(), rtol=0.05)
+    spattered = corrupted(images, "spatter", random_state=0)
+    share = (spattered != images).mean((1, 2))
+    assert ((0.03 < share) & (share <= 0.08)).all()
+    noise = corrupted(np.full((1, 100, 100), 128, np.uint8), "noise", random_state=0)
+    assert 55 < noise.std() < 65
+    with pytest.raises(ValueError, match="fog"):
+        corrupted(images, "fog")

@@ -1,0 +1,952 @@
+"""Input under attack: every malformed image is read right or refused by name; nothing else happens.
+
+The tables build their cases from bytes, so that what a picture should be is known without the
+library that reads it.
+"""
+
+import io
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import EpsImagePlugin, Image
+from worlds import stripes
+
+from anomalib_lite import PatchCore
+from anomalib_lite.data import ImageStream
+
+NORMAL = stripes(6)
+GREY = stripes(1, seed=5)[0]
+COLOUR = np.stack([GREY, np.roll(GREY, 3, axis=1), 255 - GREY], axis=-1)
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """Not to be changed."""
+    return PatchCore(image_size=64, coreset=30, random_state=0).fit(NORMAL)
+
+
+class Hang(BaseException):
+    """Not an Exception, so that nobody on the way takes it for a broken file."""
+
+
+@pytest.fixture(autouse=True)
+def clock():
+    """Whatever waits for ever is interrupted."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(_signal, _frame):
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+# -- files from bytes -----------------------------------------------------------------------------
+
+
+def chunk(kind, data=b"", crc=None):
+    crc = zlib.crc32(kind + data) if crc is None else crc
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+
+def scanlines(array):
+    return b"".join(b"\0" + row.tobytes() for row in array)
+
+
+def png(
+    raw=None, *, size=(SIDE, SIDE), depth=8, colour=0, extra=b"", interlace=0, end=True, crc=None
+):
+    """A PNG file, by its specification."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
+    data = zlib.compress(scanlines(GREY) if raw is None else raw)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header, crc) + extra + chunk(b"IDAT", data)
+        + (chunk(b"IEND") if end else b"")
+    )  # fmt: skip
+
+
+def encoded(array, kind, **options):
+    file = io.BytesIO()
+    (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(
+        file, kind, **options
+    )
+    return file.getvalue()
+
+
+def with_orientation(value, array=GREY, kind="PNG", **options):
+    """A file lying or mirrored as EXIF says."""
+    exif = Image.Exif()
+    exif[274] = value
+    return encoded(array, kind, exif=exif, **options)
+
+
+def with_exif(data):
+    """The JPEG with ``data`` for its EXIF block."""
+    size = struct.pack(">H", len(data) + 8)
+    return JPEG[:2] + b"\xff\xe1" + size + b"Exif\0\0" + data + JPEG[2:]
+
+
+def adam7(array):
+    """The scan lines of an interlaced PNG."""
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
+    return b"".join(
+        scanlines(np.ascontiguousarray(array[top::down, left::right]))
+        for top, left, down, right in [*passes, (1, 0, 2, 1)]
+    )
+
+
+def be(array):
+    """16 bits a value, most significant byte first."""
+    return (array.astype(np.uint16) * 257).astype(">u2")
+
+
+def tiff(array, *, bits, sample_format=1):
+    """A big-endian, uncompressed, one-strip TIFF, by its specification."""
+    height, width = array.shape
+    tags = [
+        (256, width), (257, height), (258, bits << 16), (259, 1 << 16), (262, 1 << 16), (273, 134),
+        (277, 1 << 16), (278, height), (279, array.nbytes), (339, sample_format << 16),
+    ]  # fmt: skip
+    long = {256, 257, 273, 278, 279}
+    entries = b"".join(struct.pack(">HHII", t, 4 if t in long else 3, 1, v) for t, v in tags)
+    head = b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", len(tags)) + entries + bytes(4)
+    return head + array.tobytes()
+
+
+def patched(data, place, code, *values):
+    """``data`` with some bytes written over."""
+    data = bytearray(data)
+    struct.pack_into(code, data, place, *values)
+    return bytes(data)
+
+
+def altered_tiff(tag, value, code=">I"):
+    """A TIFF one of whose tags says something else."""
+    data = tiff(GREY, bits=8)
+    return patched(data, data.index(struct.pack(">H", tag), 10) + 8, code, value)
+
+
+def looping_tiff():
+    """A TIFF whose only directory says that it comes next again."""
+    data = encoded(GREY, "TIFF")
+    first = struct.unpack_from("<I", data, 4)[0]
+    n_tags = struct.unpack_from("<H", data, first)[0]
+    return patched(data, first + 2 + 12 * n_tags, "<I", first)
+
+
+JPEG, BMP, GIF, TIFF, WEBP = (
+    encoded(COLOUR, "JPEG", quality=98, subsampling=0), encoded(COLOUR, "BMP"),
+    encoded(GREY, "GIF"), encoded(GREY, "TIFF"), encoded(COLOUR, "WEBP", lossless=True),
+)  # fmt: skip
+ALPHA = np.dstack([COLOUR, np.arange(SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8)])
+COARSE = (GREY // 17).astype(np.uint8)  # 4 bits
+PAIRS = (GREY // 85).astype(np.uint8).reshape(64, 16, 4)  # 2 bits
+
+# name: (bytes of a file, the picture in it, how far a value may be off)
+GOOD_FILES = {
+    "png": (png(), GREY, 0),
+    "png of 16 bits": (png(scanlines(be(GREY)), depth=16), GREY, 0),
+    "png of colours of 16 bits": (png(scanlines(be(COLOUR)), depth=16, colour=2), COLOUR, 1),
+    "png of 4 bits": (
+        png(scanlines(COARSE[:, ::2] << 4 | COARSE[:, 1::2]), depth=4), COARSE * 17, 0,
+    ),
+    "png of 1 bit": (
+        png(scanlines(np.packbits(GREY > 128, axis=1)), depth=1), (GREY > 128) * np.uint8(255), 0,
+    ),
+    "png of 2 bits": (
+        png(scanlines(np.uint8(PAIRS @ [64, 16, 4, 1])), depth=2), PAIRS.reshape(64, 64) * 85, 0,
+    ),
+    "interlaced png": (png(adam7(GREY), interlace=1), GREY, 0),
+    "png without end": (png(end=False), GREY, 0),
+    "png with garbage behind": (png() + b"garbage" * 99, GREY, 0),
+    "png, one grey transparent": (png(extra=chunk(b"tRNS", b"\0\x05")), GREY, 0),
+    "png, one colour transparent": (
+        png(scanlines(COLOUR), colour=2, extra=chunk(b"tRNS", bytes(6))), COLOUR, 0,
+    ),
+    "png with 10,000 comments": (png(extra=chunk(b"tEXt", b"a\0b") * 10_000), GREY, 0),
+    "png of an unknown chunk": (png(extra=chunk(b"abCd", b"?")), GREY, 0),
+    "png with gamma": (png(extra=chunk(b"gAMA", struct.pack(">I", 45455))), GREY, 0),
+    "palette": (encoded(Image.fromarray(GREY).convert("P"), "PNG"), GREY, 0),
+    "interlaced gif": (encoded(GREY, "GIF", interlace=1), GREY, 0),
+    "gif": (GIF, GREY, 0),
+    "jpeg": (JPEG, COLOUR, 12),
+    "progressive jpeg": (encoded(GREY, "JPEG", progressive=True, quality=98), GREY, 12),
+    "jpeg with garbage behind": (JPEG + b"garbage" * 99, COLOUR, 12),
+    "jpeg with broken EXIF": (with_exif(b"\xff" * 12), COLOUR, 12),
+    "jpeg whose EXIF leads to itself": (
+        with_exif(struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 34665, 4, 1, 8, 8)), COLOUR, 12,
+    ),
+    "jpeg with letters for its orientation": (
+        with_exif(struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, 274, 2, 4, b"6", 0)), COLOUR, 12,
+    ),
+    "turned jpeg": (with_orientation(6, kind="JPEG", quality=98), np.rot90(GREY, -1), 12),
+    "turned tiff": (with_orientation(6, kind="TIFF"), np.rot90(GREY, -1), 0),
+    "turned packed tiff": (
+        with_orientation(8, kind="TIFF", compression="tiff_lzw"), np.rot90(GREY), 0,
+    ),
+    "turned webp": (
+        with_orientation(3, COLOUR, "WEBP", lossless=True), COLOUR[::-1, ::-1], 0,
+    ),
+    "jpeg with empty EXIF": (JPEG[:2] + b"\xff\xe1\0\2" + JPEG[2:], COLOUR, 12),
+    "CMYK jpeg": (
+        encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=98, subsampling=0),
+        COLOUR, 12,
+    ),
+    "CMYK tiff": (encoded(Image.fromarray(COLOUR).convert("CMYK"), "TIFF"), COLOUR, 1),
+    "YCbCr tiff": (encoded(Image.fromarray(COLOUR).convert("YCbCr"), "TIFF"), COLOUR, 3),
+    "tiff": (TIFF, GREY, 0),
+    "tiff, big end first": (tiff(GREY, bits=8), GREY, 0),
+    "tiff of 16 bits, big end first": (tiff(be(GREY), bits=16), GREY, 0),
+    "tiff of floats, big end first": (
+        tiff((GREY / 255).astype(">f4"), bits=32, sample_format=3), GREY, 0,
+    ),
+    "tiff whose white is zero": (altered_tiff(262, 0, ">H"), 255 - GREY, 0),
+    "tiff that says it has 7 bytes": (altered_tiff(279, 7), GREY, 0),
+    "tiff of floats": (encoded((GREY / 255).astype(np.float32), "TIFF"), GREY, 0),
+    "tiff of 1 bit": (encoded(GREY > 128, "TIFF"), (GREY > 128) * np.uint8(255), 0),
+    "fax": (encoded(GREY > 128, "TIFF", compression="group4"), (GREY > 128) * np.uint8(255), 0),
+    "packed tiff": (encoded(GREY, "TIFF", compression="tiff_lzw"), GREY, 0),
+    "tiff that comes again": (looping_tiff(), GREY, 0),
+    "bmp": (BMP, COLOUR, 0),
+    "bmp, top row first": (
+        patched(BMP, 22, "<i", -SIDE), COLOUR[::-1], 0,
+    ),
+    "webp": (WEBP, COLOUR, 0),
+    "jpeg 2000": (encoded(COLOUR, "JPEG2000"), COLOUR, 0),
+    "pgm": (b"P5 64 64 255\n" + GREY.tobytes(), GREY, 0),
+    "pgm in letters": (b"P2 64 64 255\n" + b" ".join(b"%d" % v for v in GREY.flat), GREY, 0),
+    "pgm of 16 bits": (b"P5 64 64 65535\n" + be(GREY).tobytes(), GREY, 0),
+    "pgm up to 15": (b"P5 64 64 15\n" + COARSE.tobytes(), COARSE * 17, 0),
+    "pgm with a long comment": (
+        b"P5\n#" + b"x" * 10**5 + b"\n64 64 255\n" + GREY.tobytes(), GREY, 0,
+    ),
+    "ppm": (b"P6 64 64 255\n" + COLOUR.tobytes(), COLOUR, 0),
+    "pfm": (b"Pf\n64 64\n-1.0\n" + (GREY[::-1] / 255).astype("<f4").tobytes(), GREY, 0),
+    **{
+        f"EXIF orientation {o}": (with_orientation(o), turned, 0)
+        for o, turned in {
+            0: GREY, 1: GREY, 2: GREY[:, ::-1], 3: GREY[::-1, ::-1], 4: GREY[::-1], 5: GREY.T,
+            6: np.rot90(GREY, -1), 7: GREY[::-1, ::-1].T, 8: np.rot90(GREY), 9: GREY, 999: GREY,
+        }.items()
+    },
+}  # fmt: skip
+
+# the same, with an alpha channel that is dropped with a warning
+ALPHA_FILES = {
+    "png with alpha": (png(scanlines(ALPHA), colour=6), COLOUR, 0),
+    "png of 16 bits with alpha": (png(scanlines(be(ALPHA)), depth=16, colour=6), COLOUR, 1),
+    "grey png with alpha": (
+        png(scanlines(np.dstack([GREY, GREY])), colour=4), np.dstack([GREY] * 3), 0,
+    ),
+    "palette, one colour transparent": (
+        encoded(Image.fromarray(GREY).convert("P"), "PNG", transparency=3),
+        np.dstack([GREY] * 3), 0,
+    ),
+    "palette, all half transparent": (
+        encoded(Image.fromarray(GREY).convert("P"), "PNG", transparency=bytes(range(256))),
+        np.dstack([GREY] * 3), 0,
+    ),
+    "webp with alpha": (encoded(ALPHA, "WEBP", lossless=True, exact=True), COLOUR, 0),
+    "tiff with alpha": (encoded(ALPHA, "TIFF"), COLOUR, 0),
+}  # fmt: skip
+
+UNREADABLE = "cannot be read as an image"
+TWO = [Image.fromarray(255 - GREY)]
+BAD_FILES = {
+    "empty": (b"", UNREADABLE),
+    "zeros": (bytes(999), UNREADABLE),
+    "text": (b"hello " * 99, UNREADABLE),
+    "html": (b"<html><script>alert(1)</script></html>", UNREADABLE),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'/>", UNREADABLE),
+    "zip": (b"PK\3\4" + bytes(99), UNREADABLE),
+    "pdf": (b"%PDF-1.4\n1 0 obj\n", UNREADABLE),
+    "first bytes of a png": (png()[:8], UNREADABLE),
+    "png of no width": (png(size=(0, SIDE)), UNREADABLE),
+    "png of no height": (png(size=(SIDE, 0)), UNREADABLE),
+    "png whose header was altered": (png(crc=0), UNREADABLE),
+    "png of an impossible depth": (png(depth=3), UNREADABLE),
+    "png of an impossible colour": (png(colour=5), UNREADABLE),
+    "png of an impossible filter": (png(b"".join(b"\x09" + r.tobytes() for r in GREY)), UNREADABLE),
+    "png with too few rows": (png(scanlines(GREY[:30])[:-5]), UNREADABLE),
+    "png without pixels": (png(b""), UNREADABLE),
+    "png of 3.6 gigapixels": (png(size=(60_000, 60_000)), "decompression bomb"),
+    "png of the largest size there is": (png(size=(2**31 - 1, 2**31 - 1)), "decompression bomb"),
+    "png with a comment of 100 MB, packed": (
+        png(extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))), "too large",
+    ),
+    "png with a profile of 100 MB, packed": (
+        png(extra=chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8)))), "too large",
+    ),
+    "png of two frames": (encoded(GREY, "PNG", save_all=True, append_images=TWO), "2 frames"),
+    "gif of two frames": (encoded(GREY, "GIF", save_all=True, append_images=TWO), "2 frames"),
+    "webp of two frames": (encoded(GREY, "WEBP", save_all=True, append_images=TWO), "2 frames"),
+    "tiff of two pages": (encoded(GREY, "TIFF", save_all=True, append_images=TWO), "2 frames"),
+    "jpeg of two pictures": (encoded(GREY, "MPO", save_all=True, append_images=TWO), "2 frames"),
+    "tiff without tags": (patched(tiff(GREY, bits=8), 8, ">H", 0), UNREADABLE),
+    "tiff of 65,535 tags": (patched(tiff(GREY, bits=8), 8, ">H", 65_535), UNREADABLE),
+    "tiff of no width": (altered_tiff(256, 0), UNREADABLE),
+    "tiff of 137 gigapixels": (altered_tiff(256, 2**31), "decompression bomb"),
+    "tiff whose pixels are far away": (altered_tiff(273, 10**8), UNREADABLE),
+    "tiff of floats of 64 bits": (
+        tiff((GREY / 255).astype(">f8"), bits=64, sample_format=3), UNREADABLE,
+    ),
+    "tiff of floats of 16 bits": (
+        tiff((GREY / 255).astype(">f2"), bits=16, sample_format=3), UNREADABLE,
+    ),
+    "tiff without a directory": (patched(TIFF, 4, "<I", 0), UNREADABLE),
+    "tiff whose directory is far away": (patched(TIFF, 4, "<I", 10**9), UNREADABLE),
+    "tiff of floats up to 255": (encoded(GREY.astype(np.float32), "TIFF"), r"lie in \[0, 1\]"),
+    "tiff of floats with NaN": (
+        encoded(np.where(GREY > 128, np.nan, 0.5).astype(np.float32), "TIFF"), "NaN",
+    ),
+    "tiff of 32 bits": (encoded(GREY.astype(np.int32) * 10**6, "TIFF"), "int32"),
+    "tiff below zero": (encoded(-GREY.astype(np.int32), "TIFF"), "int32"),
+    "bmp of 34 gigapixels": (patched(BMP, 18, "<ii", 2**31 - 1, 16), "decompression bomb"),
+    "bmp of an absurd header": (patched(BMP, 14, "<I", 999_999), UNREADABLE),
+    "bmp of an unknown compression": (patched(BMP, 30, "<I", 77), UNREADABLE),
+    "pgm cut short": (b"P5 64 64 255\n" + GREY.tobytes()[:999], UNREADABLE),
+    "pgm of 10 gigapixels": (b"P5 100000 100000 255\n", "decompression bomb"),
+    "pgm of negative size": (b"P5 -64 64 255\n" + GREY.tobytes(), UNREADABLE),
+    "pgm up to 0": (b"P5 64 64 0\n" + GREY.tobytes(), UNREADABLE),
+    "pgm of words": (b"P2 64 64 255\nnot a number", UNREADABLE),
+    "jpeg of no size": (JPEG.replace(struct.pack(">HH", SIDE, SIDE), bytes(4), 1), UNREADABLE),
+    "jpeg that says it is progressive": (JPEG.replace(b"\xff\xc0", b"\xff\xc2", 1), UNREADABLE),
+    "jpeg that says it is lossless": (JPEG.replace(b"\xff\xc0", b"\xff\xc3", 1), UNREADABLE),
+    "jpeg with EXIF cut short": (with_exif(b"II*\0\x08\0\0\0\x05\0"), UNREADABLE),
+    "png with broken EXIF": (png(extra=chunk(b"eXIf", b"junkjunk")), UNREADABLE),
+    "jpeg without tables": (JPEG[:2] + JPEG[JPEG.index(b"\xff\xda"):], UNREADABLE),
+    "png of one pixel": (encoded(GREY[:1, :1], "PNG"), "at least 8 pixels a side"),
+    **{
+        f"{share:.0%} of a {name}": (data[: int(len(data) * share)], UNREADABLE)
+        for name, data in [("png", png()), ("jpeg", JPEG), ("tiff", TIFF), ("gif", GIF),
+                           ("bmp", BMP), ("webp", WEBP)]
+        for share in (0.03, 0.5, 0.9)
+    },
+}  # fmt: skip
+
+
+def write(folder, data, name="picture.png"):
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def assert_read_as(item, picture, off):
+    (image,) = ImageStream([item])
+    expected = (picture[..., None] if picture.ndim == 2 else picture).transpose(2, 0, 1) / 255
+    assert image.path is None or isinstance(image.path, str)
+    pixels = image.pixels.numpy()
+    assert pixels.shape[1:] == expected.shape[1:]
+    assert np.abs(pixels - expected).max() <= off / 255 + 1e-6
+
+
+def assert_refused(detector, items, pattern, place=2):
+    """No score, no change, the image named; by ``fit``, too."""
+    before = dict(vars(detector))
+    for method in (detector.score_samples, detector.inspect):
+        with pytest.raises(ValueError, match=rf"(?s)^image {place}\b.*{pattern}") as caught:
+            method(items)
+    assert vars(detector) == before
+    if isinstance(items[place], str | os.PathLike):
+        assert str(items[place]) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_files_that_are_odd_but_right(name, detector, tmp_path):
+    data, picture, off = GOOD_FILES[name]
+    path = write(tmp_path, data)
+    assert_read_as(path, picture, off)
+    if off == 0:
+        expected = detector.score_samples([np.ascontiguousarray(picture)])
+        np.testing.assert_array_equal(detector.score_samples([path]), expected)
+
+
+@pytest.mark.parametrize("name", ALPHA_FILES)
+def test_files_with_alpha_lose_it_with_a_warning(name, tmp_path):
+    data, picture, off = ALPHA_FILES[name]
+    with pytest.warns(UserWarning, match=r"image 0 .*alpha channel is dropped"):
+        assert_read_as(write(tmp_path, data), picture, off)
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_files_that_are_no_images(name, detector, tmp_path):
+    data, pattern = BAD_FILES[name]
+    assert_refused(detector, [GREY, GREY, write(tmp_path, data)], pattern)
+
+
+class Canary:
+    """Its pickle makes a folder as it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize("language", ["pickle", "PostScript"])
+def test_no_program_hidden_in_a_picture_is_run(language, detector, tmp_path, monkeypatch):
+    canary = tmp_path / "canary"
+    interpreter = write(tmp_path, f"#!/bin/sh\nmkdir {canary}\n".encode(), "gs")
+    interpreter.chmod(0o700)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(interpreter))
+    data = pickle.dumps(Canary(canary)) if language == "pickle" else POSTSCRIPT
+    assert_refused(detector, [GREY, GREY, write(tmp_path, data)], UNREADABLE)
+    assert not canary.exists()
+
+
+# -- things that are no files ---------------------------------------------------------------------
+
+NO_FILE = "expected a file, got a folder, a pipe or a device"
+
+
+def pipe(folder):
+    os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
+    return folder / "pipe.png"
+
+
+def named_socket(folder):
+    with socket.socket(socket.AF_UNIX) as here:
+        here.bind(str(folder / "socket.png"))
+    return folder / "socket.png"
+
+
+def link(target):
+    def make(folder):
+        (folder / "link.png").symlink_to(folder / target)
+        return folder / "link.png"
+
+    return make
+
+
+def sub_folder(folder):
+    (folder / "folder.png").mkdir()
+    return folder / "folder.png"
+
+
+class Misleading:
+    """Says that it is an array at address 0."""
+
+    __array_interface__ = {"shape": (64, 64), "typestr": "|u1", "data": (0, False), "version": 3}  # noqa: RUF012
+
+
+class ArrayLike:
+    def __array__(self, dtype=None, copy=None):
+        return GREY
+
+
+class NamedInBytes:
+    """A path as old systems have them."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return os.fsencode(self.path)
+
+
+def tensor_of_vmap():
+    seen = []
+    torch.vmap(lambda image: seen.append(image) or image)(torch.zeros(2, 1, 64, 64))
+    return seen[0]
+
+
+def one_nan(*shape, at):
+    tensor = torch.zeros(shape)
+    tensor[at] = torch.nan
+    return tensor
+
+
+def closed_picture(folder):
+    picture = Image.open(write(folder, png()))
+    picture.close()
+    return picture
+
+
+def picture_of_a_lost_file(folder):
+    path = write(folder, JPEG * 1)
+    with open(path, "rb") as file:
+        picture = Image.open(io.BytesIO(file.read()[:200] + bytes(10)))
+    return picture
+
+
+def with_one(value):
+    array = np.full((SIDE, SIDE), 0.5)
+    array[3, 7] = value
+    return lambda folder: array
+
+
+def fixed(value):
+    return lambda folder: value
+
+
+BAD_ITEMS = {
+    "a folder": (sub_folder, NO_FILE),
+    "a pipe": (pipe, NO_FILE),
+    "a socket": (named_socket, NO_FILE),
+    "endless zeros": (fixed("/dev/zero"), NO_FILE),
+    "nothing": (fixed("/dev/null"), NO_FILE),
+    "a dangling link": (link("nowhere.png"), "No such file"),
+    "a link to itself": (link("link.png"), "symbolic links"),
+    "no such file": (lambda folder: folder / "none.png", "No such file"),
+    "a name with a zero": (fixed("a\0b.png"), "null byte"),
+    "a name beyond length": (fixed("x" * 5000 + ".png"), "too long"),
+    "bytes for a name": (fixed(b"picture.png"), "got bytes"),
+    "the bytes of a file": (fixed(png()), "got bytes"),
+    "an open file": (fixed(io.BytesIO(png())), "got BytesIO"),
+    "a closed picture": (closed_picture, "closed"),
+    "a picture whose file is gone": (picture_of_a_lost_file, UNREADABLE),
+    "a picture of no size": (fixed(Image.new("L", (0, 64))), "empty"),
+    "a picture of 32 bits": (fixed(Image.new("I", (64, 64), 70_000)), "int32"),
+    "a misleading object": (fixed(Misleading()), "got Misleading"),
+    "an array-like object": (fixed(ArrayLike()), "got ArrayLike"),
+    "None": (fixed(None), "got NoneType"),
+    "a number": (fixed(3), "got int"),
+    "a nested list": (fixed(GREY.tolist()), r"got list.*numpy\.asarray"),
+    "a ragged list": (fixed([[1, 2], [3]]), "got list"),
+    "a dict": (fixed({"image": GREY}), "got dict"),
+    "a set": (fixed({1}), "got set"),
+    "int64": (fixed(GREY.astype(np.int64)), r"int64.*astype\(numpy.uint8\)"),
+    "int8": (fixed(GREY.astype(np.int8)), "int8"),
+    "uint32": (fixed(GREY.astype(np.uint32)), "uint32"),
+    "complex": (fixed(GREY.astype(complex)), "complex128"),
+    "dates": (fixed(GREY.astype("M8[s]")), "datetime64"),
+    "raw bytes": (fixed(GREY.view("V1")), "got .V1"),
+    "records": (fixed(np.zeros((64, 64), [("a", "u1")])), "got"),
+    "letters": (fixed(np.full((64, 64), "a")), "got <U1"),
+    "objects": (fixed(GREY.astype(object)), "got object"),
+    "a NaN": (with_one(np.nan), r"NaN or infinity, first at index \(3, 7\)"),
+    "an infinity": (with_one(np.inf), r"\(3, 7\)"),
+    "a negative infinity": (with_one(-np.inf), r"\(3, 7\)"),
+    "a float of 1.01": (with_one(1.01), r"\[0, 1\], got \[0.5, 1.01\]"),
+    "a float of -0.01": (with_one(-0.01), r"\[0, 1\]"),
+    "floats up to 255": (fixed(GREY.astype(float)), r"Values 0\.\.255"),
+    "a NaN of 16 bits": (fixed(np.full((64, 64), np.nan, np.float16)), "NaN"),
+    "masked pixels": (fixed(np.ma.array(GREY, mask=GREY > 100)), "masked"),
+    "one dimension": (fixed(np.zeros(64, np.uint8)), r"expected one image \(H, W\)"),
+    "no dimension": (fixed(np.array(3)), "expected one image"),
+    "four dimensions": (fixed(np.zeros((1, 64, 64, 3), np.uint8)), "expected one image"),
+    "two channels": (fixed(np.zeros((64, 64, 2), np.uint8)), "1, 3 or 4 channels on the last"),
+    "five channels": (fixed(np.zeros((64, 64, 5), np.uint8)), "1, 3 or 4 channels"),
+    "channels first": (fixed(np.zeros((3, 64, 64), np.uint8)), "1, 3 or 4 channels"),
+    "no rows": (fixed(np.zeros((0, 64), np.uint8)), r"empty, its shape is \(0, 64\)"),
+    "no columns": (fixed(np.zeros((64, 0, 3), np.uint8)), "empty"),
+    "no channels": (fixed(np.zeros((64, 64, 0), np.uint8)), "empty"),
+    "one pixel": (fixed(np.zeros((1, 1), np.uint8)), "at least 8 pixels a side"),
+    "2 x 30,000": (fixed(np.zeros((2, 30_000), np.uint8)), "at least 8 pixels a side"),
+    "30,000 x 2": (fixed(np.zeros((30_000, 2), np.uint8)), "at least 8 pixels a side"),
+    "tensor, channels last": (fixed(torch.zeros(64, 64, 3)), "on the first axis"),
+    "tensor of int64": (fixed(torch.zeros(1, 64, 64, dtype=torch.int64)), "int64"),
+    "tensor of complex": (fixed(torch.zeros(1, 64, 64, dtype=torch.complex64)), "complex64"),
+    "conjugate tensor": (
+        fixed(torch.zeros(1, 64, 64, dtype=torch.complex64).conj()), "cannot be read",
+    ),
+    "sparse tensor": (fixed(torch.rand(1, 64, 64).to_sparse()), "dense tensor"),
+    "tensor without values": (fixed(torch.zeros(1, 64, 64, device="meta")), "cannot be read"),
+    "tensor within vmap": (fixed(tensor_of_vmap()), "cannot be read"),
+    "tensor with a NaN": (fixed(one_nan(3, 64, 64, at=(1, 5, 7))), r"first at index \(1, 5, 7\)"),
+    "tensor of one dimension": (fixed(torch.zeros(64)), r"\(C, H, W\)"),
+}  # fmt: skip
+
+GOOD_ITEMS = {
+    "a link": (lambda folder: write(folder, png()) and link("picture.png")(folder), GREY),
+    "unicode": (lambda folder: write(folder, png(), "Bärenfoto 🙂 猫.png"), GREY),
+    "a line break in the name": (lambda folder: write(folder, png(), "a\nb.png"), GREY),
+    "a name that is no unicode": (
+        lambda folder: write(folder, png(), os.fsdecode(b"\xff\xfe.png")), GREY,
+    ),
+    "a name in bytes": (lambda folder: NamedInBytes(write(folder, png())), GREY),
+    "a png called .jpg": (lambda folder: write(folder, png(), "x.jpg"), GREY),
+    "a png called .txt": (lambda folder: write(folder, png(), "x.txt"), GREY),
+    "a bmp called .tiff": (lambda folder: write(folder, BMP, "x.tiff"), COLOUR),
+    "a name without end": (lambda folder: write(folder, png(), "x"), GREY),
+    "capitals": (lambda folder: write(folder, png(), "X.PNG"), GREY),
+    "a numpy string": (lambda folder: np.str_(write(folder, png())), GREY),
+    "floats": (fixed(GREY / 255), GREY),
+    "floats of 16 bits": (fixed(np.float16([[0.5] * 64] * 64)), np.full((64, 64), 127.5)),
+    "long floats": (fixed((GREY / 255).astype(np.longdouble)), GREY),
+    "floats a rounding above 1": (fixed(np.full((64, 64), 1 + 1e-7)), np.full((64, 64), 255)),
+    "negative zeros": (fixed(np.full((64, 64), -0.0)), np.zeros((64, 64))),
+    "the smallest number": (fixed(np.full((64, 64), 5e-324)), np.zeros((64, 64))),
+    "uint16": (fixed(GREY.astype(np.uint16) * 257), GREY),
+    "uint16, big end first": (fixed(be(GREY)), GREY),
+    "floats, big end first": (fixed((GREY / 255).astype(">f4")), GREY),
+    "bool": (fixed(GREY > 128), (GREY > 128) * 255.0),
+    "read only": (fixed(np.frombuffer(GREY.tobytes(), np.uint8).reshape(64, 64)), GREY),
+    "Fortran order": (fixed(np.asfortranarray(COLOUR)), COLOUR),
+    "negative strides": (fixed(GREY[::-1, ::-1].copy()[::-1, ::-1]), GREY),
+    "every second pixel": (fixed(GREY.repeat(2, 0).repeat(2, 1)[::2, ::2]), GREY),
+    "zero strides": (fixed(np.broadcast_to(GREY[:1], (64, 64))), GREY[:1].repeat(64, 0)),
+    "unaligned": (
+        fixed(np.frombuffer(b"x" + be(GREY).tobytes(), ">u2", offset=1).reshape(64, 64)), GREY,
+    ),
+    "a matrix": (fixed(np.asmatrix(GREY)), GREY),
+    "one channel": (fixed(GREY[..., None]), GREY),
+    "tensor": (fixed(torch.from_numpy(COLOUR).movedim(-1, 0)), COLOUR),
+    "tensor with a gradient": (
+        fixed((torch.from_numpy(GREY)[None] / 255).requires_grad_()), GREY,
+    ),
+    "tensor of bfloat16": (
+        fixed(torch.full((1, 64, 64), 0.5).bfloat16()), np.full((64, 64), 127.5),
+    ),
+    "tensor of float64": (fixed(torch.from_numpy(GREY / 255)[None]), GREY),
+    "expanded tensor": (fixed(torch.from_numpy(GREY).expand(3, 64, 64)), np.dstack([GREY] * 3)),
+    "flipped tensor": (fixed(torch.from_numpy(COLOUR).movedim(-1, 0).flip(1).flip(1)), COLOUR),
+    "inference tensor": (lambda folder: inference_tensor(), GREY),
+    "picture of floats": (fixed(Image.fromarray((GREY / 255).astype(np.float32))), GREY),
+    "picture of 16 bits": (fixed(Image.fromarray(GREY.astype(np.uint16) * 257)), GREY),
+    "lazy picture": (lambda folder: Image.open(write(folder, png())), GREY),
+    "very long": (fixed(np.zeros((8, 30_000), np.uint8)), np.zeros((8, 30_000))),
+}  # fmt: skip
+
+
+def inference_tensor():
+    with torch.inference_mode():
+        return torch.from_numpy(GREY)[None].clone()
+
+
+@pytest.mark.parametrize("name", BAD_ITEMS)
+def test_things_that_are_no_images(name, detector, tmp_path):
+    make, pattern = BAD_ITEMS[name]
+    assert_refused(detector, [GREY, GREY, make(tmp_path)], pattern)
+
+
+@pytest.mark.parametrize("name", GOOD_ITEMS)
+def test_things_that_are_odd_but_right(name, detector, tmp_path):
+    make, picture = GOOD_ITEMS[name]
+    item = make(tmp_path)
+    assert_read_as(item, np.asarray(picture, dtype=np.float64), 0.01 if "16" in name else 0)
+    assert np.isfinite(detector.score_samples([item])).all()
+
+
+def test_quantised_tensors_are_refused(detector):
+    with pytest.warns(UserWarning, match="quantized"):
+        tensor = torch.quantize_per_tensor(torch.rand(1, 64, 64), 1 / 255, 0, torch.quint8)
+    assert_refused(detector, [GREY, GREY, tensor], "cannot be read")
+
+
+# -- whole sets -----------------------------------------------------------------------------------
+
+
+class Failing(torch.utils.data.Dataset):
+    """Breaks, or ends, earlier than it said."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise self.error
+        return GREY
+
+
+def holding_itself():
+    images = [GREY]
+    images.append(images)
+    return images
+
+
+BAD_SETS = {
+    "None": (None, "got NoneType"),
+    "a number": (3, "got int"),
+    "a dict": ({"a": GREY}, "got dict"),
+    "a set, in whatever order": ({"a.png", "b.png"}, "got set"),
+    "the keys of a dict": ({"a.png": 1}.keys(), "got dict_keys"),
+    "bytes": (b"\1\2", "got bytes"),
+    "an open file": (io.BytesIO(b"a\nb"), "image 0: .*got bytes"),
+    "numbers": (range(3), "image 0: .*got int"),
+    "one picture": (Image.fromarray(GREY), r"Pass \[image\]"),
+    "one path that is a file": (__file__, r"Pass a list: \[path\]"),
+    "a path to nowhere": ("nowhere at all", "does not exist"),
+    "a path beyond length": ("x" * 5000, "too long"),
+    "a path with a zero": ("a\0b", "null byte"),
+    "an empty path": ("", "empty string"),
+    "an empty list": ([], "at least one image"),
+    "an empty tuple": ((), "at least one image"),
+    "an empty generator": (iter(()), "at least one image"),
+    "an empty array": (np.zeros((0, 64, 64), np.uint8), "at least one image"),
+    "an empty tensor": (torch.zeros(0, 1, 64, 64), "at least one image"),
+    "a table": (np.zeros((5, 9)), "table"),
+    "a list that holds itself": (holding_itself(), "image 1: .*got list"),
+    "one colour image": (COLOUR, r"Pass X\[None\]"),
+    "one tensor": (torch.zeros(3, 64, 64), r"X\[None\]"),
+    "channels first": (np.zeros((2, 3, 64, 64)), "channels first"),
+    "channels last": (torch.zeros(2, 64, 64, 3), "channels last"),
+    "nothing": (np.array(3), r"shape \(\)"),
+    "five dimensions": (np.zeros((1, 1, 64, 64, 3)), "expected images"),
+    "objects in two dimensions": (np.full((2, 2), None), "expected images"),
+    "numbers as objects": (np.array([0.1, 0.2], dtype=object), "got float"),
+    "masked": (np.ma.array(GREY[None], mask=GREY[None] > 9), "masked"),
+    "mixed with a float of 255": ([GREY / 255, GREY.astype(float)], r"image 1: .*\[0, 1\]"),
+    "an image and its mask, perhaps": (iter([[GREY, GREY]]), "mask"),
+    "a lambda": (lambda: GREY, "got function"),
+    "a class": (Failing, "got type"),
+    "a class of things that can be iterated": (list, "got type"),
+    "sparse": (torch.zeros(2, 1, 64, 64).to_sparse(), "image 0: .*dense tensor"),
+    "without values": (torch.zeros(2, 1, 64, 64, device="meta"), "image 0: .*cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETS)
+def test_sets_that_are_none(name, detector):
+    given, pattern = BAD_SETS[name]
+    before = dict(vars(detector))
+    with pytest.raises(ValueError, match=rf"(?s){pattern}"):
+        detector.score_samples(given)
+    assert vars(detector) == before
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy 1")
+def test_strings_of_any_length_are_paths(tmp_path):
+    path = str(write(tmp_path, png()))
+    (image,) = ImageStream(np.array([path], dtype=np.dtypes.StringDType()))
+    assert image.path == path
+
+
+def test_a_folder_may_be_named_in_bytes(tmp_path):
+    path = write(tmp_path, png())
+    (image,) = ImageStream(NamedInBytes(tmp_path))
+    assert image.path == str(path)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused(detector):
+    nested = torch.nested.nested_tensor([torch.rand(1, 64, 64), torch.rand(1, 70, 70)])
+    with pytest.raises(ValueError, match=r"X\.unbind\(\)"):
+        detector.score_samples(nested)
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), IndexError(2), RuntimeError("mine")])
+def test_errors_of_somebody_elses_code_stay_theirs(error, detector):
+    def generator():
+        yield GREY
+        raise error
+
+    before = dict(vars(detector))
+    for images in (Failing(error), generator()):
+        with pytest.raises(type(error)) as caught:
+            detector.score_samples(images)
+        assert caught.value is error
+        with pytest.raises(type(error)):
+            detector.fit(Failing(error))
+    assert vars(detector) == before
+
+
+def test_a_buffer_that_is_used_again_is_read_in_time(detector):
+    def frames():
+        buffer = np.empty((64, 64), np.uint8)
+        for image in NORMAL:
+            buffer[:] = image
+            yield buffer
+
+    np.testing.assert_array_equal(detector.score_samples(frames()), detector.score_samples(NORMAL))
+
+
+def test_permissions_are_the_systems_own_error(detector, tmp_path, monkeypatch):
+    path = write(tmp_path, png())
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)  # root may read everything
+    with pytest.raises(PermissionError, match=r"picture\.png"):
+        detector.score_samples([GREY, path])
+
+
+def test_a_folder_that_may_not_be_listed_is_not_left_out(tmp_path, monkeypatch):
+    write(tmp_path, png())
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="locked"):
+        ImageStream(tmp_path)
+
+
+CUT_WHILE_READ = """
+import os, sys
+from PIL import ImageOps
+from anomalib_lite.data import ImageStream
+
+def cut(image, upright=ImageOps.exif_transpose):
+    image.load()
+    os.truncate(sys.argv[1], 20)
+    return upright(image)
+
+ImageOps.exif_transpose = cut
+(image,) = ImageStream(sys.argv[1:])
+print(float(image.pixels.min()))
+"""
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_kills_nobody(tmp_path):
+    path = write(tmp_path, b"P5 2000 2000 255\n" + b"\xff" * 4_000_000, "picture.pgm")
+    command = [sys.executable, "-c", CUT_WHILE_READ, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1.0\n")
+
+
+def test_a_photograph_of_100_megapixels_is_read_with_the_warning_of_pillow(tmp_path):
+    path = write(tmp_path, png(bytes(10_000 * 1251), size=(10_000, 10_000), depth=1))
+    with pytest.warns(Image.DecompressionBombWarning):
+        (image,) = ImageStream([path])
+    assert image.size == (10_000, 10_000)
+    with pytest.raises(ValueError, match=r"image 0 .*decompression bomb"):
+        list(ImageStream([path]))  # where warnings are errors
+
+
+@pytest.mark.parametrize("said", [3, 9])
+def test_a_loader_that_lies_about_its_length_teaches_what_it_gives(said):
+    class Sampler(torch.utils.data.SequentialSampler):
+        def __len__(self):
+            return said
+
+    loader = torch.utils.data.DataLoader(list(NORMAL), sampler=Sampler(NORMAL), batch_size=2)
+    assert ImageStream(loader).n_images == said
+    lying, honest = (PatchCore(image_size=64, coreset=30, random_state=0) for _ in range(2))
+    scores = lying.fit(loader).score_samples(NORMAL)
+    np.testing.assert_array_equal(scores, honest.fit(NORMAL).score_samples(NORMAL))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
+def test_stacked_grey_images_are_not_taken_for_channels(batch_size):
+    images = list(ImageStream(torch.utils.data.DataLoader(list(NORMAL), batch_size=batch_size)))
+    for image, plain in zip(images, ImageStream(NORMAL), strict=True):
+        assert torch.equal(image.pixels, plain.pixels)
+
+
+def test_one_bad_file_among_a_thousand(detector, tmp_path):
+    good = encoded(GREY[:16, :16], "PNG")
+    for i in range(1000):
+        write(tmp_path, good if i != 777 else good[:60], f"{i:04}.png")
+    before = dict(vars(detector))
+    with pytest.raises(ValueError, match=r"^image 777 \(.*0777\.png\): cannot be read"):
+        detector.score_samples(tmp_path)
+    assert vars(detector) == before
+    (tmp_path / "0777.png").unlink()
+    scores = detector.score_samples(tmp_path)
+    assert scores.shape == (999,)
+    assert len(set(scores)) == 1
+
+
+def test_folders_leave_out_what_macos_puts_beside(detector, tmp_path):
+    write(tmp_path, png())
+    write(tmp_path, b"\0\5\x16\7", "._picture.png")
+    write(tmp_path, png(), ".hidden.png")
+    write(tmp_path, b"notes", "notes.txt")
+    assert len(detector.score_samples(tmp_path)) == 2
+
+
+def test_a_folder_with_a_pipe_does_not_hang(detector, tmp_path):
+    write(tmp_path, png(), "a.png")
+    pipe(tmp_path)
+    with pytest.raises(ValueError, match=rf"image 1 .*pipe\.png.*{NO_FILE}"):
+        detector.score_samples(tmp_path)
+
+
+def test_a_folder_that_links_to_itself_is_read_once(detector, tmp_path):
+    write(tmp_path, png())
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert len(detector.score_samples(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", [*list(BAD_FILES)[::6], *list(BAD_ITEMS)[::4]])
+def test_fit_with_a_bad_one_in_third_place_leaves_everything_as_it_was(name, tmp_path):
+    if name in BAD_FILES:
+        bad, pattern = write(tmp_path, BAD_FILES[name][0]), BAD_FILES[name][1]
+    else:
+        bad, pattern = BAD_ITEMS[name][0](tmp_path), BAD_ITEMS[name][1]
+    detector = PatchCore(image_size=64, coreset=30, random_state=0)
+    images = [*NORMAL[:2], bad, *NORMAL[2:]]
+    with pytest.raises(ValueError, match=rf"(?s)^image 2\b.*{pattern}"):
+        detector.fit(images)
+    assert not [learned for learned in vars(detector) if learned.endswith("_")]
+    detector.fit(NORMAL)
+    before = dict(vars(detector))
+    with pytest.raises(ValueError, match="image 2"):
+        detector.partial_fit(images)
+    assert vars(detector) == before
+
+
+# -- damage at random -----------------------------------------------------------------------------
+
+WHOLE = {"png": png(), "jpeg": JPEG, "tiff": TIFF, "gif": GIF, "bmp": BMP, "webp": WEBP}
+
+
+@pytest.mark.parametrize("kind", sorted(WHOLE))
+def test_a_file_cut_anywhere_is_refused_or_lacks_nothing(kind, tmp_path):
+    data = WHOLE[kind]
+    (whole,) = ImageStream([write(tmp_path, data)])
+    for length in {*range(0, len(data), 97), *range(len(data) - 40, len(data))}:
+        path = write(tmp_path, data[:length])
+        try:
+            (image,) = ImageStream([path])
+        except ValueError as error:
+            assert str(error).startswith(f"image 0 ({path})")
+        else:
+            assert torch.equal(image.pixels, whole.pixels)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(sorted(WHOLE)),
+    edits=st.lists(
+        st.tuples(st.sampled_from(["flip", "cut", "insert"]), st.floats(0, 1), st.integers(0, 255)),
+        min_size=1,
+        max_size=4,
+    ),
+)
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage that it can read past
+def test_damaged_files_give_numbers_or_a_named_error(kind, edits, tmp_path_factory):
+    data = bytearray(WHOLE[kind])
+    for edit, where, value in edits:
+        place = int(where * (len(data) - 1)) if data else 0
+        if edit == "flip" and data:
+            data[place] ^= value
+        elif edit == "cut":
+            del data[place : place + value]
+        else:
+            data[place:place] = bytes([value] * 3)
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(data)
+    try:
+        (image,) = ImageStream([path])
+    except ValueError as error:
+        assert str(error).startswith(f"image 0 ({path})")
+    else:
+        assert torch.isfinite(image.pixels).all()
+        assert 0 <= image.pixels.min() <= image.pixels.max() <= 1
+
+
+def test_there_are_as_many_as_were_asked_for():
+    tables = [GOOD_FILES, ALPHA_FILES, BAD_FILES, BAD_ITEMS, GOOD_ITEMS, BAD_SETS]
+    assert sum(map(len, tables)) >= 200

@@ -1,0 +1,917 @@
+"""The door for images: every way in gives the same pixels, every mistake is named."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from anomalib_lite.data import CheckedImage, ImageStream, NetworkInput, ValueRange, is_table
+
+HEIGHT, WIDTH = 12, 15
+
+
+def pictures(n=3, channels=3, seed=0):
+    """(n, H, W, channels) random uint8 pixels; channels=None leaves the last axis out."""
+    shape = (n, HEIGHT, WIDTH) if channels is None else (n, HEIGHT, WIDTH, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+COLOUR, GREY = pictures(), pictures(channels=None)
+
+
+def read(X, **options):
+    return list(ImageStream(X, **options))
+
+
+def pixels(X):
+    """(N, C, H, W) of images of one size."""
+    return np.stack([image.pixels.numpy() for image in read(X)])
+
+
+def unit(array):
+    """What 8-bit images (N, H, W) or (N, H, W, C) should become: (N, C, H, W) in [0, 1]."""
+    array = array[..., None] if array.ndim == 3 else array
+    return array.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+
+
+def tensor(array):
+    """Channels first, as torch has them."""
+    return torch.from_numpy(array).movedim(-1, -3).contiguous()
+
+
+def objects(items):
+    """A 1-D object array, whatever the items are."""
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def save(array, folder):
+    """One PNG per image; the list of their paths as strings."""
+    paths = [str(folder / f"{i}.png") for i in range(len(array))]
+    for picture, path in zip(array, paths, strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+class Pairs(Dataset):
+    """(image, label) as torch data sets give them; remembers which were asked for."""
+
+    def __init__(self, images):
+        self.images, self.asked = images, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return self.images[index], index % 2
+
+
+class Stream(IterableDataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+class SizedStream(Stream):
+    def __len__(self):
+        return len(self.items)
+
+
+# -- every way in ---------------------------------------------------------------------------------
+
+SIZED = {
+    "numpy (N, H, W, C)": lambda a, folder: a,
+    "read-only numpy": lambda a, folder: np.frombuffer(a.tobytes(), np.uint8).reshape(a.shape),
+    "numpy view, axes reversed": lambda a, folder: a[:, ::-1, ::-1].copy()[:, ::-1, ::-1],
+    "torch (N, C, H, W)": lambda a, folder: tensor(a),
+    "list of arrays": lambda a, folder: list(a),
+    "tuple of arrays": lambda a, folder: tuple(a),
+    "list of tensors": lambda a, folder: list(tensor(a)),
+    "list of PIL images": lambda a, folder: [Image.fromarray(x) for x in a],
+    "list of str": lambda a, folder: save(a, folder),
+    "list of Path": lambda a, folder: [folder / path for path in save(a, folder)],
+    "mixed tuple": lambda a, folder: (a[0], tensor(a[1]), *save(a, folder)[2:]),
+    "object array of images": lambda a, folder: objects(list(a)),
+    "object array of paths": lambda a, folder: np.array(save(a, folder), dtype=object),
+    "string array": lambda a, folder: np.array(save(a, folder)),
+    "folder as str": lambda a, folder: save(a, folder) and str(folder),
+    "folder as Path": lambda a, folder: save(a, folder) and folder,
+    "Dataset of (image, label)": lambda a, folder: Pairs(tensor(a)),
+    "Dataset of (array, label)": lambda a, folder: Pairs(a),
+    "Dataset of (PIL image, label)": lambda a, folder: Pairs([Image.fromarray(x) for x in a]),
+    "Dataset of images alone": lambda a, folder: torch.utils.data.Subset(list(a), range(len(a))),
+}
+
+UNSIZED = {
+    "DataLoader, batches of 2": lambda a, folder: DataLoader(Pairs(tensor(a)), batch_size=2),
+    "DataLoader, batches of 1": lambda a, folder: DataLoader(Pairs(tensor(a))),
+    "DataLoader without batches": lambda a, folder: DataLoader(Pairs(tensor(a)), batch_size=None),
+    "DataLoader without labels": lambda a, folder: DataLoader(Stream(tensor(a)), batch_size=2),
+    "IterableDataset of images": lambda a, folder: Stream(list(tensor(a))),
+    "IterableDataset of pairs": lambda a, folder: Stream([(x, 0) for x in tensor(a)]),
+    "generator of arrays": lambda a, folder: (x for x in a),
+    "generator of (array, label)": lambda a, folder: ((x, "good") for x in a),
+    "generator of paths": lambda a, folder: iter(save(a, folder)),
+    "generator of numpy batches": lambda a, folder: (a[i : i + 2] for i in range(0, len(a), 2)),
+}
+
+
+@pytest.mark.parametrize("way", (SIZED | UNSIZED).values(), ids=SIZED | UNSIZED)
+def test_every_way_in_gives_the_same_pixels(way, tmp_path):
+    np.testing.assert_array_equal(pixels(way(COLOUR, tmp_path)), unit(COLOUR))
+
+
+@pytest.mark.parametrize("way", SIZED.values(), ids=SIZED)
+def test_the_number_of_images_is_known_beforehand(way, tmp_path):
+    assert ImageStream(way(COLOUR, tmp_path)).n_images == len(COLOUR)
+
+
+@pytest.mark.parametrize("way", UNSIZED.values(), ids=UNSIZED)
+def test_the_number_of_images_of_a_stream_is_not_guessed(way, tmp_path):
+    given = way(COLOUR[:1], tmp_path)
+    stream = ImageStream(given)
+    loads = isinstance(given, DataLoader) and not isinstance(given.dataset, IterableDataset)
+    assert stream.n_images == (1 if loads and given.batch_size else None)
+    assert len(list(stream)) == 1
+
+
+@pytest.mark.parametrize(("drop_last", "n_images"), [(False, 5), (True, 4)])
+def test_a_loader_over_a_data_set_says_how_many_images_it_gives(drop_last, n_images):
+    images = [(x, 0) for x in torch.zeros(5, 3, 8, 9)]
+    stream = ImageStream(DataLoader(images, batch_size=2, drop_last=drop_last))
+    assert stream.n_images == len(list(stream)) == n_images
+
+
+def test_a_file_that_the_caller_opened_is_read(tmp_path):
+    with Image.open(save(COLOUR, tmp_path)[0]) as image:
+        np.testing.assert_array_equal(pixels([image]), unit(COLOUR[:1]))
+
+
+def test_an_iterable_dataset_with_a_length_is_streamed():
+    np.testing.assert_array_equal(pixels(SizedStream(tensor(COLOUR))), unit(COLOUR))
+
+
+@pytest.mark.parametrize("kind", ["PIL images", "paths"])
+def test_a_loader_without_batches_gives_pairs_as_lists(kind, tmp_path):
+    images = (
+        [Image.fromarray(x) for x in COLOUR] if kind == "PIL images" else save(COLOUR, tmp_path)
+    )
+    loader = DataLoader(Pairs(images), batch_size=None)
+    assert isinstance(next(iter(loader)), list)
+    np.testing.assert_array_equal(pixels(loader), unit(COLOUR))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "tensors"])
+def test_lists_of_arrays_in_a_stream_are_not_taken_for_pairs(kind):
+    images = list(COLOUR) if kind == "arrays" else list(tensor(COLOUR))
+    with pytest.raises(ValueError, match="may be so many images or an image with its mask"):
+        read(DataLoader(images, batch_size=2, collate_fn=list))
+
+
+def test_alpha_is_spoken_of_once():
+    with pytest.warns(UserWarning, match="alpha") as caught:
+        read(np.zeros((5, 8, 9, 4), np.uint8))
+    assert len(caught) == 1
+    assert "image 0" in str(caught[0].message)
+
+
+def test_no_image_of_the_lists_of_a_loader_is_lost():
+    """Whether a list of PIL images is taken apart or refused: none may go unseen."""
+    loader = DataLoader(Stream([Image.fromarray(x) for x in COLOUR]), 3, collate_fn=list)
+    try:
+        images = read(loader)
+    except ValueError:
+        return
+    assert len(images) == len(COLOUR)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        pytest.param(GREY, id="numpy (N, H, W)"),
+        pytest.param(GREY[..., None], id="numpy (N, H, W, 1)"),
+        pytest.param(torch.from_numpy(GREY)[:, None], id="torch (N, 1, H, W)"),
+        pytest.param(list(GREY), id="list of (H, W)"),
+        pytest.param(list(GREY[..., None]), id="list of (H, W, 1)"),
+        pytest.param(list(torch.from_numpy(GREY)), id="list of (H, W) tensors"),
+        pytest.param([Image.fromarray(x) for x in GREY], id="list of PIL images"),
+    ],
+)
+def test_grey_images_stay_one_channel(X):
+    np.testing.assert_array_equal(pixels(X), unit(GREY))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(lambda a, folder: a, id="numpy (N, H, W, 4)"),
+        pytest.param(lambda a, folder: tensor(a), id="torch (N, 4, H, W)"),
+        pytest.param(lambda a, folder: [Image.fromarray(x) for x in a], id="PIL images"),
+        pytest.param(save, id="files"),
+    ],
+)
+def test_alpha_is_dropped_with_a_warning_that_names_the_image(way, tmp_path):
+    array = pictures(1, channels=4)
+    with pytest.warns(UserWarning, match=r"image 0.*alpha channel is dropped"):
+        given = pixels(way(array, tmp_path))
+    np.testing.assert_array_equal(given, unit(array[..., :3]))
+
+
+def test_sizes_and_kinds_may_mix_in_a_list(tmp_path):
+    path = tmp_path / "one.png"
+    Image.fromarray(COLOUR[0, :9]).save(path)
+    images = read([GREY[0], torch.zeros(3, 20, 7), path, Image.new("L", (4, 6)), str(path)])
+    assert [image.size for image in images] == [(12, 15), (20, 7), (9, 15), (6, 4), (9, 15)]
+    assert [len(image.pixels) for image in images] == [1, 3, 3, 1, 3]
+    assert [image.path for image in images] == [None, None, str(path), None, str(path)]
+    assert images[1].label == "image 1"
+    assert images[2].label == f"image 2 ({path})"
+
+
+def test_a_folder_is_searched_in_depth_and_sorted_and_only_for_images(tmp_path):
+    names = ["b/z.png", "b/deep/er/a.TIF", "a.bmp", "c.Png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(GREY[0]).save(tmp_path / name)
+    for other in ["notes.txt", "b/labels.csv", "png", "c.png.bak"]:
+        (tmp_path / other).write_text("no image")
+    stream = ImageStream(tmp_path)
+    assert stream.n_images == 4
+    assert [image.path for image in stream] == sorted(str(tmp_path / name) for name in names)
+
+
+def test_a_folder_with_an_image_suffix_is_no_image(tmp_path):
+    (tmp_path / "shots.png").mkdir()
+    (path,) = save(GREY[:1], tmp_path / "shots.png")
+    assert [image.path for image in read(tmp_path)] == [path]
+
+
+def test_a_collection_can_be_read_twice():
+    stream = ImageStream(COLOUR)
+    assert len(list(stream)) == len(list(stream)) == 3
+
+
+# -- kinds of values ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "expected"),
+    [
+        (np.uint8, 51, 0.2),
+        (np.uint16, 13107, 0.2),
+        (">u2", 13107, 0.2),
+        (np.bool_, True, 1.0),
+        (np.float16, 0.25, 0.25),
+        (np.float32, 0.2, 0.2),
+        (np.float64, 0.2, 0.2),
+        (">f4", 0.2, 0.2),
+    ],
+)
+def test_dtypes_of_arrays_are_scaled_to_the_unit_range(dtype, value, expected):
+    (image,) = read(np.full((1, 4, 5), value, dtype=dtype))
+    assert image.pixels.dtype == torch.float32
+    assert image.dtype == np.dtype(dtype).name
+    np.testing.assert_array_equal(image.pixels, np.float32(expected))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "expected"),
+    [
+        (torch.uint8, 51, 0.2),
+        (torch.uint16, 13107, 0.2),
+        (torch.bool, True, 1.0),
+        (torch.float16, 0.25, 0.25),
+        (torch.bfloat16, 0.25, 0.25),
+        (torch.float32, 0.2, 0.2),
+        (torch.float64, 0.2, 0.2),
+    ],
+)
+def test_dtypes_of_tensors_are_scaled_to_the_unit_range(dtype, value, expected):
+    (image,) = read(torch.full((1, 3, 4, 5), value, dtype=dtype))
+    assert image.pixels.dtype == torch.float32
+    np.testing.assert_array_equal(image.pixels, np.float32(expected))
+
+
+def test_a_tensor_that_wants_gradients_is_read_without_them():
+    (image,) = read(torch.full((1, 3, 4, 5), 0.5, requires_grad=True))
+    assert not image.pixels.requires_grad
+
+
+@pytest.mark.parametrize("extreme", [0, 255])
+def test_both_ends_of_a_dtype_are_allowed(extreme):
+    (image,) = read(np.full((1, 4, 5), extreme, dtype=np.uint8))
+    np.testing.assert_array_equal(image.pixels, extreme / 255)
+
+
+def palette(transparency=None):
+    image = Image.fromarray(COLOUR[0]).quantize(16)
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+def colours(image):
+    """The RGB pixels of a PIL image by PIL's own conversion, as (C, H, W) in [0, 1]."""
+    return unit(np.asarray(image.convert("RGB"))[None])[0]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "YCbCr", "HSV"])
+def test_colour_modes_of_pil_become_rgb(mode):
+    image = Image.fromarray(COLOUR[0]).convert(mode)
+    np.testing.assert_array_equal(read([image])[0].pixels, colours(image))
+
+
+def test_a_palette_is_looked_up():
+    np.testing.assert_array_equal(read([palette()])[0].pixels, colours(palette()))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(palette(transparency=0), id="P with transparency"),
+        pytest.param(Image.fromarray(pictures(1, channels=2)[0]), id="LA"),
+        pytest.param(Image.fromarray(pictures(1, channels=4)[0]), id="RGBA"),
+    ],
+)
+def test_transparent_modes_of_pil_lose_their_alpha_with_a_warning(image):
+    with pytest.warns(UserWarning, match="image 0: the alpha channel is dropped"):
+        (given,) = read([image])
+    np.testing.assert_array_equal(given.pixels, colours(image.convert("RGBA")))
+
+
+@pytest.mark.parametrize("form", ["file", "object"])
+@pytest.mark.parametrize(
+    ("array", "mode", "dtype"),
+    [
+        (GREY[0] > 127, "1", "bool"),
+        (GREY[0], "L", "uint8"),
+        (GREY[0].astype(np.uint16) * 257, "I;16", "uint16"),
+        (GREY[0].astype(np.float32) / np.float32(255), "F", "float32"),
+    ],
+)
+def test_grey_modes_of_pil_keep_their_depth(array, mode, dtype, form, tmp_path):
+    image = Image.fromarray(array)
+    assert image.mode == mode
+    if form == "file":
+        image.save(tmp_path / "grey.tif")
+        image = tmp_path / "grey.tif"
+    (given,) = read([image])
+    assert given.dtype == dtype
+    top = {"1": 1, "L": 255, "I;16": 65535, "F": 1}[mode]
+    np.testing.assert_array_equal(given.pixels[0], array.astype(np.float32) / np.float32(top))
+
+
+def test_sixteen_bit_grey_in_a_32_bit_mode_is_sixteen_bit():
+    (image,) = read([Image.fromarray(np.full((4, 5), 13107, dtype=np.int32))])
+    assert image.dtype == "uint16"
+    np.testing.assert_array_equal(image.pixels, np.float32(0.2))
+
+
+ORIENTATIONS = {  # of the EXIF standard: how to turn the stored pixels upright
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def photograph(folder, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(COLOUR[0]).save(folder / "photo.png", exif=exif)
+    return folder / "photo.png"
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_exif_orientation_is_applied(orientation, tmp_path):
+    upright = ORIENTATIONS[orientation](COLOUR[0])
+    given = pixels([photograph(tmp_path, orientation)])
+    np.testing.assert_array_equal(given, unit(upright[None]))
+
+
+def test_exif_orientation_is_applied_to_an_opened_file_too(tmp_path):
+    with Image.open(photograph(tmp_path, 6)) as image:
+        assert read([image])[0].size == (WIDTH, HEIGHT)
+
+
+# -- mistakes about the whole ---------------------------------------------------------------------
+
+WHOLE = {
+    "None": (None, "expected images .* got NoneType"),
+    "a number": (3, "expected images .* got int"),
+    "empty list": ([], "at least one image, got none"),
+    "empty tuple": ((), "at least one image, got none"),
+    "empty array": (np.zeros((0, 8, 9), np.uint8), "at least one image, got none"),
+    "empty tensor": (torch.zeros(0, 3, 8, 9), "at least one image, got none"),
+    "empty object array": (np.array([], dtype=object), "at least one image, got none"),
+    "a scalar array": (np.zeros(()), r"got shape \(\)"),
+    "numbers, 1-D": (np.zeros(4), r"got shape \(4,\)"),
+    "a table": (np.zeros((10, 4)), r"got shape \(10, 4\)\. A table .* is not a set of images"),
+    "5-D array": (np.zeros((1, 2, 8, 9, 3)), r"got shape \(1, 2, 8, 9, 3\)"),
+    "2-D tensor": (torch.zeros(8, 9), r"expected a tensor \(N, C, H, W\), got shape \(8, 9\)"),
+    "5-D tensor": (torch.zeros(1, 2, 3, 8, 9), r"got shape \(1, 2, 3, 8, 9\)"),
+    "one colour array": (COLOUR[0], r"looks like one colour image\. Pass X\[None\]"),
+    "one grey array": (GREY[0], r"got shape \(12, 15\)"),
+    "one tensor": (tensor(COLOUR[0]), r"One image\? X\[None\]"),
+    "one PIL image": (Image.new("L", (9, 8)), r"got one PIL image\. Pass \[image\]"),
+    "channels first array": (tensor(COLOUR).numpy(), r"looks channels first.*transpose"),
+    "channels last tensor": (torch.from_numpy(COLOUR), r"looks channels last.*permute"),
+}
+
+
+@pytest.mark.parametrize(("X", "message"), WHOLE.values(), ids=WHOLE)
+def test_what_cannot_be_a_set_of_images_is_refused_at_once(X, message):
+    with pytest.raises(ValueError, match=message):
+        ImageStream(X)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        pytest.param(iter([]), id="iterator"),
+        pytest.param(Pairs([]), id="Dataset"),
+        pytest.param(DataLoader(Pairs([]), batch_size=2), id="DataLoader"),
+    ],
+)
+def test_a_stream_that_ends_before_the_first_image_is_refused(X):
+    with pytest.raises(ValueError, match="at least one image, got none"):
+        read(X)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda folder: folder / "nowhere", "does not exist", id="missing"),
+        pytest.param(lambda folder: folder, "no image files below", id="empty"),
+        pytest.param(
+            lambda folder: save(GREY[:1], folder)[0], r"got the file .*0\.png.*\[path\]", id="file"
+        ),
+    ],
+)
+def test_what_is_no_folder_of_images_is_refused_at_once(make, message, tmp_path):
+    X = make(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        ImageStream(X)
+    assert str(X) in str(caught.value)
+
+
+# -- mistakes in one image ------------------------------------------------------------------------
+
+
+def spoilt(value, at=(2, 3)):
+    image = np.full((HEIGHT, WIDTH), 0.5)
+    image[at] = value
+    return image
+
+
+BAD = {
+    "NaN": (spoilt(np.nan), r"NaN or infinity, first at index \(2, 3\)"),
+    "infinity": (spoilt(np.inf), r"NaN or infinity, first at index \(2, 3\)"),
+    "minus infinity": (spoilt(-np.inf), r"NaN or infinity, first at index \(2, 3\)"),
+    "float16 NaN": (spoilt(np.nan).astype(np.float16), "NaN or infinity"),
+    "bfloat16 NaN": (torch.from_numpy(spoilt(np.nan)).bfloat16(), "NaN or infinity"),
+    "floats above 1": (spoilt(200.0), r"in \[0, 1\], got \[0\.5, 200\].* Divide by 255"),
+    "negative floats": (spoilt(-2.5), r"in \[0, 1\], got \[-2\.5, 0\.5\]"),
+    "int64": (GREY[0].astype(np.int64), r"got int64.*astype\(numpy\.uint8\)"),
+    "int8": (GREY[0].astype(np.int8), "got int8"),
+    "int64 tensor": (torch.from_numpy(GREY[0]).long(), "got int64"),
+    "complex": (GREY[0].astype(np.complex64), "got complex64"),
+    "complex tensor": (torch.zeros(3, 8, 9, dtype=torch.complex64), "got complex64"),
+    "objects": (GREY[0].astype(object), "got object"),
+    "32-bit grey PIL": (Image.fromarray(np.full((8, 9), 70000, np.int32)), "got int32"),
+    "no rows": (np.zeros((0, 9, 3), np.uint8), r"is empty, its shape is \(0, 9, 3\)"),
+    "no columns": (torch.zeros(3, 8, 0), r"is empty, its shape is \(3, 8, 0\)"),
+    "a vector": (np.zeros(9), r"got shape \(9,\)"),
+    "4-D array": (
+        COLOUR,
+        r"expected one image \(H, W\) or \(H, W, C\), got shape \(3, 12, 15, 3\)",
+    ),
+    "4-D tensor": (tensor(COLOUR), r"expected one image \(C, H, W\), got shape \(3, 3, 12, 15\)"),
+    "two channels": (np.zeros((8, 9, 2), np.uint8), r"last axis, got shape \(8, 9, 2\)"),
+    "five channels": (torch.zeros(5, 8, 9), r"first axis, got shape \(5, 8, 9\)"),
+    "channels first array": (np.zeros((3, 8, 9)), r"last axis, got shape \(3, 8, 9\)"),
+    "channels last tensor": (torch.zeros(8, 9, 3), r"first axis, got shape \(8, 9, 3\)"),
+    "nested lists": (GREY[0].tolist(), r"got list\. Nested lists\? Pass numpy\.asarray"),
+    "None": (None, "got NoneType"),
+    "a number": (7, "got int"),
+    "bytes": (b"1234", "got bytes"),
+    "(image, label) in a list": ((GREY[0], 0), "got tuple"),
+    "too few rows": (np.zeros((7, 9), np.uint8), "at least 8 pixels a side .* got 7 x 9"),
+    "too few columns": (np.zeros((9, 7), np.uint8), "at least 8 pixels a side .* got 9 x 7"),
+}
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=BAD)
+def test_one_bad_image_among_good_ones_is_named(bad, message):
+    stream = iter(ImageStream([GREY[0], GREY[1], bad, GREY[2]], min_side=8))
+    assert [next(stream).label, next(stream).label] == ["image 0", "image 1"]
+    with pytest.raises(ValueError, match=rf"image 2: .*{message}"):
+        next(stream)
+
+
+@pytest.mark.parametrize("way", ["array", "Dataset", "generator"])
+def test_one_bad_image_is_named_in_every_collection(way):
+    array = np.full((4, 8, 9), 0.5)
+    array[2, 0, 0] = np.nan
+    X = {"array": array, "Dataset": Pairs(array), "generator": (x for x in array)}[way]
+    with pytest.raises(ValueError, match="image 2: holds NaN"):
+        read(X)
+
+
+def test_one_bad_image_in_the_batches_of_a_loader_is_named_by_its_own_index():
+    array = torch.full((5, 3, 8, 9), 0.5)
+    array[3, 0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="image 3: holds NaN or infinity"):
+        read(DataLoader(Pairs(array), batch_size=2))
+
+
+def test_channels_are_counted_in_whole_collections_too():
+    with pytest.raises(ValueError, match=r"image 0: .*last axis, got shape \(8, 9, 5\)"):
+        read(np.zeros((2, 8, 9, 5), np.uint8))
+
+
+def test_masked_pixels_are_refused():
+    array = np.ma.masked_array(GREY, mask=GREY > 99)
+    with pytest.raises(ValueError, match="X: masked"):
+        ImageStream(array)
+    with pytest.raises(ValueError, match="image 1: masked"):
+        read([GREY[0], array[1]])
+
+
+def test_a_tensor_that_is_lazily_negated_is_read():
+    np.testing.assert_array_equal(pixels(torch.full((1, 3, 4, 5), -0.5)._neg_view()), 0.5)
+
+
+def test_a_sparse_tensor_is_named():
+    with pytest.raises(ValueError, match="image 1: "):
+        read([GREY[0], torch.eye(9).to_sparse()])
+
+
+def test_floats_that_resampling_made_leave_the_range_a_little_are_clipped():
+    (image,) = read(np.array([[[-5e-7, 1 + 5e-7]]]))
+    assert image.pixels.flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("value", [1.00001, -0.00001])
+def test_floats_further_outside_are_shown_with_enough_digits(value):
+    with pytest.raises(ValueError, match=re.escape(f"{value:g}")):
+        read(spoilt(value)[None])
+
+
+def cut_short(path, keep=0.5):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+
+
+def noise_file(path, **options):
+    """A picture that does not compress, so that half a file is half a picture."""
+    Image.fromarray(pictures(1)[0].repeat(8, 0).repeat(8, 1)).save(path, **options)
+
+
+def truncated(name):
+    def make(folder):
+        noise_file(folder / name)
+        cut_short(folder / name)
+        return folder / name
+
+    return make
+
+
+def written(name, content):
+    def make(folder):
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def animation(folder):
+    frames = [Image.new("L", (9, 8), level) for level in (0, 200)]
+    frames[0].save(folder / "film.gif", save_all=True, append_images=frames[1:])
+    return folder / "film.gif"
+
+
+def huge_claim(folder):
+    """A tiny file whose header promises 100,000 x 100,000 pixels."""
+    noise_file(folder / "bomb.bmp")
+    content = bytearray((folder / "bomb.bmp").read_bytes())
+    content[18:26] = (100_000).to_bytes(4, "little") * 2
+    (folder / "bomb.bmp").write_bytes(content)
+    return folder / "bomb.bmp"
+
+
+BAD_FILES = {
+    "missing": (
+        lambda folder: folder / "missing.png",
+        "cannot be read as an image: .*No such file",
+    ),
+    "truncated PNG": (truncated("cut.png"), "cannot be read as an image"),
+    "truncated JPEG": (truncated("cut.jpg"), "cannot be read as an image"),
+    "truncated BMP": (truncated("cut.bmp"), "cannot be read as an image"),
+    "truncated TIFF": (truncated("cut.tif"), "cannot be read as an image"),
+    "text called .png": (written("text.png", b"hello"), "cannot be read as an image"),
+    "zero bytes": (written("zero.png", b""), "cannot be read as an image"),
+    "animated GIF": (animation, "expected one picture in the file, got 2 frames"),
+    "decompression bomb": (huge_claim, "cannot be read as an image"),
+    "a folder": (lambda folder: folder, "expected a file, got a folder"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_named_by_index_and_path(make, message, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(ValueError, match=rf"image 1 \({re.escape(str(path))}\): {message}"):
+        read([GREY[0], path, GREY[1]])
+
+
+def test_a_bad_file_in_a_folder_is_named(tmp_path):
+    save(GREY, tmp_path)
+    cut_short(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=rf"image 1 \({re.escape(str(tmp_path))}.1\.png\)"):
+        read(tmp_path)
+
+
+def test_a_truncated_file_that_the_caller_opened_is_named(tmp_path):
+    with Image.open(truncated("cut.png")(tmp_path)) as image:
+        with pytest.raises(ValueError, match="image 1: "):
+            read([GREY[0], image])
+
+
+def test_an_empty_path_is_refused(tmp_path, monkeypatch):
+    save(GREY, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError):
+        ImageStream("")
+
+
+# -- what is not the image's fault ----------------------------------------------------------------
+
+
+def test_a_file_that_may_not_be_read_is_a_permission_error(tmp_path, monkeypatch):
+    def forbidden(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    paths = save(GREY, tmp_path)
+    monkeypatch.setattr(Image, "open", forbidden)
+    with pytest.raises(PermissionError):
+        read(paths)
+
+
+@pytest.mark.parametrize("error", [PermissionError, MemoryError, KeyError, KeyboardInterrupt])
+def test_errors_of_the_callers_own_stream_come_through_unchanged(error):
+    def stream():
+        yield GREY[0]
+        raise error("mine")
+
+    with pytest.raises(error, match="mine"):
+        read(stream())
+
+
+# -- one at a time --------------------------------------------------------------------------------
+
+
+def test_a_generator_is_not_read_ahead():
+    pulled = []
+    images = iter(ImageStream(pulled.append(i) or GREY[0] for i in range(10)))
+    for count in range(1, 5):
+        next(images)
+        assert len(pulled) == count
+
+
+def test_a_data_set_is_not_read_ahead():
+    data = Pairs(COLOUR)
+    images = iter(ImageStream(data))
+    assert data.asked == []
+    next(images)
+    assert data.asked == [0]
+
+
+def test_files_are_opened_one_by_one(tmp_path):
+    paths = save(COLOUR, tmp_path)
+    images = iter(ImageStream(tmp_path))
+    next(images)
+    (tmp_path / "2.png").unlink()
+    next(images)
+    with pytest.raises(ValueError, match=re.escape(paths[2])):
+        next(images)
+
+
+# -- what was seen at fit -------------------------------------------------------------------------
+
+
+def checked(array):
+    (image,) = read([np.asarray(array)])
+    return image
+
+
+def seen(*arrays):
+    values = ValueRange()
+    for array in arrays:
+        values.learn(checked(array))
+    return values
+
+
+BRIGHT = np.linspace(0, 1, 80).reshape(8, 10)  # floats over the whole range
+BYTES = (BRIGHT * 255).astype(np.uint8)
+TWELVE_BIT = (BRIGHT * 4095).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("at_fit", "at_scoring"),
+    [
+        pytest.param(BRIGHT, BRIGHT / 255, id="floats divided twice"),
+        pytest.param(BYTES, BRIGHT / 255, id="bytes, then floats divided twice"),
+        pytest.param(TWELVE_BIT, BYTES, id="12 bits in uint16, then uint8"),
+        pytest.param(TWELVE_BIT, BRIGHT, id="12 bits in uint16, then floats"),
+        pytest.param(BYTES, BYTES.astype(np.uint16), id="bytes, then bytes kept in uint16"),
+        pytest.param(BYTES > 127, BYTES.astype(np.uint16), id="a mask, then bytes in uint16"),
+        pytest.param(
+            BRIGHT / 255,
+            BRIGHT,
+            id="floats divided twice at fit only",
+        ),
+    ],
+)
+def test_images_scaled_another_way_than_at_fit_are_refused(at_fit, at_scoring):
+    with pytest.raises(ValueError, match=r"image 0: .*Scale both the same way") as caught:
+        seen(at_fit).check(checked(at_scoring))
+    assert np.asarray(at_fit).dtype.name in str(caught.value)
+    assert np.asarray(at_scoring).dtype.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("at_fit", "at_scoring"),
+    [
+        pytest.param(BRIGHT, BRIGHT, id="the same"),
+        pytest.param(BYTES, BRIGHT, id="bytes, then floats"),
+        pytest.param(BRIGHT, BYTES, id="floats, then bytes"),
+        pytest.param(BYTES, BYTES.astype(np.uint16) * 257, id="bytes, then 16 bits"),
+        pytest.param(BYTES, BYTES // 200, id="dark bytes"),
+        pytest.param(BYTES // 200, BYTES, id="dark field bytes, then bright ones"),
+        pytest.param(BYTES // 5, BRIGHT, id="dark bytes, then floats five times brighter"),
+        pytest.param(BRIGHT / 20, BRIGHT, id="dark field floats, then bright ones"),
+        pytest.param(TWELVE_BIT // 64, TWELVE_BIT * 16, id="uint16, then brighter uint16"),
+        pytest.param(BRIGHT, BRIGHT / 10, id="darker floats"),
+        pytest.param(BRIGHT, np.zeros((8, 10)), id="a black float image"),
+        pytest.param(BYTES, np.zeros((8, 10)), id="a black image of another dtype"),
+        pytest.param(BYTES, np.full((8, 10), 1e-4), id="a constant image"),
+        pytest.param(np.zeros((8, 10)), BRIGHT, id="all black at fit"),
+        pytest.param(BRIGHT.astype(np.float32), BRIGHT, id="float32, then float64"),
+    ],
+)
+def test_images_that_one_scaling_explains_are_accepted(at_fit, at_scoring):
+    seen(at_fit).check(checked(at_scoring))
+
+
+def test_the_brightest_of_all_images_at_fit_counts():
+    values = seen(BRIGHT / 255, BRIGHT, BYTES // 2)
+    assert values.highest == 1
+    assert values.dtypes == {"float64", "uint8"}
+    with pytest.raises(ValueError, match="float64, uint8"):
+        values.check(checked(BRIGHT / 255))
+
+
+# -- to the network -------------------------------------------------------------------------------
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 0.2)
+
+
+def network_input(image_size=(HEIGHT, WIDTH), center_crop=None):
+    return NetworkInput(image_size, MEAN, STD, patch_size=1, center_crop=center_crop)
+
+
+def normalised(array):
+    """(B, 3, H, W) minus the mean, over the standard deviation, channel by channel."""
+    planes = [(array[:, c] - MEAN[c]) / STD[c] for c in range(3)]
+    return np.stack(planes, axis=1)
+
+
+def test_a_batch_is_normalised_by_channel():
+    batch = network_input().batch(read(COLOUR))
+    assert batch.dtype == torch.float32
+    np.testing.assert_allclose(batch, normalised(unit(COLOUR)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_lies_channels_last_in_memory():
+    batch = network_input((10, 8)).batch(read(COLOUR))
+    assert batch.shape == (3, 3, 10, 8)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [(6, 7), (20, 24), (6, 24), (HEIGHT, 30)])
+def test_a_batch_is_resized_as_torch_does(size):
+    batch = network_input(size).batch(read(COLOUR))
+    resized = F.interpolate(
+        torch.from_numpy(unit(COLOUR)), size, mode="bilinear", align_corners=False, antialias=True
+    )
+    np.testing.assert_allclose(batch, normalised(resized.numpy()), rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_the_right_size_are_not_resampled():
+    batch = NetworkInput((HEIGHT, WIDTH), (0, 0, 0), (1, 1, 1), 1).batch(read(COLOUR))
+    np.testing.assert_array_equal(batch, unit(COLOUR))
+
+
+def test_sizes_and_channels_may_mix_in_a_batch():
+    images = read([GREY[0], COLOUR[0], np.full((40, 9, 3), 0.5)])
+    batch = network_input((16, 16)).batch(images)
+    alone = [network_input((16, 16)).batch([image]) for image in images]
+    np.testing.assert_array_equal(batch, torch.cat(alone))
+
+
+def test_grey_is_repeated_for_the_network():
+    batch = network_input().batch(read(GREY))
+    np.testing.assert_allclose(
+        batch, normalised(unit(GREY).repeat(3, axis=1)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("crop", "top", "left"), [((8, 7), 2, 4), ((12, 4), 0, 5), ((7, 15), 2, 0)]
+)
+def test_the_centre_is_kept(crop, top, left):
+    seen_by = network_input(center_crop=crop)
+    batch = seen_by.batch(read(COLOUR))
+    expected = normalised(unit(COLOUR))[:, :, top : top + crop[0], left : left + crop[1]]
+    np.testing.assert_allclose(batch, expected, rtol=1e-5, atol=1e-6)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert seen_by.seen_size == crop
+    assert seen_by.crop_offset == (top, left)
+
+
+def test_without_a_crop_everything_is_seen():
+    assert network_input().seen_size == (HEIGHT, WIDTH)
+    assert network_input().crop_offset == (0, 0)
+
+
+@pytest.mark.parametrize("crop", [(13, 15), (12, 16)])
+def test_a_crop_larger_than_the_image_is_refused(crop):
+    with pytest.raises(ValueError, match=r"center_crop .* does not fit into image_size \(12, 15\)"):
+        network_input(center_crop=crop)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.bool_, np.float32, np.float64])
+def test_the_callers_pixels_are_never_changed(dtype):
+    array = (COLOUR > 127).astype(dtype)
+    before = array.copy()
+    for X in (array, torch.from_numpy(array).permute(0, 3, 1, 2), list(array)):
+        images = read(X)
+        network_input().batch(images).zero_()
+        for image in images:
+            image.pixels.zero_()  # not even by way of what the door gave out
+        np.testing.assert_array_equal(array, before)
+
+
+def test_images_that_cannot_be_written_to_are_read():
+    array = np.broadcast_to(np.float32(0.5), (2, 8, 9))
+    assert not array.flags.writeable
+    np.testing.assert_array_equal(pixels(array), np.float32(0.5))
+
+
+def test_a_checked_image_knows_its_size():
+    assert CheckedImage(torch.zeros(3, 8, 9), "uint8", "image 0").size == (8, 9)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("X", "expected"),
+    [
+        (np.zeros((5, 3)), True),
+        (np.zeros((5, 3), dtype=object), True),
+        (torch.zeros(5, 3), True),
+        ([[1.0, 2.0], [3.0, 4.0]], True),
+        ([(1, 2), (3, 4)], True),
+        ([np.zeros(3), np.zeros(3)], True),
+        (pd.DataFrame({"a": [1.0], "b": [2.0]}), True),
+        (np.zeros((5, 28, 28)), False),
+        (np.zeros(5), False),
+        (torch.zeros(5, 1, 28, 28), False),
+        ([np.zeros((8, 8)), np.zeros((8, 8))], False),
+        ([Image.new("L", (8, 8))], False),
+        (["a.png", "b.png"], False),
+        ([("a.png", 0), ("b.png", 1)], False),
+        ([(np.zeros((8, 8)), 0)], False),
+        (np.array([["a.png", "b.png"]]), False),
+        ("folder", False),
+        ([], False),
+        (iter([np.zeros(3)]), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_tables_are_told_from_images(X, expected):
+    assert is_table(X) is expected

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import torch
+from oracles import slow_greedy_coreset, slow_nearest
+from sklearn.base import clone
+
+from anomalib_lite.runtime import make_generator
+from anomalib_lite.search import (
+    GreedyCoreset,
+    coreset_size,
+    greedy_coreset,
+    merge_coresets,
+    select_coreset,
+)
+from anomalib_lite.search import coreset as coreset_module
+from anomalib_lite.search import nearest as neighbors_module
+
+
+def rows_of(kind, n=5000):
+    """Rows that are easy, degenerate or full of exact ties."""
+    rng = np.random.default_rng(0)
+    rows = {
+        "gaussian": lambda: rng.normal(size=(n, 24)) * np.exp(-3 * np.arange(24) / 24),
+        "clusters": lambda: rng.normal(size=(n, 6)) + 20 * rng.integers(0, 5, (n, 1)),
+        "off-centre": lambda: rng.normal(size=(n, 12)) + 300,
+        "lattice": lambda: rng.integers(0, 40, (n, 2)),
+        "lattice of tenths": lambda: rng.integers(0, 4, (n, 60)) * 0.1,
+        "few distinct": lambda: rng.integers(0, 3, (n, 3)),
+        "all equal": lambda: np.full((n, 4), 7.0),
+        "one column": lambda: rng.normal(size=(n, 1)),
+    }[kind]()
+    return torch.from_numpy(rows.astype(np.float32))
+
+
+KINDS = [
+    "gaussian",
+    "clusters",
+    "off-centre",
+    "lattice",
+    "lattice of tenths",
+    "few distinct",
+    "all equal",
+    "one column",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_picks_are_those_of_the_plain_loop(kind):
+    rows = rows_of(kind)
+    indices, radius = greedy_coreset(rows, 500, start=17)
+    slow_indices, slow_radius = slow_greedy_coreset(rows, 500, start=17)
+    np.testing.assert_array_equal(indices, slow_indices)
+    assert radius == pytest.approx(slow_radius, rel=1e-12)
+
+
+def test_picks_are_those_of_the_plain_loop_at_20_000_rows():
+    rows = rows_of("gaussian", 20_000)
+    indices, _ = greedy_coreset(rows, 600)
+    np.testing.assert_array_equal(indices, slow_greedy_coreset(rows, 600)[0])
+
+
+@pytest.mark.parametrize(("candidates", "block"), [(1, 1), (7, 3), (64, 512), (10**6, 512)])
+@pytest.mark.parametrize("kind", ["gaussian", "lattice of tenths"])
+def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block, kind):
+    rows = rows_of(kind, 800)
+    expected, _ = slow_greedy_coreset(rows, 120)
+    monkeypatch.setattr(coreset_module, "_CANDIDATES", candidates)
+    monkeypatch.setattr(coreset_module, "_BLOCK", block)
+    np.testing.assert_array_equal(greedy_coreset(rows, 120)[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "few distinct"])
+def test_all_rows_can_be_kept(kind):
+    rows = rows_of(kind, 400)
+    indices, radius = greedy_coreset(rows, 400)
+    assert sorted(indices.tolist()) == list(range(400))
+    assert radius == 0
+
+
+def test_radius_is_the_distance_of_the_worst_covered_row():
+    rows = rows_of("clusters", 2000)
+    indices, radius = greedy_coreset(rows, 50)
+    assert radius == pytest.approx(slow_nearest(rows, rows[indices])[0].max(), rel=1e-12)
+
+
+@pytest.mark.parametrize("n_keep", [0, 11])
+def test_impossible_counts_are_refused(n_keep):
+    with pytest.raises(ValueError, match="expected 1 to 10"):
+        greedy_coreset(torch.zeros(10, 2), n_keep)
+
+
+@pytest.mark.parametrize("start", [-1, 10])
+def test_a_start_that_is_no_row_is_refused(start):
+    with pytest.raises(ValueError, match="start: expected a row, 0 to 9"):
+        greedy_coreset(torch.zeros(10, 2), 2, start=start)
+
+
+def test_devices_without_float64_pick_in_float32(monkeypatch):
+    for module in (coreset_module, neighbors_module):
+        monkeypatch.setattr(module, "exact_dtype", lambda device: torch.float32)
+    indices, radius = greedy_coreset(rows_of("gaussian", 900), 90)
+    assert len(set(indices.tolist())) == 90
+    _, slow_radius = slow_greedy_coreset(rows_of("gaussian", 900), 90)
+    assert radius == pytest.approx(slow_radius, rel=1e-3)
+
+
+def test_oracle_has_teeth():
+    rows = rows_of("gaussian", 800)
+    picks, _ = slow_greedy_coreset(rows, 60, start=0)
+    others, _ = slow_greedy_coreset(rows, 60, start=1)
+    assert set(picks) != set(others)
+
+
+# -- size, projection, sampler --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("keep", "n"), [(0.1, 50), (1.0, 500), (0.0001, 1), (7, 7), (900, 500)])
+def test_coreset_size(keep, n):
+    assert coreset_size(keep, 500) == n
+
+
+@pytest.mark.parametrize("keep", [0, 0.0, -0.1, 1.5, -3, True, "0.1", None, float("nan")])
+def test_coreset_size_refuses(keep):
+    with pytest.raises(ValueError, match="share in"):
+        coreset_size(keep, 500)
+
+
+def test_projection_is_for_wide_rows_only():
+    narrow, wide = rows_of("gaussian", 300), torch.randn(300, 900, generator=make_generator(3))
+
+    def picks(rows, projection):
+        indices, _ = select_coreset(rows, 40, generator=make_generator(0), projection=projection)
+        return indices.tolist()
+
+    assert picks(narrow, "auto") == picks(narrow, None)
+    assert picks(wide, "auto") != picks(wide, None)
+    assert picks(wide, "auto") == picks(wide, "auto")
+    start = int(torch.randint(300, (1,), generator=make_generator(0)))
+    _, radius = select_coreset(wide, 40, generator=make_generator(0))
+    reached, _ = slow_nearest(wide, wide[picks(wide, "auto")])
+    assert radius == pytest.approx(reached.max(), rel=1e-9), "of the rows, not their projections"
+    assert picks(wide, None) == slow_greedy_coreset(wide, 40, start=start)[0].tolist()
+
+
+@pytest.mark.parametrize("projection", [0, -1, 2.5, True, "pca"])
+def test_projection_refuses(projection):
+    with pytest.raises(ValueError, match="projection"):
+        select_coreset(torch.zeros(9, 3), 2, generator=make_generator(0), projection=projection)
+
+
+def test_merged_coreset_covers_all_parts_within_the_sum_of_radii():
+    parts = [rows_of("clusters", 1500), rows_of("gaussian", 1500)[:, :6]]
+    kept, radii = [], []
+    for part in parts:
+        indices, radius = greedy_coreset(part, 150)
+        kept.append(part[indices])
+        radii.append(radius)
+    indices, radius = merge_coresets(kept, 100, generator=make_generator(0))
+    merged = torch.cat(kept)[indices]
+    reached = slow_nearest(torch.cat(parts), merged)[0].max()
+    assert reached <= max(radii) + radius + 1e-9
+
+
+def test_sampler_is_a_scikit_learn_estimator():
+    table = rows_of("gaussian", 300).numpy()
+    sampler = GreedyCoreset(0.1, random_state=5)
+    kept = sampler.fit_transform(table)
+    np.testing.assert_array_equal(kept, table[sampler.indices_])
+    assert kept.shape == (30, 24)
+    again = clone(sampler).fit(torch.from_numpy(table))
+    np.testing.assert_array_equal(sampler.indices_, again.indices_)
+    assert sampler.radius_ == again.radius_
+    np.testing.assert_array_equal(sampler.fit_transform(table.tolist()), kept)
+
+
+def test_sampler_blames_its_own_parameter():
+    with pytest.raises(ValueError, match="keep: expected a share"):
+        GreedyCoreset(2.5).fit(np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("table", [np.zeros((0, 3)), np.zeros(5), np.full((4, 2), np.nan)])
+def test_sampler_refuses(table):
+    with pytest.raises(ValueError, match="X: "):
+        GreedyCoreset(2).fit(table)
