@@ -13,7 +13,7 @@ from .data.images import ImageStream
 from .data.inputs import ValueRange
 from .io.persistence import SaveMixin
 from .runtime import all_or_nothing, make_generator, progress, resolve_device
-from .validation import check_count, check_finite, check_number, check_share
+from .validation import check_count, check_finite, check_fraction, check_number
 
 
 class Inspection(NamedTuple):
@@ -160,7 +160,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
     # -- fitting ----------------------------------------------------------------------------------
 
     def _check_all_params(self):
-        check_share("false_alarm_rate", self.false_alarm_rate)
+        check_fraction("false_alarm_rate", self.false_alarm_rate)
         check_number("smoothing", self.smoothing, minimum=0)
         super()._check_all_params()
 

@@ -33,10 +33,10 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         What to keep of the resized image.
     pooling : {"mean", "max"} or None, default="mean"
         How each layer's map becomes one vector; the layers' vectors are put side by side. None
-        gives a vector for each patch, the average over its neighbourhood in every layer, as
+        gives a vector for each patch, the average over its neighborhood in every layer, as
         PatchCore uses it.
-    neighbourhood : int, default=3
-        Side in cells, odd, of that neighbourhood; used with ``pooling=None`` only.
+    neighborhood : int, default=3
+        Side in cells, odd, of that neighborhood; used with ``pooling=None`` only.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator. On a CPU each passes
         alone, so that no feature depends on the images around it.
@@ -87,7 +87,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         image_size=None,
         center_crop=None,
         pooling="mean",
-        neighbourhood=3,
+        neighborhood=3,
         batch_size=32,
         device="auto",
         engine="torch",
@@ -101,7 +101,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         self.image_size = image_size
         self.center_crop = center_crop
         self.pooling = pooling
-        self.neighbourhood = neighbourhood
+        self.neighborhood = neighborhood
         self.batch_size = batch_size
         self.device = device
         self.engine = engine
@@ -142,7 +142,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         for images, batch in batches:
             maps = self.backbone_(batch)
             if self.pooling is None:
-                embedding = patch_embedding(maps, neighbourhood=self.neighbourhood)
+                embedding = patch_embedding(maps, neighborhood=self.neighborhood)
                 found = grid_rows(embedding)  # (B, P, D)
             else:
                 found = pool_maps(maps, self.pooling)  # (B, D)
@@ -153,7 +153,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
     def _check_params(self):
         if self.pooling is not None:
             check_choice("pooling", self.pooling, POOLINGS)
-        check_odd("neighbourhood", self.neighbourhood)
+        check_odd("neighborhood", self.neighborhood)
         check_choice("engine", self.engine, ENGINES)
         check_choice("dtype", self.dtype, DTYPES)
 

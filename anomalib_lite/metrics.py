@@ -168,7 +168,7 @@ def pixel_average_precision(masks, maps):
 
 
 def aupro(masks, maps, *, max_fpr=0.3):
-    """Area under the per-region-overlap curve, the localisation measure of MVTec AD.
+    """Area under the per-region-overlap curve, the localization measure of MVTec AD.
 
     At a threshold t, the per-region overlap is the share of a defect region's pixels with map >= t,
     averaged over all regions of all images, so that a scratch counts as much as a large stain. The
@@ -283,7 +283,7 @@ def _pairs(masks, maps):
         if mask.dtype.kind == "f" and not ((mask == 0) | (mask == 1)).all():
             raise ValueError(
                 f"image {i}: expected a mask of 0 and 1, got other floats. Resized? Use nearest "
-                "neighbours, or threshold it: mask > 0.5."
+                "neighbors, or threshold it: mask > 0.5."
             )
         yield mask != 0, heat
 

@@ -29,7 +29,7 @@ def check_count(name, value, *, minimum=1):
         raise ValueError(f"{name}: expected {expected}, got {value!r}.")
 
 
-def check_share(name, value):
+def check_fraction(name, value):
     """Raise ValueError unless ``value`` is a number in [0, 1)."""
     if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1):
         raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")

@@ -3,7 +3,7 @@ Normal through a small window
 =============================
 
 Fakes of levels 0, 1, 2, 4 and 8: what windows of so many pixels show is as in the data, and nothing
-beyond is kept. By the entropy-regularised PatchGAN, small, and by resampling.
+beyond is kept. By the entropy-regularized PatchGAN, small, and by resampling.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ for level in (2, 4, 8):
         train_batch_size=16,
         learning_rate=2e-3,
         discriminator_learning_rate=6e-3,
-        statistics_learning_rate=6e-3,
+        critic_learning_rate=6e-3,
         schedule="cosine",
         random_state=0,
     ).fit(images)

@@ -33,7 +33,7 @@ for coreset in (0.1, 0.01, 100):
     )
 
 # %%
-# One colour scale for all images, the planted mask outlined.
+# One color scale for all images, the planted mask outlined.
 detector = PatchCore(random_state=0).fit(data.train)
 defective = [i for i, label in enumerate(data.test_labels) if label == -1][:5]
 display = AnomalyMapDisplay.from_estimator(

@@ -36,12 +36,12 @@ for i, (image, other) in enumerate(zip(images, np.concatenate([good[1], good[0]]
     masks[i][place] = True
 
 # %%
-# With ten neighbours all retrieved images are of the right material; with forty all materials are
+# With ten neighbors all retrieved images are of the right material; with forty all materials are
 # there, and the square has its counterparts. PatchCore's one memory bank has them too.
 for n_neighbors in (10, 40):
     detector = SPADE(n_neighbors=n_neighbors).fit(normal)
     auroc = pixel_auroc(masks, detector.anomaly_map(images))
-    print(f"SPADE, {n_neighbors} neighbours: pixel AUROC {auroc:.3f}")
+    print(f"SPADE, {n_neighbors} neighbors: pixel AUROC {auroc:.3f}")
 auroc = pixel_auroc(masks, PatchCore(random_state=0).fit(normal).anomaly_map(images))
 print(f"PatchCore: pixel AUROC {auroc:.3f}")
 

@@ -50,13 +50,13 @@ def slow_patchcore_score(rows, bank, b):
     if b is None or b == 1:
         return star
     test, nearest = np.asarray(rows, np.float64)[patch], bank[index[patch, 0]]
-    _, neighbours = slow_nearest(nearest[None], bank, k=b)
-    total = sum(math.exp(math.dist(test, bank[m])) for m in neighbours[0])
+    _, neighbors = slow_nearest(nearest[None], bank, k=b)
+    total = sum(math.exp(math.dist(test, bank[m])) for m in neighbors[0])
     return (1 - math.exp(math.dist(test, nearest)) / total) * star
 
 
 def slow_resize(plane, size):
-    """Bilinear resizing of (h, w) between pixel centres, one output pixel after another."""
+    """Bilinear resizing of (h, w) between pixel centers, one output pixel after another."""
     resized = np.zeros(size)
     for i, j in np.ndindex(*size):
         y = max((i + 0.5) * plane.shape[0] / size[0] - 0.5, 0.0)
@@ -73,11 +73,11 @@ def slow_resize(plane, size):
     return resized
 
 
-def slow_concat_embedding(maps, neighbourhood=3):
+def slow_concat_embedding(maps, neighborhood=3):
     """Section 3.1 of the PatchCore paper: for every cell of the first of the maps (B, C, h, w)
-    the mean of its neighbourhood, zero beyond the border; other maps resized to it; stacked.
+    the mean of its neighborhood, zero beyond the border; other maps resized to it; stacked.
     """
-    reach = neighbourhood // 2
+    reach = neighborhood // 2
     size = maps[0].shape[-2:]
     embedding = []
     for image in range(len(maps[0])):
@@ -90,13 +90,13 @@ def slow_concat_embedding(maps, neighbourhood=3):
                     for di in range(-reach, reach + 1):
                         for dj in range(-reach, reach + 1):
                             if 0 <= i + di < height and 0 <= j + dj < width:
-                                mean[i, j] += plane[i + di, j + dj] / neighbourhood**2
+                                mean[i, j] += plane[i + di, j + dj] / neighborhood**2
                 channels.append(slow_resize(mean, size))
         embedding.append(channels)
     return np.array(embedding)
 
 
-def slow_official_embedding(maps, neighbourhood=3, dim=1024):
+def slow_official_embedding(maps, neighborhood=3, dim=1024):
     """The steps of the PatchCore authors' code, in its order: patches, resized patch tensors,
     ``MeanMapper`` for each layer, ``Aggregator``. Gives rows (B * h * w, dim), patch by patch.
     """
@@ -104,8 +104,8 @@ def slow_official_embedding(maps, neighbourhood=3, dim=1024):
     layers = []
     for grid in maps:
         n_images, n_channels, height, width = grid.shape
-        patches = torch.nn.Unfold(neighbourhood, stride=1, padding=(neighbourhood - 1) // 2)(grid)
-        patches = patches.reshape(n_images, n_channels, neighbourhood, neighbourhood, -1)
+        patches = torch.nn.Unfold(neighborhood, stride=1, padding=(neighborhood - 1) // 2)(grid)
+        patches = patches.reshape(n_images, n_channels, neighborhood, neighborhood, -1)
         patches = patches.permute(0, 4, 1, 2, 3)  # (B, P, C, n, n)
         if (height, width) != tuple(size):
             patches = patches.reshape(n_images, height, width, *patches.shape[2:])
@@ -301,7 +301,7 @@ def slow_resampled(images, level, draws, tolerance):
 
 
 def slow_window_map(values, level):
-    """Each pixel's mean of the windows whose centres are nearest to its own, row and column apart;
+    """Each pixel's mean of the windows whose centers are nearest to its own, row and column apart;
     ``values`` (h, w) are of all windows of ``level`` x ``level`` pixels.
     """
     size = [n + level - 1 for n in values.shape]

@@ -13,9 +13,9 @@ from anomalib_lite.validation import (
     check_choice,
     check_count,
     check_finite,
+    check_fraction,
     check_number,
     check_odd,
-    check_share,
 )
 
 
@@ -136,7 +136,7 @@ def test_network_and_rooms_keep_to_their_device():
         (lambda v: check_count("p", v), [1, np.int64(7)], [0, -1, 1.0, True, "1", None]),
         (lambda v: check_count("p", v, minimum=0), [0, 2], [-1, 0.0]),
         (lambda v: check_odd("p", v), [1, 3], [2, 0, 3.0]),
-        (lambda v: check_share("p", v), [0, 0.99], [1, -0.1, True, "0", np.nan]),
+        (lambda v: check_fraction("p", v), [0, 0.99], [1, -0.1, True, "0", np.nan]),
         (lambda v: check_choice("p", v, ("a", "b")), ["a"], ["c", None, 1]),
     ],
 )

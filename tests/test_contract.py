@@ -221,7 +221,7 @@ def save_folder(folder, images):
     return folder
 
 
-def labelled(images):
+def labeled(images):
     return TensorDataset(torch.from_numpy(images)[:, None], torch.zeros(len(images)))
 
 
@@ -230,15 +230,15 @@ WAYS = {
     "float32": lambda x: (x / 255).astype(np.float32),
     "uint16": lambda x: x.astype(np.uint16) * 257,
     "one channel": lambda x: x[..., None],
-    "colour": lambda x: np.stack([x] * 3, -1),
+    "color": lambda x: np.stack([x] * 3, -1),
     "tensor": lambda x: torch.from_numpy(x)[:, None],
-    "colour tensor": lambda x: torch.from_numpy(x)[:, None].expand(-1, 3, -1, -1),
+    "color tensor": lambda x: torch.from_numpy(x)[:, None].expand(-1, 3, -1, -1),
     "list": list,
     "tuple": tuple,
     "PIL": lambda x: [Image.fromarray(image) for image in x],
     "generator": lambda x: (image for image in x),
-    "Dataset": labelled,
-    "DataLoader": lambda x: DataLoader(labelled(x), batch_size=4),
+    "Dataset": labeled,
+    "DataLoader": lambda x: DataLoader(labeled(x), batch_size=4),
     "Fortran order": np.asfortranarray,
     "turned twice": lambda x: x[:, ::-1].copy()[:, ::-1],
 }

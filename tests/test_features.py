@@ -73,7 +73,7 @@ def test_bad_images_and_parameters_are_refused():
         transformer.transform([IMAGES[0], np.full((64, 64), np.inf)])
     with pytest.raises(ValueError, match="Scale both the same way"):
         transformer.transform(IMAGES / 255 / 255)
-    for params in ({"pooling": "median"}, {"neighbourhood": 2}, {"batch_size": 0}, {"layers": ()}):
+    for params in ({"pooling": "median"}, {"neighborhood": 2}, {"batch_size": 0}, {"layers": ()}):
         with pytest.raises(ValueError, match=next(iter(params))):
             small(**params).fit(IMAGES)
     fresh = small()
@@ -83,11 +83,11 @@ def test_bad_images_and_parameters_are_refused():
 
 
 def test_features_that_are_no_numbers_name_their_image():
-    class Standardising(nn.Module):
+    class Standardizing(nn.Module):
         def forward(self, x):
             return x / (x - x.flip(-1)).abs().amax((1, 2, 3), True)
 
-    transformer = small(backbone=Standardising()).fit(IMAGES)
+    transformer = small(backbone=Standardizing()).fit(IMAGES)
     with pytest.raises(ValueError, match="image 1: the backbone gives NaN"):
         transformer.transform([IMAGES[0], np.zeros((64, 64), np.uint8)])
 

@@ -25,7 +25,7 @@ _CELL, _COLUMNS = 8, 4
 
 
 def as_images(table):
-    """Each row of numbers a small picture: one grey square a number."""
+    """Each row of numbers a small picture: one gray square a number."""
     levels = np.arctan(table) / np.pi + 0.5  # in (0, 1)
     n_rows = -(-levels.shape[1] // _COLUMNS)
     cells = np.full((len(levels), n_rows * _COLUMNS), 0.5)

@@ -14,10 +14,10 @@ def stripes(n, size=64, *, noise=4, seed=0):
     return images.clip(0, 255).astype(np.uint8)
 
 
-def scratched(n, size=64, *, centre=(20, 40), seed=1):
-    """Stripes with a short horizontal scratch around ``centre`` (row, column)."""
+def scratched(n, size=64, *, center=(20, 40), seed=1):
+    """Stripes with a short horizontal scratch around ``center`` (row, column)."""
     images = stripes(n, size, seed=seed)
-    row, column = centre
+    row, column = center
     images[:, row - 2 : row + 2, column - 7 : column + 7] = 255
     return images
 
@@ -75,7 +75,7 @@ class Mixture:
 def tiles(n, size=64, *, tile=16, swapped=0, seed=0):
     """(n, size, size) uint8: four motifs in turn, along rows and columns, from a random one on.
 
-    In a tile is stripes lying, upright, or slanting either way; each follows from its neighbours.
+    In a tile is stripes lying, upright, or slanting either way; each follows from its neighbors.
     ``swapped`` tiles an image hold another motif than their place asks for.
     """
     rng = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def frames(n, broken=None, *, seed=0):
 
     The upper and the lower bar of a part are alike, so are the left and the right one, and so are
     the two parts of a row. ``broken`` says at which scale images are odd, while all is well at
-    smaller ones: "pixel", grey values that never occur; "pair", bars dim and bright in turn;
+    smaller ones: "pixel", gray values that never occur; "pair", bars dim and bright in turn;
     "part", bars that face each other and differ; "arrangement", two parts of a row that differ.
     """
     rng = np.random.default_rng(seed)

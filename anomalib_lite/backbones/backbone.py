@@ -64,7 +64,7 @@ class Backbone:
     Attributes
     ----------
     input : NetworkInput
-        Size, crop and normalisation the network wants, the last of its own pretraining.
+        Size, crop and normalization the network wants, the last of its own pretraining.
     layer_names : tuple of str
         In the order of the maps; empty for a module that is not asked for any.
     n_channels : tuple of int

@@ -10,7 +10,7 @@ POOLINGS = ("mean", "max")
 _OFFICIAL_DIM = 1024
 
 
-def patch_embedding(maps, *, aggregation="concat", neighbourhood=3):
+def patch_embedding(maps, *, aggregation="concat", neighborhood=3):
     """One locally aware vector for each cell of the finest feature map.
 
     Parameters
@@ -18,13 +18,13 @@ def patch_embedding(maps, *, aggregation="concat", neighbourhood=3):
     maps : list of torch.Tensor of shape (B, C_l, h_l, w_l)
         Finest first, which says how large the grid is; some, but not all, may have no channels.
     aggregation : {"concat", "official"}, default="concat"
-        ``"concat"``, the paper's text: average each map over the neighbourhood (stride 1, zero
+        ``"concat"``, the paper's text: average each map over the neighborhood (stride 1, zero
         padded), resize to the finest grid, concatenate channels; D = sum of C_l.
-        ``"official"``, the paper's code: per map unfold the neighbourhood, adaptive average
+        ``"official"``, the paper's code: per map unfold the neighborhood, adaptive average
         pooling of its C_l * n**2 values to 1024, resize, then adaptive pooling of the stacked
         maps to D = 1024.
-    neighbourhood : int, default=3
-        Side n of the neighbourhood in cells, odd; 1 takes the cells alone.
+    neighborhood : int, default=3
+        Side n of the neighborhood in cells, odd; 1 takes the cells alone.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def patch_embedding(maps, *, aggregation="concat", neighbourhood=3):
     """
     pool = _mean_pool if aggregation == "concat" else _unfold_pool
     size = maps[0].shape[-2:]
-    pooled = [pool(grid, neighbourhood) for grid in maps if grid.shape[1]]
+    pooled = [pool(grid, neighborhood) for grid in maps if grid.shape[1]]
     pooled = [
         grid
         if grid.shape[-2:] == size
@@ -51,13 +51,13 @@ def patch_embedding(maps, *, aggregation="concat", neighbourhood=3):
     return stacked if aggregation == "concat" else _pool_channels(stacked, _OFFICIAL_DIM)
 
 
-def _mean_pool(grid, neighbourhood):
-    return F.avg_pool2d(grid, neighbourhood, stride=1, padding=neighbourhood // 2)
+def _mean_pool(grid, neighborhood):
+    return F.avg_pool2d(grid, neighborhood, stride=1, padding=neighborhood // 2)
 
 
-def _unfold_pool(grid, neighbourhood):
+def _unfold_pool(grid, neighborhood):
     size = grid.shape[-2:]
-    windows = F.unfold(grid, neighbourhood, padding=neighbourhood // 2)  # (B, C*n*n, h*w)
+    windows = F.unfold(grid, neighborhood, padding=neighborhood // 2)  # (B, C*n*n, h*w)
     return _pool_channels(windows.unflatten(2, size), _OFFICIAL_DIM)
 
 
@@ -90,7 +90,7 @@ def grid_rows(embedding):
     return embedding.flatten(2).transpose(1, 2).contiguous()
 
 
-def gathered(pieces, n_rows):
+def rebatch(pieces, n_rows):
     """Pieces joined along their first axis into blocks of ``n_rows`` at least, but for the last."""
     waiting = []
     for piece in pieces:
@@ -190,8 +190,8 @@ class MapRenderer:
     Bilinear upsampling to the network's input, Gaussian blur there, and resizing to the image's
     own size are linear and act on rows and columns separately, so the whole is
     ``R @ grid @ C.T`` with one matrix for rows and one for columns. Values of ``windows``, which
-    overlap, are spread around the windows' centres instead: a pixel's value is their mean, weighted
-    by a Gaussian of its distance to each centre.
+    overlap, are spread around the windows' centers instead: a pixel's value is their mean, weighted
+    by a Gaussian of its distance to each center.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ class MapRenderer:
         Standard deviation of the blur in pixels of the resized image; 0 for none.
     windows : tuple (size, stride) or None, default=None
         The cells are windows as of :func:`sliding_windows`; ``smoothing`` is then the standard
-        deviation of the weights, and 0 takes the nearest centre.
+        deviation of the weights, and 0 takes the nearest center.
 
     Examples
     --------
@@ -269,9 +269,9 @@ def resize_matrix(n_in, n_out):
 
 def _spread_matrix(n_pixels, size, stride, sigma):
     """(n_pixels, n_windows) weights of windows along an axis for each pixel; rows sum to 1."""
-    centres = np.array(window_starts(n_pixels, size, stride)) + size / 2
-    apart = np.square(np.arange(n_pixels)[:, None] + 0.5 - centres)
-    apart -= apart.min(1, keepdims=True)  # the nearest centre's weight is 1 before the division
+    centers = np.array(window_starts(n_pixels, size, stride)) + size / 2
+    apart = np.square(np.arange(n_pixels)[:, None] + 0.5 - centers)
+    apart -= apart.min(1, keepdims=True)  # the nearest center's weight is 1 before the division
     weights = np.exp(-apart / (2 * sigma**2)) if sigma > 0 else (apart == 0).astype(float)
     return weights / weights.sum(1, keepdims=True)
 

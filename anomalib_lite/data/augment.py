@@ -1,7 +1,7 @@
 """Seeded random views of a batch of images, each image with draws of its own.
 
 Images are tensors (B, C, H, W) of values in [0, 1] on any device. Whatever is random is drawn from
-a CPU generator, so that a seed gives the same views on every device. What is geometry or colour is
+a CPU generator, so that a seed gives the same views on every device. What is geometry or color is
 done by torchvision where it does it for a single image, and here, to the same result, for a batch
 whose images differ in their draws.
 """
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 TURNS = (0, 1, 2, 3)  # quarter turns
-_GREY = (0.2989, 0.587, 0.114)
+_GRAY = (0.2989, 0.587, 0.114)
 
 
 def turned(batch, turns):
@@ -36,8 +36,8 @@ def turned(batch, turns):
 # -- SimCLR ---------------------------------------------------------------------------------------
 
 
-def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, grey=0.2, blur=0.5, flip=True):
-    """A random view of each image: crop, flip, colours, grey, blur.
+def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, gray=0.2, blur=0.5, flip=True):
+    """A random view of each image: crop, flip, colors, gray, blur.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, grey=0.2, blur=0
         A crop of this share of the image at least, sides 3:4 to 4:3, is resized to the whole.
     jitter : float, default=0.4
         Brightness, contrast and saturation change by factors in 1 -+ jitter, hue by a quarter of
-        jitter of the colour circle; four views of five.
-    grey : float, default=0.2
-        Share of views in grey.
+        jitter of the color circle; four views of five.
+    gray : float, default=0.2
+        Share of views in gray.
     blur : float, default=0.5
         Share of views that are blurred, by a Gaussian of sigma 0.1 to 2 px whose kernel is a tenth
         of the image.
@@ -63,9 +63,9 @@ def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, grey=0.2, blur=0
     """
     views = _crop(batch, generator, min_area, flip)
     views = _jitter(views, generator, jitter, share=0.8)
-    if not _is_grey(views):
-        chosen = _chosen(views, grey, generator)
-        views = torch.where(chosen, _grey(views).expand_as(views), views)
+    if not _is_gray(views):
+        chosen = _chosen(views, gray, generator)
+        views = torch.where(chosen, _gray(views).expand_as(views), views)
     chosen = _chosen(views, blur, generator)
     sigma = _uniform(len(views), 0.1, 2.0, generator)
     return torch.where(chosen, gaussian_blur(views, sigma), views)
@@ -96,10 +96,10 @@ def _jitter(batch, generator, strength, share=1.0):
     chosen = _chosen(batch, share, generator)
     brightness, contrast, saturation = factors.to(batch)[..., None, None, None]
     views = (batch * brightness).clamp(0, 1)
-    views = _blend(views, _grey(views).mean((1, 2, 3), keepdim=True), contrast)
-    if not _is_grey(batch):  # neither changes grey
-        views = _blend(views, _grey(views), saturation)
-        with torch.device("cpu"):  # where torchvision keeps its table of colours
+    views = _blend(views, _gray(views).mean((1, 2, 3), keepdim=True), contrast)
+    if not _is_gray(batch):  # neither changes gray
+        views = _blend(views, _gray(views), saturation)
+        with torch.device("cpu"):  # where torchvision keeps its table of colors
             views = torch.stack([
                 tv.adjust_hue(view, float(shift)) for view, shift in zip(views, hue, strict=True)
             ])  # fmt: skip
@@ -123,7 +123,7 @@ def gaussian_blur(batch, sigma):
 
 
 def cut_paste(batch, generator, *, area=(0.02, 0.15), aspect=(0.3, 3.3), jitter=0.1):
-    """Each image with a rectangle of its own, its colours jittered, pasted elsewhere.
+    """Each image with a rectangle of its own, its colors jittered, pasted elsewhere.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def cut_paste(batch, generator, *, area=(0.02, 0.15), aspect=(0.3, 3.3), jitter=
 
 
 def cut_paste_scar(batch, generator, *, width=(2, 16), length=(10, 25), angle=45.0, jitter=0.1):
-    """Each image with a thin strip of its own, its colours jittered, pasted turned elsewhere.
+    """Each image with a thin strip of its own, its colors jittered, pasted turned elsewhere.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def cut_paste_scar(batch, generator, *, width=(2, 16), length=(10, 25), angle=45
     h, w = torch.where(stands < 0.5, long, thin), torch.where(stands < 0.5, thin, long)
     cos, sin = turn.cos(), turn.sin()
     half_h, half_w = (h * cos + w * sin.abs()) / 2, (w * cos + h * sin.abs()) / 2  # once turned
-    y, x = half_h + to * (rows - 2 * half_h), half_w + at * (columns - 2 * half_w)  # its centre
+    y, x = half_h + to * (rows - 2 * half_h), half_w + at * (columns - 2 * half_w)  # its center
     top, left = (top * (rows - h + 1)).floor(), (left * (columns - w + 1)).floor()
 
     def to_device(values):
@@ -223,7 +223,7 @@ def random_windows(batch, generator, size):
     return torch.stack(windows)
 
 
-# -- draws and colours ----------------------------------------------------------------------------
+# -- draws and colors ----------------------------------------------------------------------------
 
 
 def _uniform(shape, low, high, generator):
@@ -237,13 +237,13 @@ def _chosen(batch, share, generator):
     return chosen.to(batch.device)[:, None, None, None]
 
 
-def _is_grey(batch):
+def _is_gray(batch):
     return bool((batch == batch[:, :1]).all())
 
 
-def _grey(batch):
+def _gray(batch):
     """(B, 1, H, W), the luminance."""
-    weights = torch.tensor(_GREY, device=batch.device, dtype=batch.dtype)
+    weights = torch.tensor(_GRAY, device=batch.device, dtype=batch.dtype)
     return torch.einsum("bchw,c->bhw", batch, weights)[:, None]
 
 

@@ -173,7 +173,7 @@ def load_elpv(kind="mono", n_train=400, random_state=0):
     Returns
     -------
     dataset : AnomalyDataset
-        Grey images of shape (300, 300). No masks; normal test images come first.
+        Gray images of shape (300, 300). No masks; normal test images come first.
 
     Raises
     ------

@@ -11,14 +11,14 @@ str or Path of a folder                          the image files below it, sorte
 torch Dataset, DataLoader, any iterable          streamed; of a (image, label) pair the image
 ===============================================  ===============================================
 
-Values are uint8, uint16, bool, or floats in [0, 1]. Grey images stay one channel until the
+Values are uint8, uint16, bool, or floats in [0, 1]. Gray images stay one channel until the
 network needs three; an alpha channel is dropped with a warning; EXIF orientation is applied.
 Nothing but the images of one batch is ever held in memory.
 
 Files are decoded by Pillow in the formats listed below, whatever their names say; formats that it
 reads by starting other programs are not among them. Its guard against decompression bombs holds: a
 warning above 89 million pixels, an error above 179 million. Its warnings of damaged metadata come
-through; where warnings are errors, they name the image. Colour files of 16 bits a channel come out
+through; where warnings are errors, they name the image. Color files of 16 bits a channel come out
 with 8. Pipes and devices are not read.
 """
 
@@ -235,7 +235,7 @@ def _open_array(X):
     shape = X.shape
     if X.ndim == 3 and shape[-1] in (1, 3, 4):
         raise ValueError(
-            f"X: expected (N, H, W) or (N, H, W, C), got {shape}, which looks like one colour "
+            f"X: expected (N, H, W) or (N, H, W, C), got {shape}, which looks like one color "
             "image. Pass X[None]."
         )
     if X.ndim == 4 and shape[-1] not in (1, 3, 4) and shape[1] in (1, 3, 4):
@@ -260,7 +260,7 @@ def _open_tensor(X):
     if X.ndim != 4:
         raise ValueError(
             f"X: expected a tensor (N, C, H, W), got shape {tuple(X.shape)}. "
-            "Grey images? X[:, None]. One image? X[None]."
+            "Gray images? X[:, None]. One image? X[None]."
         )
     return _sized(X)
 
@@ -279,7 +279,7 @@ def _are_images_of_one_shape(parts):
 def _flatten_batches(iterable):
     """Images of images, (image, label) tuples, batches, (batch, labels), lists of PIL or paths."""
     stacks = isinstance(iterable, DataLoader) and iterable.collate_fn is default_collate
-    batch_ranks = (3, 4) if stacks else (4,)  # a stack of grey images (H, W) has three axes
+    batch_ranks = (3, 4) if stacks else (4,)  # a stack of gray images (H, W) has three axes
     for item in iterable:
         if isinstance(item, list) and all(
             isinstance(part, Image.Image | str | os.PathLike) for part in item
@@ -364,7 +364,7 @@ def _from_pil(image):
         image = image.convert("RGBA")
     array = np.asarray(image)
     if image.mode == "I" and array.size > 0 and array.min() >= 0 and array.max() <= 65535:
-        array = array.astype(np.uint16)  # how 16-bit grey files may come
+        array = array.astype(np.uint16)  # how 16-bit gray files may come
     return array
 
 
@@ -405,6 +405,6 @@ def _to_unit_range(array):
     if low < -ROUNDING or high > 1 + ROUNDING:
         raise ValueError(
             f"float values must lie in [0, 1], got [{float(low):.8g}, {float(high):.8g}]. "
-            "Values 0..255? Divide by 255. Normalised already? Pass the image as it was before."
+            "Values 0..255? Divide by 255. Normalized already? Pass the image as it was before."
         )
     return np.clip(array, 0, 1, dtype=np.float32)

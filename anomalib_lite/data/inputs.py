@@ -43,7 +43,7 @@ class ValueRange:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """What a network wants to see: size, crop and normalisation.
+    """What a network wants to see: size, crop and normalization.
 
     Attributes
     ----------

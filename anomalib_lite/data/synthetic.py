@@ -241,7 +241,7 @@ def _plant(kind, image, rng, strength):
             return damaged, mask
     raise ValueError(
         f"defects: {kind!r} leaves no visible trace. Use a texture with more contrast "
-        f"(this crop's standard deviation is {image.std():.1f} grey levels) or a larger strength."
+        f"(this crop's standard deviation is {image.std():.1f} gray levels) or a larger strength."
     )
 
 
@@ -249,7 +249,7 @@ def _blend(image, target, opacity):
     """Fade to `target` where `opacity` (H, W) says so; the mask is what really changed."""
     opacity = _per_channel(np.clip(opacity, 0, 1), image)
     damaged = np.clip(np.rint(image + opacity * (target - image)), 0, 255).astype(image.dtype)
-    changed = np.abs(damaged.astype(int) - image) > 1  # one grey level is rounding, not damage
+    changed = np.abs(damaged.astype(int) - image) > 1  # one gray level is rounding, not damage
     changed = changed.any(axis=2) if image.ndim == 3 else changed
     regions, n_regions = ndimage.label(changed, structure=np.ones((3, 3)))
     if n_regions > 1:  # crumbs at the soft edge
@@ -283,8 +283,8 @@ def _random_walk(start, angle, length, side, rng):
 def _blob(shape, rng, softness):
     """Opacity in [0, 1] of one round, irregular patch; `softness`: edge width per radius."""
     radius = max(2, rng.uniform(0.055, 0.13) * min(shape))
-    centre = rng.uniform(1.4 * radius, np.array(shape) - 1.4 * radius)
-    dy, dx = np.indices(shape) - centre[:, None, None]
+    center = rng.uniform(1.4 * radius, np.array(shape) - 1.4 * radius)
+    dy, dx = np.indices(shape) - center[:, None, None]
     stretch, angle = rng.uniform(0.8, 1.25), np.arctan2(dy, dx)
     rim = 1 + sum(
         rng.uniform(0, 0.2 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)

@@ -36,7 +36,7 @@ def probe(detector, starts, *, steps=200, learning_rate=0.01, pull_away=0.1, ver
 
     Their pixels follow the gradient of the anomaly score :math:`S` by Adam, and are clipped to
     [0, 1] after each step. If what comes out does not look normal, the detector is blind to what
-    is wrong with it. To find more than one such image the search minimises
+    is wrong with it. To find more than one such image the search minimizes
 
     .. math::
         \frac{1}{n} \sum_i S(x_i) + \frac{\alpha}{n (n - 1)} \sum_{i \neq j}
@@ -75,7 +75,7 @@ def probe(detector, starts, *, steps=200, learning_rate=0.01, pull_away=0.1, ver
 
     Notes
     -----
-    The search sees what the detector sees: through the resizing and normalisation before its
+    The search sees what the detector sees: through the resizing and normalization before its
     network. Where the score is flat, as at a distance of exactly 0, an image stays where it is.
 
     References

@@ -3,25 +3,25 @@
 from .gaussian import (
     GaussianDensity,
     GaussianStatistics,
-    left_out,
+    leave_one_out_squares,
     shrunk_gaussian,
     squared_mahalanobis,
     whiteners,
 )
 from .heads import check_head, fit_head, folds, head_scores, held_out_scores
-from .nce import LogOdds, NCEDensity, log_normal_mode, truncated_normal
+from .nce import LogitMLP, NCEDensity, log_normal_mode, truncated_normal
 
 __all__ = [
     "GaussianDensity",
     "GaussianStatistics",
-    "LogOdds",
+    "LogitMLP",
     "NCEDensity",
     "check_head",
     "fit_head",
     "folds",
     "head_scores",
     "held_out_scores",
-    "left_out",
+    "leave_one_out_squares",
     "log_normal_mode",
     "shrunk_gaussian",
     "squared_mahalanobis",

@@ -36,7 +36,7 @@ class GaussianStatistics:
     Examples
     --------
     >>> rows = torch.tensor([[[1.0], [2.0], [6.0]]])  # 1 place, 3 rows of 1 number
-    >>> statistics = GaussianStatistics.of(rows[:, :2])
+    >>> statistics = GaussianStatistics.from_rows(rows[:, :2])
     >>> statistics.update(rows[:, 2:])
     >>> statistics.count, statistics.mean.item(), statistics.scatter.item()
     (3, 3.0, 14.0)
@@ -46,7 +46,7 @@ class GaussianStatistics:
         self.count, self.mean, self.scatter = count, mean, scatter
 
     @classmethod
-    def of(cls, rows):
+    def from_rows(cls, rows):
         """Statistics of rows (P, n, D) at P places, in float64 where the device has it."""
         n_places, _, n_features = rows.shape
         dtype = exact_dtype(rows.device)
@@ -131,11 +131,11 @@ def squared_mahalanobis(rows, mean, whitener):
     -------
     squares : torch.Tensor of shape (B, P)
     """
-    centred = (rows - mean).transpose(0, 1)  # (P, B, d)
-    return torch.bmm(centred, whitener).square_().sum(2).T
+    centered = (rows - mean).transpose(0, 1)  # (P, B, d)
+    return torch.bmm(centered, whitener).square_().sum(2).T
 
 
-def left_out(squares, count):
+def leave_one_out_squares(squares, count):
     """Squared Mahalanobis distances, had each row been left out of the ``count`` rows."""
     share = count * squares / (count - 1) ** 2  # of the scatter along it that is its own
     return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - share)
@@ -153,7 +153,7 @@ def shrunk_gaussian(rows):
     ValueError
         If no column varies.
     """
-    statistics = GaussianStatistics.of(rows[None])
+    statistics = GaussianStatistics.from_rows(rows[None])
     mean = statistics.mean[0]
     std = statistics.covariance()[0].diagonal().sqrt()
     if not (std > 0).any():
@@ -252,8 +252,8 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = torch.from_numpy(validate_data(self, X, dtype=np.float64, reset=False))
-        centred = X.to(self.mean_) - self.mean_
-        white = torch.linalg.solve_triangular(self.factor_, centred.T, upper=False)
+        centered = X.to(self.mean_) - self.mean_
+        white = torch.linalg.solve_triangular(self.factor_, centered.T, upper=False)
         volume = self.factor_.diagonal().log().sum() + len(self.mean_) * math.log(2 * math.pi) / 2
         return (-white.square().sum(0) / 2 - volume).cpu().numpy().astype(np.float64)
 

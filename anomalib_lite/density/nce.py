@@ -14,11 +14,11 @@ from ..nn.layers import StoredNetwork, mlp
 from ..nn.losses import nce_loss
 from ..nn.training import Objective, split_off, train
 from ..runtime import all_or_nothing, exact_dtype, make_generator, resolve_device, seeded
-from ..validation import check_count, check_number, check_share
+from ..validation import check_count, check_fraction, check_number
 from .gaussian import shrunk_gaussian
 
 
-class LogOdds(StoredNetwork):
+class LogitMLP(StoredNetwork):
     """Log-odds (n,) of rows (n, n_features): an MLP that begins as a constant.
 
     Parameters
@@ -30,7 +30,7 @@ class LogOdds(StoredNetwork):
 
     Examples
     --------
-    >>> LogOdds(3, (8,), start=-1.0)(torch.rand(2, 3)).tolist()
+    >>> LogitMLP(3, (8,), start=-1.0)(torch.rand(2, 3)).tolist()
     [-1.0, -1.0]
     """
 
@@ -84,7 +84,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
     noise_learning_rate : float, default=0.01
         Of :math:`a`, which climbs on what the network descends.
     weight_decay : float, default=0.01
-    validation_share : float, default=0.1
+    validation_fraction : float, default=0.1
         Share of the rows that are not trained on but watched: the weights, and the noise that
         belongs to them, with the lowest negative log-density are kept, the model's total mass taken
         into account; and if the Gaussian alone has a lower one, it is. 0 keeps the last weights,
@@ -102,7 +102,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         the columns' deviations.
     scale_ : torch.Tensor of shape (d,)
         The diagonal of :math:`A`.
-    network_ : LogOdds
+    network_ : LogitMLP
         :math:`h`, of whitened rows :math:`S^{-1/2}(f - \mu)`.
     modes_ : torch.Tensor of shape (n_lowered,)
         Below which errors are low.
@@ -139,7 +139,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         learning_rate=1e-3,
         noise_learning_rate=1e-2,
         weight_decay=1e-2,
-        validation_share=0.1,
+        validation_fraction=0.1,
         device="auto",
         random_state=None,
         verbose=False,
@@ -153,7 +153,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.noise_learning_rate = noise_learning_rate
         self.weight_decay = weight_decay
-        self.validation_share = validation_share
+        self.validation_fraction = validation_fraction
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -198,7 +198,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         first = len(self.mean_) - self.n_lowered
         self.modes_ = log_normal_mode(self.mean_, self.root_.square().sum(1))[first:]
         with torch.device("cpu"), seeded(generator, device):
-            network = LogOdds(len(self.mean_), self.hidden, -math.log(self.nu))
+            network = LogitMLP(len(self.mean_), self.hidden, -math.log(self.nu))
         self.network_ = network.to(device, rows.dtype)
         with torch.inference_mode(False):
             self.history_ = self._train(rows.clone(), generator)
@@ -213,11 +213,11 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
             check_number(name, getattr(self, name), minimum=0)
         for width in self.hidden:
             check_count("hidden", width)
-        check_share("validation_share", self.validation_share)
+        check_fraction("validation_fraction", self.validation_fraction)
 
     def _train(self, rows, generator):
         """The history; leaves network and noise at their best."""
-        samples, held_out = split_off(len(rows), self.validation_share, generator)
+        samples, held_out = split_off(len(rows), self.validation_fraction, generator)
         if not (self.epochs and len(samples)):
             return []
         noise = _Noise(len(self.mean_), -5.0 if self.refine_noise else -50.0).to(rows)
@@ -312,7 +312,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
 
 
 class _Noise(torch.nn.Module):
-    """Centred Gaussian noise in whitened coordinates, never narrower than 1."""
+    """Centered Gaussian noise in whitened coordinates, never narrower than 1."""
 
     def __init__(self, n_features, start):
         super().__init__()

@@ -53,7 +53,7 @@ class Imitator(ImageEstimator):
         -------
         images : ndarray of shape (n, H, W) or (n, H, W, C)
             float32 in [0, 1], of the size that was learned from; (n, H, W) where no image of
-            ``fit`` had any colour.
+            ``fit`` had any color.
         """
         check_is_fitted(self)
         check_count("n", n)

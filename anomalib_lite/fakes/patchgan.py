@@ -1,4 +1,4 @@
-"""Images by an entropy-regularised PatchGAN."""
+"""Images by an entropy-regularized PatchGAN."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ..nn.losses import INFORMATION_BOUNDS, information_bound
-from ..nn.patchgan import PatchDiscriminator, StatisticsNetwork, UNetGenerator
+from ..nn.patchgan import InformationCritic, PatchDiscriminator, UNetGenerator
 from ..nn.training import Objective, check_training, train
 from ..nn.windows import KERNELS, coordinate_maps
 from ..runtime import seeded
@@ -30,7 +30,7 @@ def trained_generator(
     position=True,
     learning_rate=2e-4,
     discriminator_learning_rate=None,
-    statistics_learning_rate=None,
+    critic_learning_rate=None,
     schedule="constant",
     verbose=False,
 ):
@@ -68,7 +68,7 @@ def trained_generator(
             game.statistics_loss,
             game.statistics.parameters(),
             "statistics",
-            learning_rate=statistics_learning_rate,
+            learning_rate=critic_learning_rate,
         ),
     ]
     history = train(
@@ -100,7 +100,7 @@ class _Game(torch.nn.Module):
         with torch.device("cpu"), seeded(generator, images.device):
             self.generator = UNetGenerator((n_channels, *size), widths, start)
             self.discriminator = PatchDiscriminator(level, n_channels, width)
-            self.statistics = StatisticsNetwork(n_channels, widths)
+            self.statistics = InformationCritic(n_channels, widths)
         self.to(images.device, memory_format=torch.channels_last)
         self._images, self._bound = images, bound
         self._coordinates = coordinate_maps(size, images.device) * position
@@ -158,7 +158,7 @@ class EntropyPatchGAN(Imitator):
         At least 3.
     learning_rate : float, default=0.0002
         Of the generator, by Adam with betas of 0.5 and 0.999.
-    discriminator_learning_rate, statistics_learning_rate : float or None, default=None
+    discriminator_learning_rate, critic_learning_rate : float or None, default=None
         Of the other two; None: the generator's.
     schedule : {"constant", "cosine"} or callable, default="constant"
         See :func:`~anomalib_lite.nn.train`.
@@ -217,7 +217,7 @@ class EntropyPatchGAN(Imitator):
         train_batch_size=32,
         learning_rate=2e-4,
         discriminator_learning_rate=None,
-        statistics_learning_rate=None,
+        critic_learning_rate=None,
         schedule="constant",
         image_size=32,
         crop_size=None,
@@ -237,7 +237,7 @@ class EntropyPatchGAN(Imitator):
         self.train_batch_size = train_batch_size
         self.learning_rate = learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate
-        self.statistics_learning_rate = statistics_learning_rate
+        self.critic_learning_rate = critic_learning_rate
         self.schedule = schedule
         self.image_size = image_size
         self.crop_size = crop_size
@@ -259,7 +259,7 @@ class EntropyPatchGAN(Imitator):
         # of 2, an odd number of images would leave one alone
         check_count("train_batch_size", self.train_batch_size, minimum=3)
         check_training(self)
-        for name in ("discriminator_learning_rate", "statistics_learning_rate"):
+        for name in ("discriminator_learning_rate", "critic_learning_rate"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), minimum=0)
 
@@ -279,7 +279,7 @@ class EntropyPatchGAN(Imitator):
             batch_size=self.train_batch_size,
             learning_rate=self.learning_rate,
             discriminator_learning_rate=self.discriminator_learning_rate,
-            statistics_learning_rate=self.statistics_learning_rate,
+            critic_learning_rate=self.critic_learning_rate,
             schedule=self.schedule,
             verbose=self.verbose,
         )

@@ -43,7 +43,7 @@ _PARTS = {
     "DenseEncoder": "nn",
     "GaussianStatistics": "density",
     "LinearAutoencoder": "nn",
-    "LogOdds": "density",
+    "LogitMLP": "density",
     "MLPAutoencoder": "nn",
     "NearestRows": "search",
     "NetworkInput": "data",

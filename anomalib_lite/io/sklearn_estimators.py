@@ -2,7 +2,7 @@
 
 `skops <https://skops.readthedocs.io>`_ reads only types it trusts. Not among them are the compiled
 trees of scikit-learn, whose state is taken as it comes: a forged one could send a search out of its
-arrays. Here decision trees are checked after reading, and neighbour trees are built anew from
+arrays. Here decision trees are checked after reading, and neighbor trees are built anew from
 their points, which gives the same tree.
 """
 

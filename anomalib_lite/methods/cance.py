@@ -27,8 +27,8 @@ from ..validation import (
     check_count,
     check_enough,
     check_finite,
+    check_fraction,
     check_number,
-    check_share,
 )
 
 SCORES = ("composite", "latent", "error", "cosine")
@@ -57,7 +57,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         trains nothing: codes are principal components of pixels or columns. A backbone, such as
         ``"efficientnet_lite0"``, is for images: its frozen, pooled features are reconstructed by
         their principal components; see :class:`~anomalib_lite.backbones.Backbone`.
-    score_of : {"composite", "latent", "error", "cosine"}, default="composite"
+    score_type : {"composite", "latent", "error", "cosine"}, default="composite"
         What of the composite feature makes the anomaly score: the density of the whole, the
         density of the code alone, or one of the two errors as it is.
     augment : bool, default=True
@@ -85,7 +85,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         At least 2.
     learning_rate : float, default=0.001
         Of the autoencoder, by Adam, cosine schedule in either stage.
-    validation_share : float, default=0.1
+    validation_fraction : float, default=0.1
         Share of the normal inputs that are not trained on but watched: the weights with the lowest
         loss on them are kept. 0 keeps the last ones.
     n_folds : int, default=3
@@ -113,8 +113,8 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         composite of the pooled features.
     n_patches : int, default=10000
         With a backbone: how many normal patches, drawn at random, the density of patches is of.
-    neighbourhood : int, default=3
-        Side in cells, odd, of the neighbourhood that is averaged to describe a patch.
+    neighborhood : int, default=3
+        Side in cells, odd, of the neighborhood that is averaged to describe a patch.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: 64 for the autoencoder, the
         backbone's own (224) else.
@@ -168,8 +168,8 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
     backbone: the negative log-density of each patch's composite. Of a table: the squared error of
     each column, in its variances, (n_samples, n_features).
 
-    Images without any colour are learned in one channel; a colour image is then reconstructed
-    without, and its colours are errors.
+    Images without any color are learned in one channel; a color image is then reconstructed
+    without, and its colors are errors.
 
     Tables are computed in float64, images by the networks in float32, densities in float64.
 
@@ -192,7 +192,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         self,
         features="autoencoder",
         *,
-        score_of="composite",
+        score_type="composite",
         augment=True,
         latent_dim=None,
         widths=(16, 32, 64),
@@ -203,7 +203,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         decoder_epochs=50,
         train_batch_size=32,
         learning_rate=0.001,
-        validation_share=0.1,
+        validation_fraction=0.1,
         n_folds=3,
         cross_fit=False,
         nu=5,
@@ -216,7 +216,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         weights="pretrained",
         patch_level=False,
         n_patches=10000,
-        neighbourhood=3,
+        neighborhood=3,
         image_size=None,
         center_crop=None,
         smoothing=1.0,
@@ -228,7 +228,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         verbose=False,
     ):
         self.features = features
-        self.score_of = score_of
+        self.score_type = score_type
         self.augment = augment
         self.latent_dim = latent_dim
         self.widths = widths
@@ -239,7 +239,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         self.decoder_epochs = decoder_epochs
         self.train_batch_size = train_batch_size
         self.learning_rate = learning_rate
-        self.validation_share = validation_share
+        self.validation_fraction = validation_fraction
         self.n_folds = n_folds
         self.cross_fit = cross_fit
         self.nu = nu
@@ -252,7 +252,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         self.weights = weights
         self.patch_level = patch_level
         self.n_patches = n_patches
-        self.neighbourhood = neighbourhood
+        self.neighborhood = neighborhood
         self.image_size = image_size
         self.center_crop = center_crop
         self.smoothing = smoothing
@@ -264,7 +264,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         self.verbose = verbose
 
     def _check_params(self):
-        check_choice("score_of", self.score_of, SCORES)
+        check_choice("score_type", self.score_type, SCORES)
         if self.latent_dim is not None:
             check_count("latent_dim", self.latent_dim)
         for name in ("widths", "hidden", "nce_hidden"):
@@ -278,7 +278,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
             check_count(name, getattr(self, name), minimum=0)
         for name in ("cov_weight", "input_noise", "learning_rate"):
             check_number(name, getattr(self, name), minimum=0)
-        check_share("validation_share", self.validation_share)
+        check_fraction("validation_fraction", self.validation_fraction)
         for name in ("train_batch_size", "n_folds"):
             check_count(name, getattr(self, name), minimum=2)
         if self.patch_level and not self._uses_backbone:
@@ -329,9 +329,9 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         # what is fitted so is scored so, whatever set_params says later
         self._how_ = {
             "kind": "backbone" if self._uses_backbone else "images",
-            "score_of": self.score_of,
+            "score_type": self.score_type,
             "patch_level": self.patch_level,
-            "neighbourhood": self.neighbourhood,
+            "neighborhood": self.neighborhood,
         }
         if self._uses_backbone:
             self.backbone_ = Backbone.for_estimator(self, generator, name="features")
@@ -378,13 +378,13 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
 
     def _patches(self, maps):
         """(B, P, D), one vector a patch."""
-        return grid_rows(patch_embedding(maps, neighbourhood=self._how_["neighbourhood"]))
+        return grid_rows(patch_embedding(maps, neighborhood=self._how_["neighborhood"]))
 
     def _fit_patches(self, patches, generator, seed):
         """Autoencoder and density of patches (n, m, D)."""
         rows = patches.flatten(0, 1)
         rows = rows[torch.randperm(len(rows), generator=generator, device="cpu")[: self.n_patches]]
-        autoencoder = LinearAutoencoder.of(rows, self._size_of_code(rows))
+        autoencoder = LinearAutoencoder.from_data(rows, self._size_of_code(rows))
         return autoencoder, self._fit_density(_composites(autoencoder, rows), seed)
 
     # -- learning: tables -------------------------------------------------------------------------
@@ -440,7 +440,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         """(autoencoder of inputs (n, ...), history)"""
         latent_dim, is_image = self._size_of_code(x), x.ndim == 4
         if not self._trains:
-            return LinearAutoencoder.of(x, latent_dim), []
+            return LinearAutoencoder.from_data(x, latent_dim), []
         with torch.device("cpu"), seeded(generator, x.device):
             if is_image and self.features == "autoencoder":
                 network = ConvAutoencoder(x.shape[1:], latent_dim, self.widths)
@@ -448,7 +448,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
                 hidden = self.hidden or ((256, 64) if is_image else (64, 32))
                 network = MLPAutoencoder(x.shape[1:], latent_dim, hidden)
         network = network.to(x.device, x.dtype)
-        samples, held_out = split_off(len(x), self.validation_share, generator)
+        samples, held_out = split_off(len(x), self.validation_fraction, generator)
 
         def reconstruct(index, generator):
             """(codes, squared error) of inputs, noise put on them where they train."""
@@ -497,7 +497,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
 
     def _fit_density(self, rows, seed):
         """Of composites (n, d); None where an error is the score."""
-        score = self._how_["score_of"]
+        score = self._how_["score_type"]
         if score in ("error", "cosine"):
             return None
         density = NCEDensity(
@@ -508,7 +508,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
             n_lowered=2 if self.augment and score == "composite" else 0,
             learning_rate=self.nce_learning_rate,
             weight_decay=self.nce_weight_decay,
-            validation_share=self.validation_share,
+            validation_fraction=self.validation_fraction,
             device=self.device_,
             random_state=seed,
             verbose=self.verbose,
@@ -519,7 +519,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
 
     def _scores(self, density, rows):
         """Anomaly scores (n,) of composites (n, d)."""
-        score = self._how_["score_of"]
+        score = self._how_["score_type"]
         if score == "composite":
             return -density.log_density(rows)
         if score == "latent":
@@ -557,7 +557,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
     @torch.inference_mode(False)
     def _error_weights(self, rows):
         """By how much the score grows (B,) with the mean squared error, in units of maps."""
-        if self._how_["score_of"] != "composite":
+        if self._how_["score_type"] != "composite":
             return rows.new_ones(len(rows), dtype=torch.float32)
         with torch.enable_grad():
             rows = rows.clone().requires_grad_(True)
@@ -656,6 +656,6 @@ def _off_diagonal(z):
     n, d = z.shape
     if n == 1 or d == 1:
         return z.new_zeros(())
-    centred = z - z.mean(0)
-    covariance = centred.T @ centred / (n - 1)
+    centered = z - z.mean(0)
+    covariance = centered.T @ centered / (n - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / (d * (d - 1))

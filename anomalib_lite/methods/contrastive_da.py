@@ -14,7 +14,7 @@ _AUGMENTATIONS = ("rotation", "flip")
 class ContrastiveDA(TwoStageDetector):
     r"""ContrastiveDA: contrastive learning under distribution augmentation, then one class.
 
-    Two random views (crop, flip, colours, grey, blur) of an image are to have close embeddings, and
+    Two random views (crop, flip, colors, gray, blur) of an image are to have close embeddings, and
     those of other images far ones: the InfoNCE loss of SimCLR. Left at that, the normal images
     would fill the whole sphere, and leave no room for anomalies. So the images' own turns join the
     data as images of another kind: normal images have to keep together to be told from them. The
@@ -90,7 +90,7 @@ class ContrastiveDA(TwoStageDetector):
         schedule="cosine",
         weight_decay=3e-4,
         clip_norm=None,
-        validation_share=0.0,
+        validation_fraction=0.0,
         patience=None,
         on_interrupt="raise",
         image_size=None,

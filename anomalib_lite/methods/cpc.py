@@ -17,7 +17,14 @@ from ..nn.losses import info_nce_values
 from ..nn.patch_encoders import DenseEncoder, ResidualEncoder
 from ..nn.training import Objective, check_training, split_off, train
 from ..runtime import seeded
-from ..validation import as_pair, check_count, check_enough, check_finite, check_number, check_share
+from ..validation import (
+    as_pair,
+    check_count,
+    check_enough,
+    check_finite,
+    check_fraction,
+    check_number,
+)
 
 ENCODERS = {
     "resnet18": ResidualEncoder,
@@ -106,10 +113,10 @@ class CPC(BaseDetector):
     schedule : {"cosine", "constant"} or callable, default="constant"
     weight_decay : float, default=0.0
     clip_norm : float or None, default=None
-    calibration_share : float, default=0.2
+    calibration_fraction : float, default=0.2
         Share of the normal images, one at least, that nothing is learned from: their scores set the
         threshold.
-    validation_share : float, default=0.0
+    validation_fraction : float, default=0.0
         Share of the others that are not trained on but watched: the weights with the lowest loss on
         them are kept. 0 keeps the last ones.
     layers : sequence, "last" or None, default=None
@@ -123,7 +130,7 @@ class CPC(BaseDetector):
         What to keep of the resized image.
     smoothing : float, default=16.0
         Standard deviation, in pixels of the resized image, of the Gaussian by which a patch's value
-        spreads around its centre in maps.
+        spreads around its center in maps.
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
@@ -172,7 +179,7 @@ class CPC(BaseDetector):
     those made *from* it.
 
     Training passes over the images many times, so they are held in memory as the network sees them.
-    Images without any colour are learned in one channel; a colour image is then read by the mean of
+    Images without any color are learned in one channel; a color image is then read by the mean of
     its channels.
 
     References
@@ -219,8 +226,8 @@ class CPC(BaseDetector):
         schedule="constant",
         weight_decay=0.0,
         clip_norm=None,
-        calibration_share=0.2,
-        validation_share=0.0,
+        calibration_fraction=0.2,
+        validation_fraction=0.0,
         layers=None,
         weights="pretrained",
         image_size=256,
@@ -255,8 +262,8 @@ class CPC(BaseDetector):
         self.schedule = schedule
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
-        self.calibration_share = calibration_share
-        self.validation_share = validation_share
+        self.calibration_fraction = calibration_fraction
+        self.validation_fraction = validation_fraction
         self.layers = layers
         self.weights = weights
         self.image_size = image_size
@@ -285,8 +292,8 @@ class CPC(BaseDetector):
         if self.temperature == 0:
             raise ValueError("temperature: expected a positive number, got 0.")
         check_training(self)
-        check_share("calibration_share", self.calibration_share)
-        check_share("validation_share", self.validation_share)
+        check_fraction("calibration_fraction", self.calibration_fraction)
+        check_fraction("validation_fraction", self.validation_fraction)
 
     @property
     def _trains_encoder(self):
@@ -437,13 +444,13 @@ class CPC(BaseDetector):
 
     def _split(self, n_images, generator):
         """Index of the images that are trained on, kept aside, and watched."""
-        share = max(self.calibration_share, 1 / n_images)
+        share = max(self.calibration_fraction, 1 / n_images)
         others, kept_aside = split_off(n_images, share, generator)
-        order, watched = split_off(len(others), self.validation_share, generator)
+        order, watched = split_off(len(others), self.validation_fraction, generator)
         if not len(order):
             raise ValueError(
-                f"calibration_share: with {self.calibration_share} of {n_images} images kept aside "
-                f"and validation_share={self.validation_share} none is left to train on."
+                f"calibration_fraction: with {self.calibration_fraction} of {n_images} images kept "
+                f"aside and validation_fraction={self.validation_fraction} none is left to learn."
             )
         return others[order], kept_aside, others[watched]
 
@@ -504,7 +511,7 @@ class CPC(BaseDetector):
         rows = features[learned.to(features.device)].flatten(0, 2)
         order = torch.randperm(len(rows), generator=generator, device="cpu")[:_ROWS_TO_WHITEN]
         dim = min(self.embedding_dim or 128, rows.shape[1], len(order) - 1)
-        self.whitening_ = LinearAutoencoder.of(rows[order.to(rows.device)], dim)
+        self.whitening_ = LinearAutoencoder.from_data(rows[order.to(rows.device)], dim)
         crops = self._crops(self._finished(features)).flatten(0, 1)
         return lambda index: crops[index.to(crops.device)]
 
@@ -587,7 +594,7 @@ class CPC(BaseDetector):
     # -- what learning and scoring share ----------------------------------------------------------
 
     def _prepared(self, batch):
-        """Images as encoders want them: in their number of channels, standardised."""
+        """Images as encoders want them: in their number of channels, standardized."""
         if self._how_["n_channels"] == 1:
             batch = batch.mean(1, keepdim=True)
         if not self._how_["standardize"]:
@@ -612,7 +619,7 @@ class CPC(BaseDetector):
         return pool_maps(encoder.trainable_maps(patches)) if is_backbone else encoder(patches)
 
     def _finished(self, vectors):
-        """Vectors (..., D) whitened and normalised, where they are to be."""
+        """Vectors (..., D) whitened and normalized, where they are to be."""
         if self.whitening_ is not None:
             rows = vectors.flatten(0, -2)
             vectors = self.whitening_.encode(rows).unflatten(0, vectors.shape[:-1])

@@ -17,7 +17,7 @@ _VARIANTS = {
 class CutPaste(TwoStageDetector):
     r"""CutPaste: a network learns to see pasted pieces; one class is fitted after.
 
-    A rectangle or a thin turned strip, the scar, of a normal image, its colours jittered, is pasted
+    A rectangle or a thin turned strip, the scar, of a normal image, its colors jittered, is pasted
     elsewhere in it, and the network learns to tell such images from normal ones: its embedding
     becomes sensitive to local irregularity. A Gaussian is fitted on the embeddings of normal images
     alone, never of pasted ones.
@@ -85,7 +85,7 @@ class CutPaste(TwoStageDetector):
         schedule="cosine",
         weight_decay=3e-5,
         clip_norm=None,
-        validation_share=0.0,
+        validation_fraction=0.0,
         patience=None,
         on_interrupt="raise",
         image_size=None,

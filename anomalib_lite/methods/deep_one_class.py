@@ -39,8 +39,8 @@ class DeepOneClass(BaseDetector):
         Scale every vector to length 1, as the two-stage papers do before a kernel.
     n_patches : int, default=2000
         How many normal patches, drawn at random, the classifier of patches is fitted on.
-    neighbourhood : int, default=3
-        Side in cells, odd, of the neighbourhood that is averaged to describe a patch.
+    neighborhood : int, default=3
+        Side in cells, odd, of the neighborhood that is averaged to describe a patch.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
@@ -109,7 +109,7 @@ class DeepOneClass(BaseDetector):
         pooling="mean",
         normalize=False,
         n_patches=2000,
-        neighbourhood=3,
+        neighborhood=3,
         image_size=None,
         center_crop=None,
         smoothing=4.0,
@@ -128,7 +128,7 @@ class DeepOneClass(BaseDetector):
         self.pooling = pooling
         self.normalize = normalize
         self.n_patches = n_patches
-        self.neighbourhood = neighbourhood
+        self.neighborhood = neighborhood
         self.image_size = image_size
         self.center_crop = center_crop
         self.smoothing = smoothing
@@ -144,7 +144,7 @@ class DeepOneClass(BaseDetector):
         check_head(self.classifier)
         check_choice("pooling", self.pooling, POOLINGS)
         check_count("n_patches", self.n_patches)
-        check_odd("neighbourhood", self.neighbourhood)
+        check_odd("neighborhood", self.neighborhood)
 
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator)
@@ -152,7 +152,7 @@ class DeepOneClass(BaseDetector):
         self._embedding_ = {
             "pooling": self.pooling,
             "normalize": self.normalize,
-            "neighbourhood": self.neighbourhood,
+            "neighborhood": self.neighborhood,
         }
         return self.backbone_.input
 
@@ -182,7 +182,7 @@ class DeepOneClass(BaseDetector):
 
     def _patches(self, maps):
         """(B, P, D), one vector a patch."""
-        embedding = patch_embedding(maps, neighbourhood=self._embedding_["neighbourhood"])
+        embedding = patch_embedding(maps, neighborhood=self._embedding_["neighborhood"])
         return self._normalized(grid_rows(embedding))
 
     def _normalized(self, rows):

@@ -17,7 +17,14 @@ from ..fakes.sources import make_fakes
 from ..nn.training import Objective, check_training, split_off, train
 from ..nn.windows import PatchDetector, coordinate_maps
 from ..runtime import draw_seed, exact_dtype, seeded
-from ..validation import as_pair, check_choice, check_count, check_enough, check_number, check_share
+from ..validation import (
+    as_pair,
+    check_choice,
+    check_count,
+    check_enough,
+    check_fraction,
+    check_number,
+)
 
 FAKES = ("gan", "resample")
 LEVEL_WEIGHTS = ("equal", "held_out")
@@ -49,7 +56,7 @@ class MLSAD(BaseDetector):
     fakes : {"gan", "resample"}, default="gan"
         What makes fakes of level 2 and above: see
         :class:`~anomalib_lite.fakes.EntropyPatchGAN`, as published, and
-        :class:`~anomalib_lite.fakes.PatchResampler`, which takes seconds for small grey images.
+        :class:`~anomalib_lite.fakes.PatchResampler`, which takes seconds for small gray images.
     fake_options : dict or None, default=None
         Further arguments of what makes fakes: how the GAN is trained, or how closely windows are
         matched in resampling.
@@ -86,7 +93,7 @@ class MLSAD(BaseDetector):
     level_weights : {"equal", "held_out"} or sequence of float, default="equal"
         What levels count for in their mean. "held_out": how far the level's mean score of fakes, of
         all kinds alike, is from that of normal images kept aside, over the variance among these.
-    calibration_share : float, default=0.2
+    calibration_fraction : float, default=0.2
         Share of the normal images, two at least, or three for "distance", that detectors do not
         learn from: their scores set the threshold, and are what weights and distances rest on where
         these are asked for.
@@ -135,8 +142,8 @@ class MLSAD(BaseDetector):
     The unit of scores is that of the mean of probabilities, between 0 and 1, or that of a distance:
     deviations of normal images.
 
-    Maps. A window's value stands at its centre; a pixel between the centres of some windows has
-    their mean, one nearer to the border than any centre that of the nearest. Levels are averaged by
+    Maps. A window's value stands at its center; a pixel between the centers of some windows has
+    their mean, one nearer to the border than any center that of the nearest. Levels are averaged by
     their weights; or each is smoothed, and the levels' values at a pixel are measured by their
     distance from those at any pixel of the normal images kept aside.
 
@@ -144,7 +151,7 @@ class MLSAD(BaseDetector):
     probability of dropout, the deviation of the input's noise, of all of which the published text
     lost the numbers; the windows of level 16. Fakes are drawn once, ``n_fakes`` a level, not anew
     for every batch. Training passes over the images many times, so they are held in memory as the
-    networks see them. Images without any colour are learned in one channel; a colour image is then
+    networks see them. Images without any color are learned in one channel; a color image is then
     read by the mean of its channels. The distance is this library's.
 
     References
@@ -185,7 +192,7 @@ class MLSAD(BaseDetector):
         weight_decay=1e-4,
         combine="mean",
         level_weights="equal",
-        calibration_share=0.2,
+        calibration_fraction=0.2,
         image_size=32,
         center_crop=None,
         crop_size=None,
@@ -213,7 +220,7 @@ class MLSAD(BaseDetector):
         self.weight_decay = weight_decay
         self.combine = combine
         self.level_weights = level_weights
-        self.calibration_share = calibration_share
+        self.calibration_fraction = calibration_fraction
         self.image_size = image_size
         self.center_crop = center_crop
         self.crop_size = crop_size
@@ -233,8 +240,8 @@ class MLSAD(BaseDetector):
         for name in ("structure_weight", "position_weight", "input_noise"):
             check_number(name, getattr(self, name), minimum=0)
         check_training(self)
-        check_share("dropout", self.dropout)
-        check_share("calibration_share", self.calibration_share)
+        check_fraction("dropout", self.dropout)
+        check_fraction("calibration_fraction", self.calibration_fraction)
         if self.structure_weight == 0 and not (self.position and self.position_weight):
             raise ValueError("structure_weight: 0, and no position pairs: nothing to learn from.")
         _check_level_weights(self.level_weights, len(self.levels))
@@ -278,7 +285,7 @@ class MLSAD(BaseDetector):
         if (images == images[:, :1]).all():
             self._how_["n_channels"] = 1
         images = self._prepared(images).contiguous()
-        share = max(self.calibration_share, n_aside / len(images))
+        share = max(self.calibration_fraction, n_aside / len(images))
         learned, kept_aside = split_off(len(images), share, generator)
         samples = images[learned.to(images.device)]
         crops = self._crops(samples, max(_N_CROPS, len(samples)), generator)
@@ -303,15 +310,15 @@ class MLSAD(BaseDetector):
             return self._combined(values)
         scores = torch.empty_like(values[:, 0])
         for others, these in folds(len(values), draw_seed(generator)):
-            scores[these] = _distance(values[these], _centre(values[others]))
-        self.levels_of_images_ = _centre(values)
+            scores[these] = _distance(values[these], _center(values[others]))
+        self.levels_of_images_ = _center(values)
         n_pixels = -(-_N_PIXELS // len(normal))
         pixels = []
         for image in normal.split(1):
             maps = self._smooth_maps(list(self._grids(image))).flatten(0, 2)
             drawn = torch.randint(len(maps), (n_pixels,), generator=generator, device="cpu")
             pixels.append(maps[drawn.to(maps.device)])
-        self.levels_of_pixels_ = _centre(torch.cat(pixels))
+        self.levels_of_pixels_ = _center(torch.cat(pixels))
         return scores
 
     def _crops(self, images, n_crops, generator):
@@ -355,7 +362,7 @@ class MLSAD(BaseDetector):
             elsewhere = _elsewhere(places, generator)
             pairs = [(normal, places), (fake, places), (normal, elsewhere)][: 1 + len(weights)]
             windows, where = map(torch.cat, zip(*pairs, strict=True))
-            right, *wrong = detector(_centred(windows), where).split(len(index))
+            right, *wrong = detector(_centered(windows), where).split(len(index))
             value = F.softplus(right).mean()
             for weight, odds in zip(weights, wrong, strict=True):
                 value = value + weight * F.softplus(-odds).mean()
@@ -429,7 +436,7 @@ class MLSAD(BaseDetector):
         """Probabilities "abnormal" (B, h, w) of the windows of prepared images, by level."""
         for detector in self.detectors_:
             places = self._middle(detector.level, batch.shape[2:])
-            yield detector(_centred(batch), places).sigmoid()
+            yield detector(_centered(batch), places).sigmoid()
 
     def _level_scores(self, batch):
         """(B, n_levels) of prepared images."""
@@ -489,7 +496,7 @@ class MLSAD(BaseDetector):
         return blur(self._maps(grids).movedim(-1, 1), size).movedim(1, -1)
 
 
-def _centre(values):
+def _center(values):
     """(mean, whitener) of rows (n, n_levels), for :func:`_distance`."""
     mean, _, whitener = shrunk_gaussian(values.to(exact_dtype(values.device)))
     return mean, whitener
@@ -502,19 +509,19 @@ def _distance(values, normal):
 
 
 def window_map(grid, level):
-    """Values of windows at the pixels around their centres.
+    """Values of windows at the pixels around their centers.
 
     Parameters
     ----------
     grid : torch.Tensor of shape (B, H - level + 1, W - level + 1)
         Of all windows of ``level`` x ``level`` pixels.
     level : int
-        1, or even: the centres then lie between pixels.
+        1, or even: the centers then lie between pixels.
 
     Returns
     -------
     map : torch.Tensor of shape (B, H, W)
-        Of each pixel, the mean value of the windows whose centres are nearest.
+        Of each pixel, the mean value of the windows whose centers are nearest.
 
     Examples
     --------
@@ -532,7 +539,7 @@ def _level_means(grids):
     return torch.stack([grid.mean((1, 2)) for grid in grids], 1)
 
 
-def _centred(batch):
+def _centered(batch):
     """[0, 1] to [-1, 1]."""
     return 2 * batch - 1
 

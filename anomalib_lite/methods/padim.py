@@ -3,9 +3,14 @@
 import torch
 
 from ..backbones.backbone import Backbone
-from ..backbones.patches import RowStore, gathered, grid_rows, patch_embedding
+from ..backbones.patches import RowStore, grid_rows, patch_embedding, rebatch
 from ..base import BaseDetector, PartialFitMixin
-from ..density.gaussian import GaussianStatistics, left_out, squared_mahalanobis, whiteners
+from ..density.gaussian import (
+    GaussianStatistics,
+    leave_one_out_squares,
+    squared_mahalanobis,
+    whiteners,
+)
 from ..runtime import parse_memory
 from ..validation import check_count, check_enough, check_finite, check_number
 
@@ -19,7 +24,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
     Feature maps of strides 4, 8 and 16 are brought to the finest grid and concatenated; a random
     choice of ``n_features`` of their channels describes each position. The normal images give each
-    position (i, j) a mean :math:`\mu_{ij}` and a regularised covariance :math:`\Sigma_{ij}`; a
+    position (i, j) a mean :math:`\mu_{ij}` and a regularized covariance :math:`\Sigma_{ij}`; a
     patch :math:`x` is as anomalous as its Mahalanobis distance
 
     .. math:: M(x) = \sqrt{(x - \mu_{ij})^T \Sigma_{ij}^{-1} (x - \mu_{ij})},
@@ -71,7 +76,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
     statistics_ : GaussianStatistics
         Count, means (P, d) and scatters (P, d, d) of the P positions, row by row.
     whiteners_ : torch.Tensor of shape (P, d, d)
-        Transposed inverse Cholesky factors of the regularised covariances, float32.
+        Transposed inverse Cholesky factors of the regularized covariances, float32.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each training image had it been left out; NaN where the budget had no
         room.
@@ -166,10 +171,10 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _learn(self, batches, n_images, generator):
         statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
         store = None
-        for rows in gathered(self._rows(batches), _BLOCK):  # (n, P, d)
+        for rows in rebatch(self._rows(batches), _BLOCK):  # (n, P, d)
             places = rows.transpose(0, 1)
             if statistics is None:
-                statistics = GaussianStatistics.of(places)
+                statistics = GaussianStatistics.from_rows(places)
             else:
                 statistics.update(places)
             if store is None:
@@ -194,7 +199,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
             kept = self.channels_[(self.channels_ >= first) & (self.channels_ < last)] - first
             maps.append(grid.index_select(1, kept))
             first = last
-        embedding = patch_embedding(maps, neighbourhood=1)
+        embedding = patch_embedding(maps, neighborhood=1)
         return grid_rows(embedding), embedding.shape[-2:]
 
     def _calibrate(self, rows):
@@ -214,7 +219,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 torch.cat(both) for both in zip(self._suspects_, (places, worst), strict=True)
             )
         self._suspects_ = places, worst  # places (n, k) and rows (n, k, d)
-        return torch.cat([old, left_out(squares.amax(1), count).sqrt()]).cpu()
+        return torch.cat([old, leave_one_out_squares(squares.amax(1), count).sqrt()]).cpu()
 
     def _old_scores(self):
         """Scores of the earlier images, left out of what the statistics have become."""
@@ -225,7 +230,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
             squared_mahalanobis(rows[None], mean[places], self._whitener(places)).amax()
             for places, rows in zip(*self._suspects_, strict=True)
         ]
-        return left_out(mean.new_tensor(squares), self.statistics_.count).sqrt()
+        return leave_one_out_squares(mean.new_tensor(squares), self.statistics_.count).sqrt()
 
     def _whitener(self, places):
         covariance = self.statistics_.covariance(places)

@@ -23,9 +23,9 @@ _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when 
 
 
 class PatchCore(PartialFitMixin, BaseDetector):
-    r"""PatchCore: nearest neighbours in a coreset of normal patch features.
+    r"""PatchCore: nearest neighbors in a coreset of normal patch features.
 
-    Mid-level features of a pretrained network, averaged over small neighbourhoods, describe each
+    Mid-level features of a pretrained network, averaged over small neighborhoods, describe each
     patch of the normal images. A greedy coreset of these vectors is the memory bank
     :math:`\mathcal{M}`. A patch is as anomalous as it is far from the bank, an image as its most
     anomalous patch :math:`m^{test}`, whose distance :math:`s^*` to its nearest bank row
@@ -54,8 +54,8 @@ class PatchCore(PartialFitMixin, BaseDetector):
     aggregation : {"concat", "official"}, default="concat"
         How the layers become one vector: as in the paper's text, or as in its authors' code; see
         :func:`~anomalib_lite.backbones.patch_embedding`.
-    neighbourhood : int, default=3
-        Side in cells, odd, of the neighbourhood that is averaged.
+    neighborhood : int, default=3
+        Side in cells, odd, of the neighborhood that is averaged.
     coreset : float or int, default=0.1
         Share of the patches to keep, in (0, 1], or their count.
     projection : "auto", int or None, default="auto"
@@ -119,7 +119,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
     the union is then reduced to it again, and every earlier patch stays within the sum of the two
     radii. A fit in parts adds part after part in this way and reduces the union once, at the end,
     or whenever it takes a quarter of the budget. What a patch is (backbone, layers, sizes,
-    aggregation, neighbourhood) stays as it was at the first call. To set the threshold anew
+    aggregation, neighborhood) stays as it was at the first call. To set the threshold anew
     without the earlier images, the few patches of each that were farthest from the rest are kept.
 
     References
@@ -151,7 +151,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         image_size=None,
         center_crop=None,
         aggregation="concat",
-        neighbourhood=3,
+        neighborhood=3,
         coreset=0.1,
         projection="auto",
         n_reweight=9,
@@ -171,7 +171,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         self.image_size = image_size
         self.center_crop = center_crop
         self.aggregation = aggregation
-        self.neighbourhood = neighbourhood
+        self.neighborhood = neighborhood
         self.coreset = coreset
         self.projection = projection
         self.n_reweight = n_reweight
@@ -187,7 +187,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
 
     def _check_params(self):
         check_choice("aggregation", self.aggregation, AGGREGATIONS)
-        check_odd("neighbourhood", self.neighbourhood)
+        check_odd("neighborhood", self.neighborhood)
         check_choice("engine", self.engine, ENGINES)
         check_choice("dtype", self.dtype, DTYPES)
         coreset_size(self.coreset, 1)
@@ -199,7 +199,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator)
         # what is fitted so is scored so, whatever set_params says later
-        self._embedding_ = {"aggregation": self.aggregation, "neighbourhood": self.neighbourhood}
+        self._embedding_ = {"aggregation": self.aggregation, "neighborhood": self.neighborhood}
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
@@ -252,7 +252,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
             bank = torch.cat([self.memory_bank_.rows, bank])
             owners = torch.cat([self._bank_owners_, owners])
             radius = max(radius, self.coreset_radius_)
-        self.memory_bank_ = NearestRows.over(bank, store.rows)
+        self.memory_bank_ = NearestRows.from_rows(bank, store.rows)
         self._bank_owners_, self.coreset_radius_ = owners, radius
         by_image = progress(store.by_image, desc="threshold", verbose=self.verbose)
         suspects = [self._suspects(rows, first + i) for i, rows in enumerate(by_image)]
@@ -269,7 +269,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         kept, radius = merge_coresets(
             [bank], self.coreset, generator=generator, verbose=self.verbose
         )
-        self.memory_bank_ = NearestRows.over(bank[kept], self._suspects_.flatten(0, 1))
+        self.memory_bank_ = NearestRows.from_rows(bank[kept], self._suspects_.flatten(0, 1))
         self._bank_owners_ = self._bank_owners_[kept]
         self.coreset_radius_ += radius
 
@@ -300,11 +300,11 @@ class PatchCore(PartialFitMixin, BaseDetector):
         if self.n_reweight in (None, 1):
             return distance
         nearest = self.memory_bank_.rows[index]  # (B, D)
-        _, neighbours = self.memory_bank_.k_nearest(nearest, self.n_reweight, exclude=exclude)
+        _, neighbors = self.memory_bank_.k_nearest(nearest, self.n_reweight, exclude=exclude)
         weights = []
-        for row, rare, star in zip(rows, neighbours, distance, strict=True):
+        for row, rare, star in zip(rows, neighbors, distance, strict=True):
             apart = squared_distance(row, self.memory_bank_.rows[rare]).sqrt()  # (b,)
-            # exp(s*) / sum(exp(apart)), without overflow; a bank of one row has no neighbours
+            # exp(s*) / sum(exp(apart)), without overflow; a bank of one row has no neighbors
             share = (star - apart.logsumexp(0)).exp()
             weights.append(1 - share if len(apart) > 1 else torch.ones_like(share))
         return torch.stack(weights) * distance

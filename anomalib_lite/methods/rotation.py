@@ -80,7 +80,7 @@ class RotationPrediction(TwoStageDetector):
         schedule="cosine",
         weight_decay=3e-4,
         clip_norm=None,
-        validation_share=0.0,
+        validation_fraction=0.0,
         patience=None,
         on_interrupt="raise",
         image_size=None,

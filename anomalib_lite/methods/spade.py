@@ -5,7 +5,7 @@ import warnings
 import torch
 
 from ..backbones.backbone import Backbone
-from ..backbones.patches import gathered, grid_rows, patch_embedding
+from ..backbones.patches import grid_rows, patch_embedding, rebatch
 from ..base import BaseDetector
 from ..runtime import exact_dtype, parse_memory
 from ..search.nearest import CHUNK, NearestRows, PrincipalCodes, squared_distance
@@ -161,7 +161,7 @@ class SPADE(BaseDetector):
 
     def _learn(self, batches, n_images, generator):
         embeddings = []
-        for pyramids in gathered(self._pyramids(batches, embeddings), _BLOCK):
+        for pyramids in rebatch(self._pyramids(batches, embeddings), _BLOCK):
             self._store(pyramids, n_images)
         self.embeddings_ = torch.cat(embeddings)
         n_seen = len(self.embeddings_)
@@ -200,7 +200,7 @@ class SPADE(BaseDetector):
     def _embed(self, batch):
         """Pooled deep features (B, D_deep), pyramid rows (B, P, D) and their grid (h, w)."""
         *pyramid, deep = self.backbone_(batch)
-        embedding = patch_embedding(pyramid, neighbourhood=1)
+        embedding = patch_embedding(pyramid, neighborhood=1)
         return deep.mean((2, 3)), grid_rows(embedding), embedding.shape[-2:]
 
     def _left_out_scores(self):

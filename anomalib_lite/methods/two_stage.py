@@ -18,7 +18,7 @@ from ..density.heads import check_head, fit_head, folds, head_scores, held_out_s
 from ..nn.layers import mlp
 from ..nn.training import ON_INTERRUPT, Objective, check_training, split_off, train
 from ..runtime import draw_seed, seeded
-from ..validation import check_choice, check_count, check_enough, check_finite, check_share
+from ..validation import check_choice, check_count, check_enough, check_finite, check_fraction
 
 _WINDOWS_AT_ONCE = 256
 
@@ -63,7 +63,7 @@ backbone : str or nn.Module, default={backbone}
     schedule : {{"cosine", "constant"}} or callable, default={schedule}
     weight_decay : float, default={weight_decay}
     clip_norm : float or None, default={clip_norm}
-    validation_share : float, default={validation_share}
+    validation_fraction : float, default={validation_fraction}
         Share of the normal images that are not trained on but watched: the weights with the lowest
         loss on them are kept. 0 keeps the last ones.
     patience : int or None, default={patience}
@@ -77,7 +77,7 @@ backbone : str or nn.Module, default={backbone}
         What to keep of the resized image.
     smoothing : float, default={smoothing}
         Standard deviation, in pixels of the resized image, of the Gaussian by which a window's
-        value spreads around its centre in maps.
+        value spreads around its center in maps.
     false_alarm_rate : float, default={false_alarm_rate}
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
@@ -160,10 +160,12 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         check_training(self)
-        check_share("validation_share", self.validation_share)
+        check_fraction("validation_fraction", self.validation_fraction)
         check_choice("on_interrupt", self.on_interrupt, ON_INTERRUPT)
-        if self.patience is not None and self.validation_share == 0:
-            raise ValueError("patience: needs images to watch. Set validation_share, such as 0.1.")
+        if self.patience is not None and self.validation_fraction == 0:
+            raise ValueError(
+                "patience: needs images to watch. Set validation_fraction, such as 0.1."
+            )
         for width in self.hidden:
             check_count("hidden", width)
 
@@ -212,7 +214,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
                 part.requires_grad_(False)
             frozen += first_part
         modules = nn.ModuleList([module, self._head_])
-        samples, held_out = split_off(len(images), self.validation_share, generator)
+        samples, held_out = split_off(len(images), self.validation_fraction, generator)
         mean, std = (
             images.new_tensor(values)[:, None, None]
             for values in (self.input_.mean, self.input_.std)

@@ -11,7 +11,7 @@ from .convnet import ConvNet
 from .layers import StoredNetwork, mlp
 from .losses import info_nce_loss, info_nce_values, information_bound, nce_loss
 from .patch_encoders import DenseEncoder, PatchEncoder, ResidualEncoder
-from .patchgan import BatchDeviation, PatchDiscriminator, StatisticsNetwork, UNetGenerator
+from .patchgan import BatchDeviation, InformationCritic, PatchDiscriminator, UNetGenerator
 from .training import Objective, bounded_sum, check_training, split_off, train
 from .windows import PatchDetector, coordinate_maps
 
@@ -21,6 +21,7 @@ __all__ = [
     "ConvAutoencoder",
     "ConvNet",
     "DenseEncoder",
+    "InformationCritic",
     "LinearAutoencoder",
     "MLPAutoencoder",
     "Objective",
@@ -28,7 +29,6 @@ __all__ = [
     "PatchDiscriminator",
     "PatchEncoder",
     "ResidualEncoder",
-    "StatisticsNetwork",
     "StoredNetwork",
     "UNetGenerator",
     "bounded_sum",

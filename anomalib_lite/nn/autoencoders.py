@@ -13,7 +13,7 @@ class Autoencoder(StoredNetwork):
     """What all of them do: codes of mean 0 and variance 1, and back.
 
     An input has a ``shape``: (C, H, W), an image with values in [0, 1], or (n_features,), a row.
-    With C = 1 images have no colour; those that have some are read by the mean of their channels,
+    With C = 1 images have no color; those that have some are read by the mean of their channels,
     and come back without.
     """
 
@@ -129,7 +129,7 @@ class MLPAutoencoder(Autoencoder):
 
 
 class LinearAutoencoder(Autoencoder):
-    """Whitened principal components as an autoencoder; see :meth:`of`.
+    """Whitened principal components as an autoencoder; see :meth:`from_data`.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class LinearAutoencoder(Autoencoder):
     Examples
     --------
     >>> rows = torch.arange(8.0).view(4, 2)
-    >>> code, back = LinearAutoencoder.of(rows, 1)(rows)
+    >>> code, back = LinearAutoencoder.from_data(rows, 1)(rows)
     >>> torch.allclose(back, rows), round(float(code.var()), 6)
     (True, 1.0)
     """
@@ -152,7 +152,7 @@ class LinearAutoencoder(Autoencoder):
         self.register_buffer("back", torch.zeros(latent_dim, n_values))
 
     @classmethod
-    def of(cls, x, latent_dim):
+    def from_data(cls, x, latent_dim):
         """The one of inputs (n, ...)."""
         pca = PCA(latent_dim, svd_solver="full").fit(x.flatten(1).cpu().double().numpy())
         scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-30))[:, None]

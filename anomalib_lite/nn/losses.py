@@ -14,7 +14,7 @@ def info_nce_loss(queries, keys, *, temperature=0.1, negatives=None, symmetric=F
         {\exp(q_i \cdot k_i / \tau) + \sum_j \exp(q_i \cdot n_j / \tau)}
 
     The negatives :math:`n_j` of a query are the other queries' keys, or those given. Vectors are
-    taken as they are: normalise them first for cosines.
+    taken as they are: normalize them first for cosines.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def nce_loss(data_odds, noise_odds, nu):
     .. math::
         -\frac{1}{B} \sum_i \log \sigma(h_i) - \frac{\nu}{M} \sum_j \log(1 - \sigma(\tilde h_j))
 
-    with each logarithm of a sigmoid taken as a log-sum-exp. Where the odds that minimise it are
+    with each logarithm of a sigmoid taken as a log-sum-exp. Where the odds that minimize it are
     found, :math:`h + \log \nu + \log p_n` is the log-density of the data.
 
     Parameters

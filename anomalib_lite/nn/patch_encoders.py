@@ -9,7 +9,7 @@ from .layers import StoredNetwork, norm_relu
 class PatchEncoder(StoredNetwork):
     """What all of them do: embeddings (n, embedding_dim) of patches (n, n_channels, h, w).
 
-    Layers are normalised by GroupNorm: what is said of a patch does not depend on those it is
+    Layers are normalized by GroupNorm: what is said of a patch does not depend on those it is
     compared with.
     """
 

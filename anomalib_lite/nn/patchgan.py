@@ -175,7 +175,7 @@ def _normed(layer, width):
     return [layer, nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
 
 
-class StatisticsNetwork(nn.Module):
+class InformationCritic(nn.Module):
     """How well an image and a noise go together: values (n,) of pairs, each (n, C, H, W).
 
     Both are laid on one another as channels. Each stage's map is pooled to its mean and weighed;
@@ -191,7 +191,7 @@ class StatisticsNetwork(nn.Module):
     Examples
     --------
     >>> x = torch.rand(2, 1, 28, 28)
-    >>> tuple(StatisticsNetwork(1, (8, 8))(x, x).shape)
+    >>> tuple(InformationCritic(1, (8, 8))(x, x).shape)
     (2,)
     """
 

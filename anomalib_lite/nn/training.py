@@ -24,7 +24,7 @@ ON_INTERRUPT = ("raise", "finish")
 
 @dataclass(frozen=True)
 class Objective:
-    """What one optimiser lowers.
+    """What one optimizer lowers.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def train(
 
 
 class _Worker:
-    """One objective and its optimiser."""
+    """One objective and its optimizer."""
 
     def __init__(self, objective, optimizer, learning_rate, weight_decay, clip_norm, device):
         self.objective, self._clip_norm, self._device = objective, clip_norm, device

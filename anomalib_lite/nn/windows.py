@@ -72,7 +72,7 @@ class PatchDetector(StoredNetwork):
 
     Valid convolutions of stride 1 (``KERNELS``: each level's begin as the one's below, levels 16
     and 32, of which the paper says nothing, too), then the coordinates join, then residual blocks
-    of 1x1 convolutions. Nothing is normalised.
+    of 1x1 convolutions. Nothing is normalized.
 
     Parameters
     ----------

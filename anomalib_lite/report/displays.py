@@ -9,7 +9,7 @@ from ..data.images import ImageStream
 
 
 class AnomalyMapDisplay:
-    """Images beside their anomaly maps, all on one colour scale.
+    """Images beside their anomaly maps, all on one color scale.
 
     Make it with :meth:`from_estimator` or :meth:`from_maps`.
 
@@ -66,7 +66,7 @@ class AnomalyMapDisplay:
         names : list of str or None, default=None
             Titles; None takes the file names, where there are files.
         vmin, vmax : float or None, default=None
-            Ends of the colour scale; see :meth:`plot`.
+            Ends of the color scale; see :meth:`plot`.
         figure : matplotlib Figure or None, default=None
         **kwargs
             Passed on to :meth:`plot`.
@@ -123,7 +123,7 @@ class AnomalyMapDisplay:
         Parameters
         ----------
         vmin, vmax : float or None, default=None
-            Ends of the one colour scale of all maps. None: the median and the maximum over all
+            Ends of the one color scale of all maps. None: the median and the maximum over all
             of them; give both to compare figures with each other.
         figure : matplotlib Figure or None, default=None
             None makes one.

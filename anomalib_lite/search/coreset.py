@@ -1,4 +1,4 @@
-"""Greedy k-centre coresets: few rows that leave no row far from all of them.
+"""Greedy k-center coresets: few rows that leave no row far from all of them.
 
 The plain algorithm takes, again and again, the row farthest from those taken so far, and touches
 all N rows for each pick. Distances to a growing set only ever fall, so an old distance is an upper
@@ -24,7 +24,7 @@ _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
 
 def greedy_coreset(rows, n_keep, *, start=0, verbose=False):
-    """Indices of a greedy k-centre coreset.
+    """Indices of a greedy k-center coreset.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
     matrix = torch.randn(n_features, projection, generator=generator, device="cpu")
     projected = rows @ matrix.div_(projection**0.5).to(rows.device)
     indices, _ = greedy_coreset(projected, n_keep, start=start, verbose=verbose)
-    distance, _ = NearestRows.over(rows[indices]).query(rows)
+    distance, _ = NearestRows.from_rows(rows[indices]).query(rows)
     return indices, float(distance.max())
 
 
@@ -267,7 +267,7 @@ def merge_coresets(parts, keep, *, generator, verbose=False):
 
 
 class GreedyCoreset(BaseEstimator):
-    """Greedy k-centre sampler over the rows of a table.
+    """Greedy k-center sampler over the rows of a table.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ import torch
 from ..runtime import exact_dtype, make_generator
 
 MAX_COMPONENTS = 128  # of a code, unless more are asked for
-CHUNK = 64  # neighbouring products that are scanned by their minimum only
+CHUNK = 64  # neighboring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 4096  # one block of products: 13 MB of float32
 _COVER = 1024  # stored rows that give the first, rough distances
 _LIKELY = 8  # rows that a search for the farthest measures to the end at each step
@@ -35,7 +35,7 @@ class PrincipalCodes:
     Parameters
     ----------
     rows : torch.Tensor of shape (N, D)
-        float32. They set the centre and the principal components; any rows can be encoded.
+        float32. They set the center and the principal components; any rows can be encoded.
     n_components : int or None, default=None
         None takes as many as explain 95 % of the variance, from 32 up to 128.
 
@@ -50,8 +50,8 @@ class PrincipalCodes:
         self.mean_ = rows.mean(0)
         scatter = torch.zeros(n_features, n_features, dtype=torch.float64, device="cpu")
         for block in rows.split(8192):
-            centred = block - self.mean_
-            scatter += (centred.T @ centred).cpu().double()
+            centered = block - self.mean_
+            scatter += (centered.T @ centered).cpu().double()
         variances, components = torch.linalg.eigh(scatter)
         variances, components = variances.flip(0).clamp_min(0), components.flip(1)
         if n_components is None:
@@ -80,7 +80,7 @@ class PrincipalCodes:
         """
         draw = torch.randperm(len(sample), generator=make_generator(0), device="cpu")[:_SAMPLE]
         sample = sample[draw.to(sample.device)]
-        nearest, _ = NearestRows.over(rows).query(sample)
+        nearest, _ = NearestRows.from_rows(rows).query(sample)
         limit = nearest.float().square_()[:, None]
         stored = rows[:: -(-len(rows) // _SAMPLE_STORED)]
         n_features = rows.shape[1]
@@ -120,10 +120,10 @@ class PrincipalCodes:
         if out is None:
             out = self.mean_.new_empty(len(rows), self.n_codes)
         for block, code in zip(rows.split(8192), out.split(8192), strict=True):
-            centred = block - self.mean_
-            leading = centred @ self.components_
+            centered = block - self.mean_
+            leading = centered @ self.components_
             # measured on the remainder itself: a difference of squared lengths would cancel
-            rest = centred.addmm_(leading, self.components_.T, alpha=-1)
+            rest = centered.addmm_(leading, self.components_.T, alpha=-1)
             code[:, :-1] = leading
             torch.linalg.vector_norm(rest, dim=1, out=code[:, -1])
         return out
@@ -148,7 +148,7 @@ class NearestRows:
     Examples
     --------
     >>> stored = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-    >>> distance, index = NearestRows.over(stored).query(torch.tensor([[3.0, 3.0]]))
+    >>> distance, index = NearestRows.from_rows(stored).query(torch.tensor([[3.0, 3.0]]))
     >>> distance.tolist(), index.tolist()
     ([1.0], [1])
     """
@@ -170,7 +170,7 @@ class NearestRows:
         self._codes[: self.n_stored] = codes[: self.n_stored]
 
     @classmethod
-    def over(cls, rows, sample=None):
+    def from_rows(cls, rows, sample=None):
         """All of ``rows`` (N, D), stored, ready to be searched for rows like those of ``sample``.
 
         Results do not depend on the sample, only time does.

@@ -40,8 +40,8 @@ from anomalib_lite.density import head_scores
 from anomalib_lite.metrics import f1_max, image_auroc
 
 ON_DIGITS = {
-    "autoencoder": {"validation_share": 0.0},
-    "mlp": {"validation_share": 0.0},
+    "autoencoder": {"validation_fraction": 0.0},
+    "mlp": {"validation_fraction": 0.0},
     "pca": {"latent_dim": 32},
 }
 WAYS = ("e", "c", "h = 0", "LatNCE", "CNCE", "CANCE")
@@ -88,7 +88,7 @@ def pixels(train, test):
 
 # -- known densities ------------------------------------------------------------------------------
 
-CENTRES = {
+CENTERS = {
     "two clusters": [(-2, 0), (2, 1)],
     "three clusters": [(-3, -1), (3, -1), (0, 3)],
     "a ring of four": [(3, 0), (0, 3), (-3, 0), (0, -3)],
@@ -99,20 +99,20 @@ SPREAD = stats.multivariate_normal([0, 0], [[0.8, 0.2], [0.2, 0.7]])
 def densities(seeds):
     head("mixture", "noise", "weights kept", "correlation", "slope", "mean difference, nats")
     for name, refine, kept in product(
-        CENTRES, ("as it is", "refined"), ("lowest held-out", "last")
+        CENTERS, ("as it is", "refined"), ("lowest held-out", "last")
     ):
-        centres, found = np.array(CENTRES[name]), []
+        centers, found = np.array(CENTERS[name]), []
         how = {
             "refine_noise": refine == "refined",
-            "validation_share": 0.1 if kept == "lowest held-out" else 0.0,
+            "validation_fraction": 0.1 if kept == "lowest held-out" else 0.0,
         }
         for seed in seeds:
             rng = np.random.default_rng(seed)
             fit, test = (
-                centres[rng.integers(len(centres), size=n)] + SPREAD.rvs(n, random_state=rng)
+                centers[rng.integers(len(centers), size=n)] + SPREAD.rvs(n, random_state=rng)
                 for n in (2000, 5000)
             )
-            truth = -np.log(np.mean([SPREAD.pdf(test - c) for c in centres], axis=0))
+            truth = -np.log(np.mean([SPREAD.pdf(test - c) for c in centers], axis=0))
             density = NCEDensity(random_state=seed, **how).fit(fit)
             ours = -density.score_samples(test)
             slope = np.polyfit(truth, ours, 1)[0]

@@ -42,7 +42,7 @@ METHODS = {
     "PatchCore, coreset 1 %": lambda **size: al.PatchCore(coreset=0.01, **size),
     "PaDiM": lambda **size: al.PaDiM(**size),
     "SPADE": lambda **size: al.SPADE(**size),
-    "SPADE, 5 neighbours": lambda **size: al.SPADE(n_neighbors=5, **size),
+    "SPADE, 5 neighbors": lambda **size: al.SPADE(n_neighbors=5, **size),
     "DeepOneClass, Gaussian": lambda **size: al.DeepOneClass(**size),
     "DeepOneClass, Gaussian, max": lambda **size: al.DeepOneClass(pooling="max", **size),
     "DeepOneClass, 5-NN": lambda **size: al.DeepOneClass(classifier="knn", normalize=True, **size),

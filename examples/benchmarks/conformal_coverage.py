@@ -20,7 +20,7 @@ from sklearn.svm import OneClassSVM
 from anomalib_lite import ConformalDetector
 
 
-class NearestNeighbour(OutlierMixin, BaseEstimator):
+class NearestNeighbor(OutlierMixin, BaseEstimator):
     """Minus the distance to the nearest training sample: what a memory bank does."""
 
     def fit(self, X, y=None):
@@ -32,7 +32,7 @@ class NearestNeighbour(OutlierMixin, BaseEstimator):
 
 
 DETECTORS = {
-    "nearest neighbour": NearestNeighbour(),
+    "nearest neighbor": NearestNeighbor(),
     "OneClassSVM": OneClassSVM(gamma=0.3),
     "IsolationForest": IsolationForest(n_estimators=20, random_state=0),
 }

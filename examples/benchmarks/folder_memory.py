@@ -47,7 +47,7 @@ print(json.dumps({
 
 
 class NoisyCrops(Dataset):
-    """Grey images (224, 224), no two of them alike, made when asked for."""
+    """Gray images (224, 224), no two of them alike, made when asked for."""
 
     def __init__(self, n_images):
         self.n_images = n_images

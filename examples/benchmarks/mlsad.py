@@ -43,7 +43,7 @@ ON_DIGITS = {"image_size": 28, "width": 8, "n_blocks": 1, "dropout": 0.0, "learn
 ON_TEXTURES = {"image_size": 56, "crop_size": 32, "position": False, "n_fakes": 300, "width": 8,
                "n_blocks": 1, "learning_rate": 0.003, "epochs": 100}  # fmt: skip
 SMALL_GAN = {"width": 8, "steps": 300, "batch_size": 16, "learning_rate": 0.002,
-             "discriminator_learning_rate": 0.006, "statistics_learning_rate": 0.006,
+             "discriminator_learning_rate": 0.006, "critic_learning_rate": 0.006,
              "schedule": "cosine"}  # fmt: skip
 TOGETHER = ("equal", "held out", "distance")
 

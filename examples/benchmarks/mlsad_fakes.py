@@ -24,7 +24,7 @@ SETTINGS = {
     "width": 8,
     "learning_rate": 1e-3,
     "discriminator_learning_rate": 4e-3,
-    "statistics_learning_rate": 4e-3,
+    "critic_learning_rate": 4e-3,
     "schedule": "cosine",
 }
 

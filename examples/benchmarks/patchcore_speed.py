@@ -97,7 +97,7 @@ def coreset(rows):
 
 def search(rows, bank):
     """Seconds of the exact search and of one product with its minimum, for rows (B, P, D)."""
-    index, squares = NearestRows.over(bank), bank.square().sum(1)
+    index, squares = NearestRows.from_rows(bank), bank.square().sum(1)
     ours = median_seconds(lambda: [index.query(r) for r in rows], 5)
     product = median_seconds(
         lambda: [torch.addmm(squares, r, bank.T, alpha=-2).amin(1) for r in rows], 5

@@ -6,7 +6,7 @@
 Same weights (EfficientNet-Lite0, strides 8 and 16), same solar cells (ELPV, 200 to fit on, 224 px),
 one process, the two taking turns; medians of repeated runs, smallest and largest in brackets.
 anomalib's torch model is called directly, on tensors that are ready for the network; this library
-gets the photographs, and also checks, resizes and normalises them. Each of anomalib's coreset picks
+gets the photographs, and also checks, resizes and normalizes them. Each of anomalib's coreset picks
 costs the same, so its coreset of 10 % is timed for some picks of the full set and extrapolated;
 ``--full-coreset`` runs all of them. Memory and import times are each taken in a fresh process.
 
@@ -202,7 +202,7 @@ def search(bank, queries, title, theirs):
     """Top-1 alone, by everything that finds it exactly."""
     import faiss
 
-    index, flat = NearestRows.over(bank, queries[-1]), faiss.IndexFlatL2(bank.shape[1])
+    index, flat = NearestRows.from_rows(bank, queries[-1]), faiss.IndexFlatL2(bank.shape[1])
     flat.add(bank.numpy())
     brute = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(bank.numpy())
     theirs.memory_bank = bank

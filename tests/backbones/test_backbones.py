@@ -31,7 +31,7 @@ SIZE = 32
 
 
 def batch(size=SIZE, n=2, seed=0):
-    """(n, 3, H, W), standard normal as normalised images are."""
+    """(n, 3, H, W), standard normal as normalized images are."""
     height, width = size if isinstance(size, tuple) else (size, size)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, height, width, generator=generator)
@@ -114,7 +114,7 @@ def test_the_default_takes_other_sizes(size):
 
 
 def test_the_bundled_weights_know_a_daisy():
-    """Names, order and normalisation fit together, or ImageNet's classes would not come out."""
+    """Names, order and normalization fit together, or ImageNet's classes would not come out."""
     photo = np.array(load_sample_image("flower.jpg"))
     with torch.no_grad():
         logits = plain_lite0()(bundled().input.batch(list(ImageStream([photo]))))
@@ -494,7 +494,7 @@ class Trunk(nn.Module):
             nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(act_in_place)
         )
         self.body = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6))
-        randomise(self)
+        randomize(self)
 
     def forward(self, x):
         fine = self.stem(x)
@@ -516,7 +516,7 @@ class Lengths(nn.Module):
         return len(x)
 
 
-def randomise(module, value=0):
+def randomize(module, value=0):
     """Weights and running statistics as training leaves them: none of them trivial."""
     generator = seed(value)
     with torch.no_grad():
@@ -696,7 +696,7 @@ def test_a_module_in_training_is_read_in_eval_mode():
         assert_close(maps, [module.eval()(batch())], 1e-5)
 
 
-def test_a_module_without_a_config_is_normalised_as_imagenet():
+def test_a_module_without_a_config_is_normalized_as_imagenet():
     wanted = Backbone(Trunk("tuple"), image_size=SIZE).input
     assert (wanted.mean, wanted.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert wanted.patch_size == 2
@@ -759,7 +759,7 @@ class Residual(nn.Module):
 
 def positive_then_relu(in_place):
     """Conv, ReLU, BatchNorm, where the ReLU does nothing to images without negative values."""
-    net = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(in_place), nn.BatchNorm2d(4)))
+    net = randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(in_place), nn.BatchNorm2d(4)))
     with torch.no_grad():
         for tensor in (net[0].weight, net[0].bias, net[2].weight, net[2].bias):
             tensor.abs_()
@@ -768,12 +768,12 @@ def positive_then_relu(in_place):
 
 
 UNFOLDABLE = {
-    "a BatchNorm that is run twice": lambda: randomise(SharedNorm()),
-    "a convolution that is run twice": lambda: randomise(SharedConvolution()),
-    "both run twice": lambda: randomise(BothShared()),
-    "an output that is read twice": lambda: randomise(Residual()),
+    "a BatchNorm that is run twice": lambda: randomize(SharedNorm()),
+    "a convolution that is run twice": lambda: randomize(SharedConvolution()),
+    "both run twice": lambda: randomize(BothShared()),
+    "an output that is read twice": lambda: randomize(Residual()),
     "an activation between": lambda: positive_then_relu(in_place=False),
-    "a BatchNorm first": lambda: randomise(
+    "a BatchNorm first": lambda: randomize(
         nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3))
     ),
 }
@@ -802,7 +802,7 @@ def test_a_norm_that_is_called_by_keyword_is_left_alone():
         def forward(self, x):
             return self.norm(input=self.conv(x))
 
-    module = randomise(Keyword()).eval()
+    module = randomize(Keyword()).eval()
     with torch.no_grad():
         expected = module(batch())
     assert_close(Backbone(module, image_size=SIZE)(batch()), [expected], 1e-5)
@@ -829,7 +829,7 @@ def test_a_batch_norm_after_a_convolution_is_folded(bias, affine, groups):
         nn.BatchNorm2d(6, affine=affine, eps=0.1),
         nn.ReLU(),
     )
-    randomise(module).eval()
+    randomize(module).eval()
     backbone = Backbone(module, image_size=SIZE)
     assert norms_left(backbone) == 0
     with torch.no_grad():
@@ -838,7 +838,7 @@ def test_a_batch_norm_after_a_convolution_is_folded(bias, affine, groups):
 
 @pytest.mark.parametrize("layers", [["0"], ["1"], ["0", "1"]])
 def test_layers_on_either_side_of_a_batch_norm_keep_their_meaning(layers):
-    module = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).eval()
+    module = randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).eval()
     maps = Backbone(module, layers=layers, image_size=SIZE)(batch())
     with torch.no_grad():
         before = module[0](batch())
@@ -1052,7 +1052,7 @@ def test_a_layer_that_runs_again_gives_its_first_output():
         def forward(self, x):
             return self.conv(self.norm(self.conv(x)))
 
-    module = randomise(Loop()).eval()
+    module = randomize(Loop()).eval()
     plain = Backbone(module, layers=["conv", "norm"], image_size=SIZE)
     fast = Backbone(module, layers=["conv", "norm"], image_size=SIZE, engine="onnxruntime")
     assert_close(fast(batch()), plain(batch()), 1e-5)

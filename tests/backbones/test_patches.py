@@ -38,29 +38,29 @@ TINY = {
 # -- one vector a patch ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("neighbourhood", [1, 3, 5])
+@pytest.mark.parametrize("neighborhood", [1, 3, 5])
 @pytest.mark.parametrize("shapes", TINY.values(), ids=TINY)
-def test_concat_is_the_papers_text(shapes, neighbourhood):
+def test_concat_is_the_papers_text(shapes, neighborhood):
     maps = feature_maps(*shapes)
-    embedding = patch_embedding(maps, neighbourhood=neighbourhood)
-    expected = slow_concat_embedding(maps, neighbourhood)
+    embedding = patch_embedding(maps, neighborhood=neighborhood)
+    expected = slow_concat_embedding(maps, neighborhood)
     np.testing.assert_allclose(embedding, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("neighbourhood", [1, 3, 5])
+@pytest.mark.parametrize("neighborhood", [1, 3, 5])
 @pytest.mark.parametrize("shapes", TINY.values(), ids=TINY)
-def test_official_is_the_authors_code(shapes, neighbourhood):
+def test_official_is_the_authors_code(shapes, neighborhood):
     maps = feature_maps(*shapes)
-    embedding = patch_embedding(maps, aggregation="official", neighbourhood=neighbourhood)
+    embedding = patch_embedding(maps, aggregation="official", neighborhood=neighborhood)
     assert embedding.shape == (shapes[0][0], 1024, *shapes[0][2:])
-    expected = slow_official_embedding(maps, neighbourhood)
+    expected = slow_official_embedding(maps, neighborhood)
     np.testing.assert_allclose(grid_rows(embedding).flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_official_has_a_closed_form_for_wide_resnet_50():
     """512 and 1024 channels pooled to 1024 and again to 1024 leave fixed weights.
 
-    Dimension k < 512 is channel k of layer 2 averaged over 3 x 3 cells, the centre counting
+    Dimension k < 512 is channel k of layer 2 averaged over 3 x 3 cells, the center counting
     twice; dimension 512 + k the plain 3 x 3 means of channels 2k and 2k + 1 of layer 3.
     """
     layer2, layer3 = feature_maps((2, 512, 4, 6), (2, 1024, 2, 3))
@@ -272,9 +272,9 @@ def test_a_hot_cell_peaks_in_its_own_pixels(cell):
     grid[cell] = 1
     heat = MapRenderer((64, 64), smoothing=2.0)(grid, (80, 240))
     peak = np.unravel_index(int(heat.argmax()), heat.shape)
-    centre = (cell[0] + 0.5) * 80 / 8, (cell[1] + 0.5) * 240 / 12
-    assert abs(peak[0] + 0.5 - centre[0]) <= 2
-    assert abs(peak[1] + 0.5 - centre[1]) <= 2
+    center = (cell[0] + 0.5) * 80 / 8, (cell[1] + 0.5) * 240 / 12
+    assert abs(peak[0] + 0.5 - center[0]) <= 2
+    assert abs(peak[1] + 0.5 - center[1]) <= 2
 
 
 def test_a_hot_cell_of_a_crop_peaks_inside_the_crop():
@@ -312,7 +312,7 @@ def test_a_resize_matrix_is_torchs_interpolation(n_in, n_out):
 
 
 def slow_spread(grid, image_size, size, stride, sigma):
-    """Each pixel's mean of all windows, weighted by a Gaussian of the distance of their centres."""
+    """Each pixel's mean of all windows, weighted by a Gaussian of the distance of their centers."""
     rows, columns = (window_starts(length, size, stride) for length in image_size)
     heat = np.zeros(image_size)
     for y, x in np.ndindex(*image_size):
@@ -364,10 +364,10 @@ def test_each_pixel_spreads_its_weight_among_the_windows(n, size, stride, sigma)
 
 
 def test_without_smoothing_a_pixel_takes_the_nearest_window():
-    matrix = _spread_matrix(12, 4, 4, 0)  # centres 2, 6, 10
+    matrix = _spread_matrix(12, 4, 4, 0)  # centers 2, 6, 10
     assert matrix.argmax(1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert set(matrix.ravel().tolist()) == {0.0, 1.0}
-    between = _spread_matrix(5, 2, 3, 0)  # centres 1 and 4: the middle of pixel 2 is 2.5
+    between = _spread_matrix(5, 2, 3, 0)  # centers 1 and 4: the middle of pixel 2 is 2.5
     assert between[2].tolist() == [0.5, 0.5]
 
 
@@ -381,11 +381,11 @@ def test_constant_windows_give_a_constant_map(size, smoothing):
 
 @pytest.mark.parametrize("smoothing", [0, 4.0])
 @pytest.mark.parametrize("cell", [(1, 4), (2, 1), (3, 5)])
-def test_a_hot_window_peaks_at_its_centre(cell, smoothing):
+def test_a_hot_window_peaks_at_its_center(cell, smoothing):
     grid = torch.zeros_like(windows_grid((64, 96), 16, 12))
     grid[cell] = 1
     renderer = MapRenderer((64, 96), smoothing=smoothing, windows=(16, 12))
     heat = renderer(grid, (64, 96))
     hottest = (heat > 0.999 * heat.max()).nonzero().float() + 0.5
-    centre = [cell[0] * 12 + 8, cell[1] * 12 + 8]
-    assert hottest.mean(0).tolist() == pytest.approx(centre, abs=1)
+    center = [cell[0] * 12 + 8, cell[1] * 12 + 8]
+    assert hottest.mean(0).tolist() == pytest.approx(center, abs=1)

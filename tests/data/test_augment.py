@@ -34,7 +34,7 @@ def noise(n=6, height=SIZE, width=SIZE, n_channels=3, value=0):
     return torch.rand(n, n_channels, height, width, generator=seed(value))
 
 
-def grey_noise(n=6, height=SIZE, width=SIZE):
+def gray_noise(n=6, height=SIZE, width=SIZE):
     return noise(n, height, width, n_channels=1).repeat(1, 3, 1, 1)
 
 
@@ -46,7 +46,7 @@ def view(request):
 # -- every view -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [noise, grey_noise])
+@pytest.mark.parametrize("make", [noise, gray_noise])
 def test_a_seed_gives_the_same_views(view, make):
     first = view(make(), seed(3))
     assert torch.equal(view(make(), seed(3)), first)
@@ -78,7 +78,7 @@ def test_the_generator_moves_on(view):
     assert not torch.equal(view(noise(), generator), view(noise(), generator))
 
 
-@pytest.mark.parametrize("make", [noise, grey_noise])
+@pytest.mark.parametrize("make", [noise, gray_noise])
 def test_the_images_stay_as_they_were(view, make):
     batch = make()
     views = view(batch, seed())
@@ -106,7 +106,7 @@ def test_values_stay_between_0_and_1(view, batch):
     assert float(views.max()) <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("make", [noise, grey_noise])
+@pytest.mark.parametrize("make", [noise, gray_noise])
 def test_nothing_is_made_on_the_default_device(view, make):
     batch, generator, expected = make(), seed(), view(make(), seed())
     with torch.device("meta"):
@@ -147,7 +147,7 @@ def ramp(n, height=64, width=64):
 
 
 def crops(n=200, *, min_area=0.5, flip=True, height=64, width=64):
-    """(height, width) shares of crops (n,), negative where mirrored, and their centres (n,)."""
+    """(height, width) shares of crops (n,), negative where mirrored, and their centers (n,)."""
     views = augment._crop(ramp(n, height, width), seed(), min_area, flip)
     y, x = views[:, 0, :, width // 2], views[:, 1, height // 2]
     middle = slice(height // 4, -height // 4)  # away from borders
@@ -158,7 +158,7 @@ def crops(n=200, *, min_area=0.5, flip=True, height=64, width=64):
     return tall, wide, y.mean(1), x.mean(1)
 
 
-@pytest.mark.parametrize("make", [noise, grey_noise])
+@pytest.mark.parametrize("make", [noise, gray_noise])
 def test_a_crop_of_the_whole_is_the_image(make):
     batch = make(8, 40, 56)
     views = augment._crop(batch, seed(), 1.0, False)
@@ -202,7 +202,7 @@ def test_half_of_the_crops_are_mirrored_if_any():
     assert bool((crops(flip=True)[0] > 0).all())  # never upside down
 
 
-# -- colours --------------------------------------------------------------------------------------
+# -- colors --------------------------------------------------------------------------------------
 
 
 def jittered_by_torchvision(batch, generator, strength, share):
@@ -226,13 +226,13 @@ def jittered_by_torchvision(batch, generator, strength, share):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("strength", [0.1, 0.4, 1.0])
-@pytest.mark.parametrize("make", [noise, grey_noise])
-def test_colours_change_as_torchvision_changes_them(make, strength, share):
-    """Grey images too: what is left out for them would change nothing."""
+@pytest.mark.parametrize("make", [noise, gray_noise])
+def test_colors_change_as_torchvision_changes_them(make, strength, share):
+    """Gray images too: what is left out for them would change nothing."""
     batch = make(8, 20, 24)
     views = augment._jitter(batch, seed(), strength, share)
     expected = jittered_by_torchvision(batch, seed(), strength, share)
-    atol = 2e-4 if make is grey_noise else 1e-5  # torchvision's weights of grey sum to 0.9999
+    atol = 2e-4 if make is gray_noise else 1e-5  # torchvision's weights of gray sum to 0.9999
     torch.testing.assert_close(views, expected, rtol=0, atol=atol)
     if share == 1:
         assert float((views - batch).abs().amax((1, 2, 3)).min()) > 1e-3
@@ -249,8 +249,8 @@ def test_the_jitter_of_torchvision_has_teeth():
 
 
 def still(batch, **options):
-    """Views that neither crop, flip, jitter, grey nor blur but for what the options say."""
-    plain = {"min_area": 1.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "flip": False}
+    """Views that neither crop, flip, jitter, gray nor blur but for what the options say."""
+    plain = {"min_area": 1.0, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "flip": False}
     return simclr_views(batch, seed(), **plain | options)
 
 
@@ -258,17 +258,17 @@ def test_a_view_may_be_the_image_itself():
     torch.testing.assert_close(still(noise()), noise(), rtol=0, atol=2e-4)
 
 
-def test_a_share_of_the_views_is_grey():
-    views = still(noise(100, 8, 8), grey=0.2)
-    grey = (views == views[:, :1]).all(1).all(1).all(1)
-    assert 10 < int(grey.sum()) < 32
-    expected = tv.rgb_to_grayscale(noise(100, 8, 8)[grey], num_output_channels=3)
-    torch.testing.assert_close(views[grey], expected, rtol=0, atol=2e-4)
+def test_a_share_of_the_views_is_gray():
+    views = still(noise(100, 8, 8), gray=0.2)
+    gray = (views == views[:, :1]).all(1).all(1).all(1)
+    assert 10 < int(gray.sum()) < 32
+    expected = tv.rgb_to_grayscale(noise(100, 8, 8)[gray], num_output_channels=3)
+    torch.testing.assert_close(views[gray], expected, rtol=0, atol=2e-4)
     assert not bool(((still(noise(100, 8, 8))).std(1) == 0).any())
 
 
-def test_grey_images_stay_grey():
-    views = simclr_views(grey_noise(16), seed(), jitter=0.8)
+def test_gray_images_stay_gray():
+    views = simclr_views(gray_noise(16), seed(), jitter=0.8)
     torch.testing.assert_close(views, views[:, :1].expand_as(views))
 
 

@@ -36,7 +36,7 @@ def write(path, size=(9, 7), box=None):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A category "bottle" with 2 training and 4 test images, and an empty-handed neighbour."""
+    """A category "bottle" with 2 training and 4 test images, and an empty-handed neighbor."""
     bottle = tmp_path / "bottle"
     for name in ("train/good/001", "train/good/000", "test/good/000", "test/good/001"):
         write(bottle / f"{name}.png")
@@ -235,7 +235,7 @@ def test_a_mask_is_one_region_of_exactly_the_changed_pixels(kind, channels):
         assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
         assert damaged.dtype == np.uint8 and damaged.shape == clean.shape
     np.testing.assert_array_equal(clean, before)
-    assert min(smallest) == 2  # grey levels: neither rounding nor more than can be seen
+    assert min(smallest) == 2  # gray levels: neither rounding nor more than can be seen
 
 
 def test_crumbs_beside_the_region_stay_as_they_were():
@@ -275,7 +275,7 @@ def test_kinds_take_turns_after_the_normal_half():
     assert only.test_defects.tolist() == ["good", "good", "crack", "crack"]
 
 
-def test_colour_photographs_give_colour_crops():
+def test_color_photographs_give_color_crops():
     data = planted_texture(photograph(channels=3), n_train=2, n_test=10, image_size=64)
     assert data.train.shape == (2, 64, 64, 3) and data.train.dtype == np.uint8
     assert data.test.shape == (10, 64, 64, 3)
@@ -326,7 +326,7 @@ def test_bad_arguments_are_named():
         ({"strength": 0}, "strength: expected a positive number, got 0"),
         ({"strength": np.nan}, "strength: expected a positive number, got nan"),
         ({"strength": 0.001}, "'scratch' leaves no visible trace"),
-        ({"texture": np.full((80, 180), 99, np.uint8)}, "'scratch' leaves .* 0.0 grey levels"),
+        ({"texture": np.full((80, 180), 99, np.uint8)}, "'scratch' leaves .* 0.0 gray levels"),
     ]:
         with pytest.raises(ValueError, match=message):
             make(**changes)

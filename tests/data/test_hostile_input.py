@@ -26,8 +26,8 @@ from anomalib_lite import PatchCore
 from anomalib_lite.data import ImageStream
 
 NORMAL = stripes(6)
-GREY = stripes(1, seed=5)[0]
-COLOUR = np.stack([GREY, np.roll(GREY, 3, axis=1), 255 - GREY], axis=-1)
+GRAY = stripes(1, seed=5)[0]
+COLOR = np.stack([GRAY, np.roll(GRAY, 3, axis=1), 255 - GRAY], axis=-1)
 SIDE = 64
 
 
@@ -71,11 +71,11 @@ def scanlines(array):
 
 
 def png(
-    raw=None, *, size=(SIDE, SIDE), depth=8, colour=0, extra=b"", interlace=0, end=True, crc=None
+    raw=None, *, size=(SIDE, SIDE), depth=8, color=0, extra=b"", interlace=0, end=True, crc=None
 ):
     """A PNG file, by its specification."""
-    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
-    data = zlib.compress(scanlines(GREY) if raw is None else raw)
+    header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, interlace)
+    data = zlib.compress(scanlines(GRAY) if raw is None else raw)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header, crc) + extra + chunk(b"IDAT", data)
         + (chunk(b"IEND") if end else b"")
@@ -90,7 +90,7 @@ def encoded(array, kind, **options):
     return file.getvalue()
 
 
-def with_orientation(value, array=GREY, kind="PNG", **options):
+def with_orientation(value, array=GRAY, kind="PNG", **options):
     """A file lying or mirrored as EXIF says."""
     exif = Image.Exif()
     exif[274] = value
@@ -139,136 +139,136 @@ def patched(data, place, code, *values):
 
 def altered_tiff(tag, value, code=">I"):
     """A TIFF one of whose tags says something else."""
-    data = tiff(GREY, bits=8)
+    data = tiff(GRAY, bits=8)
     return patched(data, data.index(struct.pack(">H", tag), 10) + 8, code, value)
 
 
 def looping_tiff():
     """A TIFF whose only directory says that it comes next again."""
-    data = encoded(GREY, "TIFF")
+    data = encoded(GRAY, "TIFF")
     first = struct.unpack_from("<I", data, 4)[0]
     n_tags = struct.unpack_from("<H", data, first)[0]
     return patched(data, first + 2 + 12 * n_tags, "<I", first)
 
 
 JPEG, BMP, GIF, TIFF, WEBP = (
-    encoded(COLOUR, "JPEG", quality=98, subsampling=0), encoded(COLOUR, "BMP"),
-    encoded(GREY, "GIF"), encoded(GREY, "TIFF"), encoded(COLOUR, "WEBP", lossless=True),
+    encoded(COLOR, "JPEG", quality=98, subsampling=0), encoded(COLOR, "BMP"),
+    encoded(GRAY, "GIF"), encoded(GRAY, "TIFF"), encoded(COLOR, "WEBP", lossless=True),
 )  # fmt: skip
-ALPHA = np.dstack([COLOUR, np.arange(SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8)])
-COARSE = (GREY // 17).astype(np.uint8)  # 4 bits
-PAIRS = (GREY // 85).astype(np.uint8).reshape(64, 16, 4)  # 2 bits
+ALPHA = np.dstack([COLOR, np.arange(SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8)])
+COARSE = (GRAY // 17).astype(np.uint8)  # 4 bits
+PAIRS = (GRAY // 85).astype(np.uint8).reshape(64, 16, 4)  # 2 bits
 
 # name: (bytes of a file, the picture in it, how far a value may be off)
 GOOD_FILES = {
-    "png": (png(), GREY, 0),
-    "png of 16 bits": (png(scanlines(be(GREY)), depth=16), GREY, 0),
-    "png of colours of 16 bits": (png(scanlines(be(COLOUR)), depth=16, colour=2), COLOUR, 1),
+    "png": (png(), GRAY, 0),
+    "png of 16 bits": (png(scanlines(be(GRAY)), depth=16), GRAY, 0),
+    "png of colors of 16 bits": (png(scanlines(be(COLOR)), depth=16, color=2), COLOR, 1),
     "png of 4 bits": (
         png(scanlines(COARSE[:, ::2] << 4 | COARSE[:, 1::2]), depth=4), COARSE * 17, 0,
     ),
     "png of 1 bit": (
-        png(scanlines(np.packbits(GREY > 128, axis=1)), depth=1), (GREY > 128) * np.uint8(255), 0,
+        png(scanlines(np.packbits(GRAY > 128, axis=1)), depth=1), (GRAY > 128) * np.uint8(255), 0,
     ),
     "png of 2 bits": (
         png(scanlines(np.uint8(PAIRS @ [64, 16, 4, 1])), depth=2), PAIRS.reshape(64, 64) * 85, 0,
     ),
-    "interlaced png": (png(adam7(GREY), interlace=1), GREY, 0),
-    "png without end": (png(end=False), GREY, 0),
-    "png with garbage behind": (png() + b"garbage" * 99, GREY, 0),
-    "png, one grey transparent": (png(extra=chunk(b"tRNS", b"\0\x05")), GREY, 0),
-    "png, one colour transparent": (
-        png(scanlines(COLOUR), colour=2, extra=chunk(b"tRNS", bytes(6))), COLOUR, 0,
+    "interlaced png": (png(adam7(GRAY), interlace=1), GRAY, 0),
+    "png without end": (png(end=False), GRAY, 0),
+    "png with garbage behind": (png() + b"garbage" * 99, GRAY, 0),
+    "png, one gray transparent": (png(extra=chunk(b"tRNS", b"\0\x05")), GRAY, 0),
+    "png, one color transparent": (
+        png(scanlines(COLOR), color=2, extra=chunk(b"tRNS", bytes(6))), COLOR, 0,
     ),
-    "png with 10,000 comments": (png(extra=chunk(b"tEXt", b"a\0b") * 10_000), GREY, 0),
-    "png of an unknown chunk": (png(extra=chunk(b"abCd", b"?")), GREY, 0),
-    "png with gamma": (png(extra=chunk(b"gAMA", struct.pack(">I", 45455))), GREY, 0),
-    "palette": (encoded(Image.fromarray(GREY).convert("P"), "PNG"), GREY, 0),
-    "interlaced gif": (encoded(GREY, "GIF", interlace=1), GREY, 0),
-    "gif": (GIF, GREY, 0),
-    "jpeg": (JPEG, COLOUR, 12),
-    "progressive jpeg": (encoded(GREY, "JPEG", progressive=True, quality=98), GREY, 12),
-    "jpeg with garbage behind": (JPEG + b"garbage" * 99, COLOUR, 12),
-    "jpeg with broken EXIF": (with_exif(b"\xff" * 12), COLOUR, 12),
+    "png with 10,000 comments": (png(extra=chunk(b"tEXt", b"a\0b") * 10_000), GRAY, 0),
+    "png of an unknown chunk": (png(extra=chunk(b"abCd", b"?")), GRAY, 0),
+    "png with gamma": (png(extra=chunk(b"gAMA", struct.pack(">I", 45455))), GRAY, 0),
+    "palette": (encoded(Image.fromarray(GRAY).convert("P"), "PNG"), GRAY, 0),
+    "interlaced gif": (encoded(GRAY, "GIF", interlace=1), GRAY, 0),
+    "gif": (GIF, GRAY, 0),
+    "jpeg": (JPEG, COLOR, 12),
+    "progressive jpeg": (encoded(GRAY, "JPEG", progressive=True, quality=98), GRAY, 12),
+    "jpeg with garbage behind": (JPEG + b"garbage" * 99, COLOR, 12),
+    "jpeg with broken EXIF": (with_exif(b"\xff" * 12), COLOR, 12),
     "jpeg whose EXIF leads to itself": (
-        with_exif(struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 34665, 4, 1, 8, 8)), COLOUR, 12,
+        with_exif(struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 34665, 4, 1, 8, 8)), COLOR, 12,
     ),
     "jpeg with letters for its orientation": (
-        with_exif(struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, 274, 2, 4, b"6", 0)), COLOUR, 12,
+        with_exif(struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, 274, 2, 4, b"6", 0)), COLOR, 12,
     ),
-    "turned jpeg": (with_orientation(6, kind="JPEG", quality=98), np.rot90(GREY, -1), 12),
-    "turned tiff": (with_orientation(6, kind="TIFF"), np.rot90(GREY, -1), 0),
+    "turned jpeg": (with_orientation(6, kind="JPEG", quality=98), np.rot90(GRAY, -1), 12),
+    "turned tiff": (with_orientation(6, kind="TIFF"), np.rot90(GRAY, -1), 0),
     "turned packed tiff": (
-        with_orientation(8, kind="TIFF", compression="tiff_lzw"), np.rot90(GREY), 0,
+        with_orientation(8, kind="TIFF", compression="tiff_lzw"), np.rot90(GRAY), 0,
     ),
     "turned webp": (
-        with_orientation(3, COLOUR, "WEBP", lossless=True), COLOUR[::-1, ::-1], 0,
+        with_orientation(3, COLOR, "WEBP", lossless=True), COLOR[::-1, ::-1], 0,
     ),
-    "jpeg with empty EXIF": (JPEG[:2] + b"\xff\xe1\0\2" + JPEG[2:], COLOUR, 12),
+    "jpeg with empty EXIF": (JPEG[:2] + b"\xff\xe1\0\2" + JPEG[2:], COLOR, 12),
     "CMYK jpeg": (
-        encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=98, subsampling=0),
-        COLOUR, 12,
+        encoded(Image.fromarray(COLOR).convert("CMYK"), "JPEG", quality=98, subsampling=0),
+        COLOR, 12,
     ),
-    "CMYK tiff": (encoded(Image.fromarray(COLOUR).convert("CMYK"), "TIFF"), COLOUR, 1),
-    "YCbCr tiff": (encoded(Image.fromarray(COLOUR).convert("YCbCr"), "TIFF"), COLOUR, 3),
-    "tiff": (TIFF, GREY, 0),
-    "tiff, big end first": (tiff(GREY, bits=8), GREY, 0),
-    "tiff of 16 bits, big end first": (tiff(be(GREY), bits=16), GREY, 0),
+    "CMYK tiff": (encoded(Image.fromarray(COLOR).convert("CMYK"), "TIFF"), COLOR, 1),
+    "YCbCr tiff": (encoded(Image.fromarray(COLOR).convert("YCbCr"), "TIFF"), COLOR, 3),
+    "tiff": (TIFF, GRAY, 0),
+    "tiff, big end first": (tiff(GRAY, bits=8), GRAY, 0),
+    "tiff of 16 bits, big end first": (tiff(be(GRAY), bits=16), GRAY, 0),
     "tiff of floats, big end first": (
-        tiff((GREY / 255).astype(">f4"), bits=32, sample_format=3), GREY, 0,
+        tiff((GRAY / 255).astype(">f4"), bits=32, sample_format=3), GRAY, 0,
     ),
-    "tiff whose white is zero": (altered_tiff(262, 0, ">H"), 255 - GREY, 0),
-    "tiff that says it has 7 bytes": (altered_tiff(279, 7), GREY, 0),
-    "tiff of floats": (encoded((GREY / 255).astype(np.float32), "TIFF"), GREY, 0),
-    "tiff of 1 bit": (encoded(GREY > 128, "TIFF"), (GREY > 128) * np.uint8(255), 0),
-    "fax": (encoded(GREY > 128, "TIFF", compression="group4"), (GREY > 128) * np.uint8(255), 0),
-    "packed tiff": (encoded(GREY, "TIFF", compression="tiff_lzw"), GREY, 0),
-    "tiff that comes again": (looping_tiff(), GREY, 0),
-    "bmp": (BMP, COLOUR, 0),
+    "tiff whose white is zero": (altered_tiff(262, 0, ">H"), 255 - GRAY, 0),
+    "tiff that says it has 7 bytes": (altered_tiff(279, 7), GRAY, 0),
+    "tiff of floats": (encoded((GRAY / 255).astype(np.float32), "TIFF"), GRAY, 0),
+    "tiff of 1 bit": (encoded(GRAY > 128, "TIFF"), (GRAY > 128) * np.uint8(255), 0),
+    "fax": (encoded(GRAY > 128, "TIFF", compression="group4"), (GRAY > 128) * np.uint8(255), 0),
+    "packed tiff": (encoded(GRAY, "TIFF", compression="tiff_lzw"), GRAY, 0),
+    "tiff that comes again": (looping_tiff(), GRAY, 0),
+    "bmp": (BMP, COLOR, 0),
     "bmp, top row first": (
-        patched(BMP, 22, "<i", -SIDE), COLOUR[::-1], 0,
+        patched(BMP, 22, "<i", -SIDE), COLOR[::-1], 0,
     ),
-    "webp": (WEBP, COLOUR, 0),
-    "jpeg 2000": (encoded(COLOUR, "JPEG2000"), COLOUR, 0),
-    "pgm": (b"P5 64 64 255\n" + GREY.tobytes(), GREY, 0),
-    "pgm in letters": (b"P2 64 64 255\n" + b" ".join(b"%d" % v for v in GREY.flat), GREY, 0),
-    "pgm of 16 bits": (b"P5 64 64 65535\n" + be(GREY).tobytes(), GREY, 0),
+    "webp": (WEBP, COLOR, 0),
+    "jpeg 2000": (encoded(COLOR, "JPEG2000"), COLOR, 0),
+    "pgm": (b"P5 64 64 255\n" + GRAY.tobytes(), GRAY, 0),
+    "pgm in letters": (b"P2 64 64 255\n" + b" ".join(b"%d" % v for v in GRAY.flat), GRAY, 0),
+    "pgm of 16 bits": (b"P5 64 64 65535\n" + be(GRAY).tobytes(), GRAY, 0),
     "pgm up to 15": (b"P5 64 64 15\n" + COARSE.tobytes(), COARSE * 17, 0),
     "pgm with a long comment": (
-        b"P5\n#" + b"x" * 10**5 + b"\n64 64 255\n" + GREY.tobytes(), GREY, 0,
+        b"P5\n#" + b"x" * 10**5 + b"\n64 64 255\n" + GRAY.tobytes(), GRAY, 0,
     ),
-    "ppm": (b"P6 64 64 255\n" + COLOUR.tobytes(), COLOUR, 0),
-    "pfm": (b"Pf\n64 64\n-1.0\n" + (GREY[::-1] / 255).astype("<f4").tobytes(), GREY, 0),
+    "ppm": (b"P6 64 64 255\n" + COLOR.tobytes(), COLOR, 0),
+    "pfm": (b"Pf\n64 64\n-1.0\n" + (GRAY[::-1] / 255).astype("<f4").tobytes(), GRAY, 0),
     **{
         f"EXIF orientation {o}": (with_orientation(o), turned, 0)
         for o, turned in {
-            0: GREY, 1: GREY, 2: GREY[:, ::-1], 3: GREY[::-1, ::-1], 4: GREY[::-1], 5: GREY.T,
-            6: np.rot90(GREY, -1), 7: GREY[::-1, ::-1].T, 8: np.rot90(GREY), 9: GREY, 999: GREY,
+            0: GRAY, 1: GRAY, 2: GRAY[:, ::-1], 3: GRAY[::-1, ::-1], 4: GRAY[::-1], 5: GRAY.T,
+            6: np.rot90(GRAY, -1), 7: GRAY[::-1, ::-1].T, 8: np.rot90(GRAY), 9: GRAY, 999: GRAY,
         }.items()
     },
 }  # fmt: skip
 
 # the same, with an alpha channel that is dropped with a warning
 ALPHA_FILES = {
-    "png with alpha": (png(scanlines(ALPHA), colour=6), COLOUR, 0),
-    "png of 16 bits with alpha": (png(scanlines(be(ALPHA)), depth=16, colour=6), COLOUR, 1),
-    "grey png with alpha": (
-        png(scanlines(np.dstack([GREY, GREY])), colour=4), np.dstack([GREY] * 3), 0,
+    "png with alpha": (png(scanlines(ALPHA), color=6), COLOR, 0),
+    "png of 16 bits with alpha": (png(scanlines(be(ALPHA)), depth=16, color=6), COLOR, 1),
+    "gray png with alpha": (
+        png(scanlines(np.dstack([GRAY, GRAY])), color=4), np.dstack([GRAY] * 3), 0,
     ),
-    "palette, one colour transparent": (
-        encoded(Image.fromarray(GREY).convert("P"), "PNG", transparency=3),
-        np.dstack([GREY] * 3), 0,
+    "palette, one color transparent": (
+        encoded(Image.fromarray(GRAY).convert("P"), "PNG", transparency=3),
+        np.dstack([GRAY] * 3), 0,
     ),
     "palette, all half transparent": (
-        encoded(Image.fromarray(GREY).convert("P"), "PNG", transparency=bytes(range(256))),
-        np.dstack([GREY] * 3), 0,
+        encoded(Image.fromarray(GRAY).convert("P"), "PNG", transparency=bytes(range(256))),
+        np.dstack([GRAY] * 3), 0,
     ),
-    "webp with alpha": (encoded(ALPHA, "WEBP", lossless=True, exact=True), COLOUR, 0),
-    "tiff with alpha": (encoded(ALPHA, "TIFF"), COLOUR, 0),
+    "webp with alpha": (encoded(ALPHA, "WEBP", lossless=True, exact=True), COLOR, 0),
+    "tiff with alpha": (encoded(ALPHA, "TIFF"), COLOR, 0),
 }  # fmt: skip
 
 UNREADABLE = "cannot be read as an image"
-TWO = [Image.fromarray(255 - GREY)]
+TWO = [Image.fromarray(255 - GRAY)]
 BAD_FILES = {
     "empty": (b"", UNREADABLE),
     "zeros": (bytes(999), UNREADABLE),
@@ -282,9 +282,9 @@ BAD_FILES = {
     "png of no height": (png(size=(SIDE, 0)), UNREADABLE),
     "png whose header was altered": (png(crc=0), UNREADABLE),
     "png of an impossible depth": (png(depth=3), UNREADABLE),
-    "png of an impossible colour": (png(colour=5), UNREADABLE),
-    "png of an impossible filter": (png(b"".join(b"\x09" + r.tobytes() for r in GREY)), UNREADABLE),
-    "png with too few rows": (png(scanlines(GREY[:30])[:-5]), UNREADABLE),
+    "png of an impossible color": (png(color=5), UNREADABLE),
+    "png of an impossible filter": (png(b"".join(b"\x09" + r.tobytes() for r in GRAY)), UNREADABLE),
+    "png with too few rows": (png(scanlines(GRAY[:30])[:-5]), UNREADABLE),
     "png without pixels": (png(b""), UNREADABLE),
     "png of 3.6 gigapixels": (png(size=(60_000, 60_000)), "decompression bomb"),
     "png of the largest size there is": (png(size=(2**31 - 1, 2**31 - 1)), "decompression bomb"),
@@ -294,37 +294,37 @@ BAD_FILES = {
     "png with a profile of 100 MB, packed": (
         png(extra=chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8)))), "too large",
     ),
-    "png of two frames": (encoded(GREY, "PNG", save_all=True, append_images=TWO), "2 frames"),
-    "gif of two frames": (encoded(GREY, "GIF", save_all=True, append_images=TWO), "2 frames"),
-    "webp of two frames": (encoded(GREY, "WEBP", save_all=True, append_images=TWO), "2 frames"),
-    "tiff of two pages": (encoded(GREY, "TIFF", save_all=True, append_images=TWO), "2 frames"),
-    "jpeg of two pictures": (encoded(GREY, "MPO", save_all=True, append_images=TWO), "2 frames"),
-    "tiff without tags": (patched(tiff(GREY, bits=8), 8, ">H", 0), UNREADABLE),
-    "tiff of 65,535 tags": (patched(tiff(GREY, bits=8), 8, ">H", 65_535), UNREADABLE),
+    "png of two frames": (encoded(GRAY, "PNG", save_all=True, append_images=TWO), "2 frames"),
+    "gif of two frames": (encoded(GRAY, "GIF", save_all=True, append_images=TWO), "2 frames"),
+    "webp of two frames": (encoded(GRAY, "WEBP", save_all=True, append_images=TWO), "2 frames"),
+    "tiff of two pages": (encoded(GRAY, "TIFF", save_all=True, append_images=TWO), "2 frames"),
+    "jpeg of two pictures": (encoded(GRAY, "MPO", save_all=True, append_images=TWO), "2 frames"),
+    "tiff without tags": (patched(tiff(GRAY, bits=8), 8, ">H", 0), UNREADABLE),
+    "tiff of 65,535 tags": (patched(tiff(GRAY, bits=8), 8, ">H", 65_535), UNREADABLE),
     "tiff of no width": (altered_tiff(256, 0), UNREADABLE),
     "tiff of 137 gigapixels": (altered_tiff(256, 2**31), "decompression bomb"),
     "tiff whose pixels are far away": (altered_tiff(273, 10**8), UNREADABLE),
     "tiff of floats of 64 bits": (
-        tiff((GREY / 255).astype(">f8"), bits=64, sample_format=3), UNREADABLE,
+        tiff((GRAY / 255).astype(">f8"), bits=64, sample_format=3), UNREADABLE,
     ),
     "tiff of floats of 16 bits": (
-        tiff((GREY / 255).astype(">f2"), bits=16, sample_format=3), UNREADABLE,
+        tiff((GRAY / 255).astype(">f2"), bits=16, sample_format=3), UNREADABLE,
     ),
     "tiff without a directory": (patched(TIFF, 4, "<I", 0), UNREADABLE),
     "tiff whose directory is far away": (patched(TIFF, 4, "<I", 10**9), UNREADABLE),
-    "tiff of floats up to 255": (encoded(GREY.astype(np.float32), "TIFF"), r"lie in \[0, 1\]"),
+    "tiff of floats up to 255": (encoded(GRAY.astype(np.float32), "TIFF"), r"lie in \[0, 1\]"),
     "tiff of floats with NaN": (
-        encoded(np.where(GREY > 128, np.nan, 0.5).astype(np.float32), "TIFF"), "NaN",
+        encoded(np.where(GRAY > 128, np.nan, 0.5).astype(np.float32), "TIFF"), "NaN",
     ),
-    "tiff of 32 bits": (encoded(GREY.astype(np.int32) * 10**6, "TIFF"), "int32"),
-    "tiff below zero": (encoded(-GREY.astype(np.int32), "TIFF"), "int32"),
+    "tiff of 32 bits": (encoded(GRAY.astype(np.int32) * 10**6, "TIFF"), "int32"),
+    "tiff below zero": (encoded(-GRAY.astype(np.int32), "TIFF"), "int32"),
     "bmp of 34 gigapixels": (patched(BMP, 18, "<ii", 2**31 - 1, 16), "decompression bomb"),
     "bmp of an absurd header": (patched(BMP, 14, "<I", 999_999), UNREADABLE),
     "bmp of an unknown compression": (patched(BMP, 30, "<I", 77), UNREADABLE),
-    "pgm cut short": (b"P5 64 64 255\n" + GREY.tobytes()[:999], UNREADABLE),
+    "pgm cut short": (b"P5 64 64 255\n" + GRAY.tobytes()[:999], UNREADABLE),
     "pgm of 10 gigapixels": (b"P5 100000 100000 255\n", "decompression bomb"),
-    "pgm of negative size": (b"P5 -64 64 255\n" + GREY.tobytes(), UNREADABLE),
-    "pgm up to 0": (b"P5 64 64 0\n" + GREY.tobytes(), UNREADABLE),
+    "pgm of negative size": (b"P5 -64 64 255\n" + GRAY.tobytes(), UNREADABLE),
+    "pgm up to 0": (b"P5 64 64 0\n" + GRAY.tobytes(), UNREADABLE),
     "pgm of words": (b"P2 64 64 255\nnot a number", UNREADABLE),
     "jpeg of no size": (JPEG.replace(struct.pack(">HH", SIDE, SIDE), bytes(4), 1), UNREADABLE),
     "jpeg that says it is progressive": (JPEG.replace(b"\xff\xc0", b"\xff\xc2", 1), UNREADABLE),
@@ -332,7 +332,7 @@ BAD_FILES = {
     "jpeg with EXIF cut short": (with_exif(b"II*\0\x08\0\0\0\x05\0"), UNREADABLE),
     "png with broken EXIF": (png(extra=chunk(b"eXIf", b"junkjunk")), UNREADABLE),
     "jpeg without tables": (JPEG[:2] + JPEG[JPEG.index(b"\xff\xda"):], UNREADABLE),
-    "png of one pixel": (encoded(GREY[:1, :1], "PNG"), "at least 8 pixels a side"),
+    "png of one pixel": (encoded(GRAY[:1, :1], "PNG"), "at least 8 pixels a side"),
     **{
         f"{share:.0%} of a {name}": (data[: int(len(data) * share)], UNREADABLE)
         for name, data in [("png", png()), ("jpeg", JPEG), ("tiff", TIFF), ("gif", GIF),
@@ -389,7 +389,7 @@ def test_files_with_alpha_lose_it_with_a_warning(name, tmp_path):
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_files_that_are_no_images(name, detector, tmp_path):
     data, pattern = BAD_FILES[name]
-    assert_refused(detector, [GREY, GREY, write(tmp_path, data)], pattern)
+    assert_refused(detector, [GRAY, GRAY, write(tmp_path, data)], pattern)
 
 
 class Canary:
@@ -412,7 +412,7 @@ def test_no_program_hidden_in_a_picture_is_run(language, detector, tmp_path, mon
     interpreter.chmod(0o700)
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(interpreter))
     data = pickle.dumps(Canary(canary)) if language == "pickle" else POSTSCRIPT
-    assert_refused(detector, [GREY, GREY, write(tmp_path, data)], UNREADABLE)
+    assert_refused(detector, [GRAY, GRAY, write(tmp_path, data)], UNREADABLE)
     assert not canary.exists()
 
 
@@ -453,7 +453,7 @@ class Misleading:
 
 class ArrayLike:
     def __array__(self, dtype=None, copy=None):
-        return GREY
+        return GRAY
 
 
 class NamedInBytes:
@@ -523,27 +523,27 @@ BAD_ITEMS = {
     "an array-like object": (fixed(ArrayLike()), "got ArrayLike"),
     "None": (fixed(None), "got NoneType"),
     "a number": (fixed(3), "got int"),
-    "a nested list": (fixed(GREY.tolist()), r"got list.*numpy\.asarray"),
+    "a nested list": (fixed(GRAY.tolist()), r"got list.*numpy\.asarray"),
     "a ragged list": (fixed([[1, 2], [3]]), "got list"),
-    "a dict": (fixed({"image": GREY}), "got dict"),
+    "a dict": (fixed({"image": GRAY}), "got dict"),
     "a set": (fixed({1}), "got set"),
-    "int64": (fixed(GREY.astype(np.int64)), r"int64.*astype\(numpy.uint8\)"),
-    "int8": (fixed(GREY.astype(np.int8)), "int8"),
-    "uint32": (fixed(GREY.astype(np.uint32)), "uint32"),
-    "complex": (fixed(GREY.astype(complex)), "complex128"),
-    "dates": (fixed(GREY.astype("M8[s]")), "datetime64"),
-    "raw bytes": (fixed(GREY.view("V1")), "got .V1"),
+    "int64": (fixed(GRAY.astype(np.int64)), r"int64.*astype\(numpy.uint8\)"),
+    "int8": (fixed(GRAY.astype(np.int8)), "int8"),
+    "uint32": (fixed(GRAY.astype(np.uint32)), "uint32"),
+    "complex": (fixed(GRAY.astype(complex)), "complex128"),
+    "dates": (fixed(GRAY.astype("M8[s]")), "datetime64"),
+    "raw bytes": (fixed(GRAY.view("V1")), "got .V1"),
     "records": (fixed(np.zeros((64, 64), [("a", "u1")])), "got"),
     "letters": (fixed(np.full((64, 64), "a")), "got <U1"),
-    "objects": (fixed(GREY.astype(object)), "got object"),
+    "objects": (fixed(GRAY.astype(object)), "got object"),
     "a NaN": (with_one(np.nan), r"NaN or infinity, first at index \(3, 7\)"),
     "an infinity": (with_one(np.inf), r"\(3, 7\)"),
     "a negative infinity": (with_one(-np.inf), r"\(3, 7\)"),
     "a float of 1.01": (with_one(1.01), r"\[0, 1\], got \[0.5, 1.01\]"),
     "a float of -0.01": (with_one(-0.01), r"\[0, 1\]"),
-    "floats up to 255": (fixed(GREY.astype(float)), r"Values 0\.\.255"),
+    "floats up to 255": (fixed(GRAY.astype(float)), r"Values 0\.\.255"),
     "a NaN of 16 bits": (fixed(np.full((64, 64), np.nan, np.float16)), "NaN"),
-    "masked pixels": (fixed(np.ma.array(GREY, mask=GREY > 100)), "masked"),
+    "masked pixels": (fixed(np.ma.array(GRAY, mask=GRAY > 100)), "masked"),
     "one dimension": (fixed(np.zeros(64, np.uint8)), r"expected one image \(H, W\)"),
     "no dimension": (fixed(np.array(3)), "expected one image"),
     "four dimensions": (fixed(np.zeros((1, 64, 64, 3), np.uint8)), "expected one image"),
@@ -570,66 +570,66 @@ BAD_ITEMS = {
 }  # fmt: skip
 
 GOOD_ITEMS = {
-    "a link": (lambda folder: write(folder, png()) and link("picture.png")(folder), GREY),
-    "unicode": (lambda folder: write(folder, png(), "Bärenfoto 🙂 猫.png"), GREY),
-    "a line break in the name": (lambda folder: write(folder, png(), "a\nb.png"), GREY),
+    "a link": (lambda folder: write(folder, png()) and link("picture.png")(folder), GRAY),
+    "unicode": (lambda folder: write(folder, png(), "Bärenfoto 🙂 猫.png"), GRAY),
+    "a line break in the name": (lambda folder: write(folder, png(), "a\nb.png"), GRAY),
     "a name that is no unicode": (
-        lambda folder: write(folder, png(), os.fsdecode(b"\xff\xfe.png")), GREY,
+        lambda folder: write(folder, png(), os.fsdecode(b"\xff\xfe.png")), GRAY,
     ),
-    "a name in bytes": (lambda folder: NamedInBytes(write(folder, png())), GREY),
-    "a png called .jpg": (lambda folder: write(folder, png(), "x.jpg"), GREY),
-    "a png called .txt": (lambda folder: write(folder, png(), "x.txt"), GREY),
-    "a bmp called .tiff": (lambda folder: write(folder, BMP, "x.tiff"), COLOUR),
-    "a name without end": (lambda folder: write(folder, png(), "x"), GREY),
-    "capitals": (lambda folder: write(folder, png(), "X.PNG"), GREY),
-    "a numpy string": (lambda folder: np.str_(write(folder, png())), GREY),
-    "floats": (fixed(GREY / 255), GREY),
+    "a name in bytes": (lambda folder: NamedInBytes(write(folder, png())), GRAY),
+    "a png called .jpg": (lambda folder: write(folder, png(), "x.jpg"), GRAY),
+    "a png called .txt": (lambda folder: write(folder, png(), "x.txt"), GRAY),
+    "a bmp called .tiff": (lambda folder: write(folder, BMP, "x.tiff"), COLOR),
+    "a name without end": (lambda folder: write(folder, png(), "x"), GRAY),
+    "capitals": (lambda folder: write(folder, png(), "X.PNG"), GRAY),
+    "a numpy string": (lambda folder: np.str_(write(folder, png())), GRAY),
+    "floats": (fixed(GRAY / 255), GRAY),
     "floats of 16 bits": (fixed(np.float16([[0.5] * 64] * 64)), np.full((64, 64), 127.5)),
-    "long floats": (fixed((GREY / 255).astype(np.longdouble)), GREY),
+    "long floats": (fixed((GRAY / 255).astype(np.longdouble)), GRAY),
     "floats a rounding above 1": (fixed(np.full((64, 64), 1 + 1e-7)), np.full((64, 64), 255)),
     "negative zeros": (fixed(np.full((64, 64), -0.0)), np.zeros((64, 64))),
     "the smallest number": (fixed(np.full((64, 64), 5e-324)), np.zeros((64, 64))),
-    "uint16": (fixed(GREY.astype(np.uint16) * 257), GREY),
-    "uint16, big end first": (fixed(be(GREY)), GREY),
-    "floats, big end first": (fixed((GREY / 255).astype(">f4")), GREY),
-    "bool": (fixed(GREY > 128), (GREY > 128) * 255.0),
-    "read only": (fixed(np.frombuffer(GREY.tobytes(), np.uint8).reshape(64, 64)), GREY),
-    "Fortran order": (fixed(np.asfortranarray(COLOUR)), COLOUR),
-    "negative strides": (fixed(GREY[::-1, ::-1].copy()[::-1, ::-1]), GREY),
-    "every second pixel": (fixed(GREY.repeat(2, 0).repeat(2, 1)[::2, ::2]), GREY),
-    "zero strides": (fixed(np.broadcast_to(GREY[:1], (64, 64))), GREY[:1].repeat(64, 0)),
+    "uint16": (fixed(GRAY.astype(np.uint16) * 257), GRAY),
+    "uint16, big end first": (fixed(be(GRAY)), GRAY),
+    "floats, big end first": (fixed((GRAY / 255).astype(">f4")), GRAY),
+    "bool": (fixed(GRAY > 128), (GRAY > 128) * 255.0),
+    "read only": (fixed(np.frombuffer(GRAY.tobytes(), np.uint8).reshape(64, 64)), GRAY),
+    "Fortran order": (fixed(np.asfortranarray(COLOR)), COLOR),
+    "negative strides": (fixed(GRAY[::-1, ::-1].copy()[::-1, ::-1]), GRAY),
+    "every second pixel": (fixed(GRAY.repeat(2, 0).repeat(2, 1)[::2, ::2]), GRAY),
+    "zero strides": (fixed(np.broadcast_to(GRAY[:1], (64, 64))), GRAY[:1].repeat(64, 0)),
     "unaligned": (
-        fixed(np.frombuffer(b"x" + be(GREY).tobytes(), ">u2", offset=1).reshape(64, 64)), GREY,
+        fixed(np.frombuffer(b"x" + be(GRAY).tobytes(), ">u2", offset=1).reshape(64, 64)), GRAY,
     ),
-    "a matrix": (fixed(np.asmatrix(GREY)), GREY),
-    "one channel": (fixed(GREY[..., None]), GREY),
-    "tensor": (fixed(torch.from_numpy(COLOUR).movedim(-1, 0)), COLOUR),
+    "a matrix": (fixed(np.asmatrix(GRAY)), GRAY),
+    "one channel": (fixed(GRAY[..., None]), GRAY),
+    "tensor": (fixed(torch.from_numpy(COLOR).movedim(-1, 0)), COLOR),
     "tensor with a gradient": (
-        fixed((torch.from_numpy(GREY)[None] / 255).requires_grad_()), GREY,
+        fixed((torch.from_numpy(GRAY)[None] / 255).requires_grad_()), GRAY,
     ),
     "tensor of bfloat16": (
         fixed(torch.full((1, 64, 64), 0.5).bfloat16()), np.full((64, 64), 127.5),
     ),
-    "tensor of float64": (fixed(torch.from_numpy(GREY / 255)[None]), GREY),
-    "expanded tensor": (fixed(torch.from_numpy(GREY).expand(3, 64, 64)), np.dstack([GREY] * 3)),
-    "flipped tensor": (fixed(torch.from_numpy(COLOUR).movedim(-1, 0).flip(1).flip(1)), COLOUR),
-    "inference tensor": (lambda folder: inference_tensor(), GREY),
-    "picture of floats": (fixed(Image.fromarray((GREY / 255).astype(np.float32))), GREY),
-    "picture of 16 bits": (fixed(Image.fromarray(GREY.astype(np.uint16) * 257)), GREY),
-    "lazy picture": (lambda folder: Image.open(write(folder, png())), GREY),
+    "tensor of float64": (fixed(torch.from_numpy(GRAY / 255)[None]), GRAY),
+    "expanded tensor": (fixed(torch.from_numpy(GRAY).expand(3, 64, 64)), np.dstack([GRAY] * 3)),
+    "flipped tensor": (fixed(torch.from_numpy(COLOR).movedim(-1, 0).flip(1).flip(1)), COLOR),
+    "inference tensor": (lambda folder: inference_tensor(), GRAY),
+    "picture of floats": (fixed(Image.fromarray((GRAY / 255).astype(np.float32))), GRAY),
+    "picture of 16 bits": (fixed(Image.fromarray(GRAY.astype(np.uint16) * 257)), GRAY),
+    "lazy picture": (lambda folder: Image.open(write(folder, png())), GRAY),
     "very long": (fixed(np.zeros((8, 30_000), np.uint8)), np.zeros((8, 30_000))),
 }  # fmt: skip
 
 
 def inference_tensor():
     with torch.inference_mode():
-        return torch.from_numpy(GREY)[None].clone()
+        return torch.from_numpy(GRAY)[None].clone()
 
 
 @pytest.mark.parametrize("name", BAD_ITEMS)
 def test_things_that_are_no_images(name, detector, tmp_path):
     make, pattern = BAD_ITEMS[name]
-    assert_refused(detector, [GREY, GREY, make(tmp_path)], pattern)
+    assert_refused(detector, [GRAY, GRAY, make(tmp_path)], pattern)
 
 
 @pytest.mark.parametrize("name", GOOD_ITEMS)
@@ -643,7 +643,7 @@ def test_things_that_are_odd_but_right(name, detector, tmp_path):
 def test_quantised_tensors_are_refused(detector):
     with pytest.warns(UserWarning, match="quantized"):
         tensor = torch.quantize_per_tensor(torch.rand(1, 64, 64), 1 / 255, 0, torch.quint8)
-    assert_refused(detector, [GREY, GREY, tensor], "cannot be read")
+    assert_refused(detector, [GRAY, GRAY, tensor], "cannot be read")
 
 
 # -- whole sets -----------------------------------------------------------------------------------
@@ -661,11 +661,11 @@ class Failing(torch.utils.data.Dataset):
     def __getitem__(self, index):
         if index == 2:
             raise self.error
-        return GREY
+        return GRAY
 
 
 def holding_itself():
-    images = [GREY]
+    images = [GRAY]
     images.append(images)
     return images
 
@@ -673,13 +673,13 @@ def holding_itself():
 BAD_SETS = {
     "None": (None, "got NoneType"),
     "a number": (3, "got int"),
-    "a dict": ({"a": GREY}, "got dict"),
+    "a dict": ({"a": GRAY}, "got dict"),
     "a set, in whatever order": ({"a.png", "b.png"}, "got set"),
     "the keys of a dict": ({"a.png": 1}.keys(), "got dict_keys"),
     "bytes": (b"\1\2", "got bytes"),
     "an open file": (io.BytesIO(b"a\nb"), "image 0: .*got bytes"),
     "numbers": (range(3), "image 0: .*got int"),
-    "one picture": (Image.fromarray(GREY), r"Pass \[image\]"),
+    "one picture": (Image.fromarray(GRAY), r"Pass \[image\]"),
     "one path that is a file": (__file__, r"Pass a list: \[path\]"),
     "a path to nowhere": ("nowhere at all", "does not exist"),
     "a path beyond length": ("x" * 5000, "too long"),
@@ -692,7 +692,7 @@ BAD_SETS = {
     "an empty tensor": (torch.zeros(0, 1, 64, 64), "at least one image"),
     "a table": (np.zeros((5, 9)), "table"),
     "a list that holds itself": (holding_itself(), "image 1: .*got list"),
-    "one colour image": (COLOUR, r"Pass X\[None\]"),
+    "one color image": (COLOR, r"Pass X\[None\]"),
     "one tensor": (torch.zeros(3, 64, 64), r"X\[None\]"),
     "channels first": (np.zeros((2, 3, 64, 64)), "channels first"),
     "channels last": (torch.zeros(2, 64, 64, 3), "channels last"),
@@ -700,10 +700,10 @@ BAD_SETS = {
     "five dimensions": (np.zeros((1, 1, 64, 64, 3)), "expected images"),
     "objects in two dimensions": (np.full((2, 2), None), "expected images"),
     "numbers as objects": (np.array([0.1, 0.2], dtype=object), "got float"),
-    "masked": (np.ma.array(GREY[None], mask=GREY[None] > 9), "masked"),
-    "mixed with a float of 255": ([GREY / 255, GREY.astype(float)], r"image 1: .*\[0, 1\]"),
-    "an image and its mask, perhaps": (iter([[GREY, GREY]]), "mask"),
-    "a lambda": (lambda: GREY, "got function"),
+    "masked": (np.ma.array(GRAY[None], mask=GRAY[None] > 9), "masked"),
+    "mixed with a float of 255": ([GRAY / 255, GRAY.astype(float)], r"image 1: .*\[0, 1\]"),
+    "an image and its mask, perhaps": (iter([[GRAY, GRAY]]), "mask"),
+    "a lambda": (lambda: GRAY, "got function"),
     "a class": (Failing, "got type"),
     "a class of things that can be iterated": (list, "got type"),
     "sparse": (torch.zeros(2, 1, 64, 64).to_sparse(), "image 0: .*dense tensor"),
@@ -743,7 +743,7 @@ def test_nested_tensors_are_refused(detector):
 @pytest.mark.parametrize("error", [OSError("disk"), IndexError(2), RuntimeError("mine")])
 def test_errors_of_somebody_elses_code_stay_theirs(error, detector):
     def generator():
-        yield GREY
+        yield GRAY
         raise error
 
     before = dict(vars(detector))
@@ -774,7 +774,7 @@ def test_permissions_are_the_systems_own_error(detector, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image, "open", refuse)  # root may read everything
     with pytest.raises(PermissionError, match=r"picture\.png"):
-        detector.score_samples([GREY, path])
+        detector.score_samples([GRAY, path])
 
 
 def test_a_folder_that_may_not_be_listed_is_not_left_out(tmp_path, monkeypatch):
@@ -838,14 +838,14 @@ def test_a_loader_that_lies_about_its_length_teaches_what_it_gives(said):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
-def test_stacked_grey_images_are_not_taken_for_channels(batch_size):
+def test_stacked_gray_images_are_not_taken_for_channels(batch_size):
     images = list(ImageStream(torch.utils.data.DataLoader(list(NORMAL), batch_size=batch_size)))
     for image, plain in zip(images, ImageStream(NORMAL), strict=True):
         assert torch.equal(image.pixels, plain.pixels)
 
 
 def test_one_bad_file_among_a_thousand(detector, tmp_path):
-    good = encoded(GREY[:16, :16], "PNG")
+    good = encoded(GRAY[:16, :16], "PNG")
     for i in range(1000):
         write(tmp_path, good if i != 777 else good[:60], f"{i:04}.png")
     before = dict(vars(detector))

@@ -21,7 +21,7 @@ def pictures(n=3, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-COLOUR, GREY = pictures(), pictures(channels=None)
+COLOR, GRAY = pictures(), pictures(channels=None)
 
 
 def read(X, **options):
@@ -127,17 +127,17 @@ UNSIZED = {
 
 @pytest.mark.parametrize("way", (SIZED | UNSIZED).values(), ids=SIZED | UNSIZED)
 def test_every_way_in_gives_the_same_pixels(way, tmp_path):
-    np.testing.assert_array_equal(pixels(way(COLOUR, tmp_path)), unit(COLOUR))
+    np.testing.assert_array_equal(pixels(way(COLOR, tmp_path)), unit(COLOR))
 
 
 @pytest.mark.parametrize("way", SIZED.values(), ids=SIZED)
 def test_the_number_of_images_is_known_beforehand(way, tmp_path):
-    assert ImageStream(way(COLOUR, tmp_path)).n_images == len(COLOUR)
+    assert ImageStream(way(COLOR, tmp_path)).n_images == len(COLOR)
 
 
 @pytest.mark.parametrize("way", UNSIZED.values(), ids=UNSIZED)
 def test_the_number_of_images_of_a_stream_is_not_guessed(way, tmp_path):
-    given = way(COLOUR[:1], tmp_path)
+    given = way(COLOR[:1], tmp_path)
     stream = ImageStream(given)
     loads = isinstance(given, DataLoader) and not isinstance(given.dataset, IterableDataset)
     assert stream.n_images == (1 if loads and given.batch_size else None)
@@ -152,27 +152,25 @@ def test_a_loader_over_a_data_set_says_how_many_images_it_gives(drop_last, n_ima
 
 
 def test_a_file_that_the_caller_opened_is_read(tmp_path):
-    with Image.open(save(COLOUR, tmp_path)[0]) as image:
-        np.testing.assert_array_equal(pixels([image]), unit(COLOUR[:1]))
+    with Image.open(save(COLOR, tmp_path)[0]) as image:
+        np.testing.assert_array_equal(pixels([image]), unit(COLOR[:1]))
 
 
 def test_an_iterable_dataset_with_a_length_is_streamed():
-    np.testing.assert_array_equal(pixels(SizedStream(tensor(COLOUR))), unit(COLOUR))
+    np.testing.assert_array_equal(pixels(SizedStream(tensor(COLOR))), unit(COLOR))
 
 
 @pytest.mark.parametrize("kind", ["PIL images", "paths"])
 def test_a_loader_without_batches_gives_pairs_as_lists(kind, tmp_path):
-    images = (
-        [Image.fromarray(x) for x in COLOUR] if kind == "PIL images" else save(COLOUR, tmp_path)
-    )
+    images = [Image.fromarray(x) for x in COLOR] if kind == "PIL images" else save(COLOR, tmp_path)
     loader = DataLoader(Pairs(images), batch_size=None)
     assert isinstance(next(iter(loader)), list)
-    np.testing.assert_array_equal(pixels(loader), unit(COLOUR))
+    np.testing.assert_array_equal(pixels(loader), unit(COLOR))
 
 
 @pytest.mark.parametrize("kind", ["arrays", "tensors"])
 def test_lists_of_arrays_in_a_stream_are_not_taken_for_pairs(kind):
-    images = list(COLOUR) if kind == "arrays" else list(tensor(COLOUR))
+    images = list(COLOR) if kind == "arrays" else list(tensor(COLOR))
     with pytest.raises(ValueError, match="may be so many images or an image with its mask"):
         read(DataLoader(images, batch_size=2, collate_fn=list))
 
@@ -186,28 +184,28 @@ def test_alpha_is_spoken_of_once():
 
 def test_no_image_of_the_lists_of_a_loader_is_lost():
     """Whether a list of PIL images is taken apart or refused: none may go unseen."""
-    loader = DataLoader(Stream([Image.fromarray(x) for x in COLOUR]), 3, collate_fn=list)
+    loader = DataLoader(Stream([Image.fromarray(x) for x in COLOR]), 3, collate_fn=list)
     try:
         images = read(loader)
     except ValueError:
         return
-    assert len(images) == len(COLOUR)
+    assert len(images) == len(COLOR)
 
 
 @pytest.mark.parametrize(
     "X",
     [
-        pytest.param(GREY, id="numpy (N, H, W)"),
-        pytest.param(GREY[..., None], id="numpy (N, H, W, 1)"),
-        pytest.param(torch.from_numpy(GREY)[:, None], id="torch (N, 1, H, W)"),
-        pytest.param(list(GREY), id="list of (H, W)"),
-        pytest.param(list(GREY[..., None]), id="list of (H, W, 1)"),
-        pytest.param(list(torch.from_numpy(GREY)), id="list of (H, W) tensors"),
-        pytest.param([Image.fromarray(x) for x in GREY], id="list of PIL images"),
+        pytest.param(GRAY, id="numpy (N, H, W)"),
+        pytest.param(GRAY[..., None], id="numpy (N, H, W, 1)"),
+        pytest.param(torch.from_numpy(GRAY)[:, None], id="torch (N, 1, H, W)"),
+        pytest.param(list(GRAY), id="list of (H, W)"),
+        pytest.param(list(GRAY[..., None]), id="list of (H, W, 1)"),
+        pytest.param(list(torch.from_numpy(GRAY)), id="list of (H, W) tensors"),
+        pytest.param([Image.fromarray(x) for x in GRAY], id="list of PIL images"),
     ],
 )
-def test_grey_images_stay_one_channel(X):
-    np.testing.assert_array_equal(pixels(X), unit(GREY))
+def test_gray_images_stay_one_channel(X):
+    np.testing.assert_array_equal(pixels(X), unit(GRAY))
 
 
 @pytest.mark.parametrize(
@@ -228,8 +226,8 @@ def test_alpha_is_dropped_with_a_warning_that_names_the_image(way, tmp_path):
 
 def test_sizes_and_kinds_may_mix_in_a_list(tmp_path):
     path = tmp_path / "one.png"
-    Image.fromarray(COLOUR[0, :9]).save(path)
-    images = read([GREY[0], torch.zeros(3, 20, 7), path, Image.new("L", (4, 6)), str(path)])
+    Image.fromarray(COLOR[0, :9]).save(path)
+    images = read([GRAY[0], torch.zeros(3, 20, 7), path, Image.new("L", (4, 6)), str(path)])
     assert [image.size for image in images] == [(12, 15), (20, 7), (9, 15), (6, 4), (9, 15)]
     assert [len(image.pixels) for image in images] == [1, 3, 3, 1, 3]
     assert [image.path for image in images] == [None, None, str(path), None, str(path)]
@@ -241,7 +239,7 @@ def test_a_folder_is_searched_in_depth_and_sorted_and_only_for_images(tmp_path):
     names = ["b/z.png", "b/deep/er/a.TIF", "a.bmp", "c.Png"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(GREY[0]).save(tmp_path / name)
+        Image.fromarray(GRAY[0]).save(tmp_path / name)
     for other in ["notes.txt", "b/labels.csv", "png", "c.png.bak"]:
         (tmp_path / other).write_text("no image")
     stream = ImageStream(tmp_path)
@@ -251,12 +249,12 @@ def test_a_folder_is_searched_in_depth_and_sorted_and_only_for_images(tmp_path):
 
 def test_a_folder_with_an_image_suffix_is_no_image(tmp_path):
     (tmp_path / "shots.png").mkdir()
-    (path,) = save(GREY[:1], tmp_path / "shots.png")
+    (path,) = save(GRAY[:1], tmp_path / "shots.png")
     assert [image.path for image in read(tmp_path)] == [path]
 
 
 def test_a_collection_can_be_read_twice():
-    stream = ImageStream(COLOUR)
+    stream = ImageStream(COLOR)
     assert len(list(stream)) == len(list(stream)) == 3
 
 
@@ -313,25 +311,25 @@ def test_both_ends_of_a_dtype_are_allowed(extreme):
 
 
 def palette(transparency=None):
-    image = Image.fromarray(COLOUR[0]).quantize(16)
+    image = Image.fromarray(COLOR[0]).quantize(16)
     if transparency is not None:
         image.info["transparency"] = transparency
     return image
 
 
-def colours(image):
+def colors(image):
     """The RGB pixels of a PIL image by PIL's own conversion, as (C, H, W) in [0, 1]."""
     return unit(np.asarray(image.convert("RGB"))[None])[0]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "YCbCr", "HSV"])
-def test_colour_modes_of_pil_become_rgb(mode):
-    image = Image.fromarray(COLOUR[0]).convert(mode)
-    np.testing.assert_array_equal(read([image])[0].pixels, colours(image))
+def test_color_modes_of_pil_become_rgb(mode):
+    image = Image.fromarray(COLOR[0]).convert(mode)
+    np.testing.assert_array_equal(read([image])[0].pixels, colors(image))
 
 
 def test_a_palette_is_looked_up():
-    np.testing.assert_array_equal(read([palette()])[0].pixels, colours(palette()))
+    np.testing.assert_array_equal(read([palette()])[0].pixels, colors(palette()))
 
 
 @pytest.mark.parametrize(
@@ -345,32 +343,32 @@ def test_a_palette_is_looked_up():
 def test_transparent_modes_of_pil_lose_their_alpha_with_a_warning(image):
     with pytest.warns(UserWarning, match="image 0: the alpha channel is dropped"):
         (given,) = read([image])
-    np.testing.assert_array_equal(given.pixels, colours(image.convert("RGBA")))
+    np.testing.assert_array_equal(given.pixels, colors(image.convert("RGBA")))
 
 
 @pytest.mark.parametrize("form", ["file", "object"])
 @pytest.mark.parametrize(
     ("array", "mode", "dtype"),
     [
-        (GREY[0] > 127, "1", "bool"),
-        (GREY[0], "L", "uint8"),
-        (GREY[0].astype(np.uint16) * 257, "I;16", "uint16"),
-        (GREY[0].astype(np.float32) / np.float32(255), "F", "float32"),
+        (GRAY[0] > 127, "1", "bool"),
+        (GRAY[0], "L", "uint8"),
+        (GRAY[0].astype(np.uint16) * 257, "I;16", "uint16"),
+        (GRAY[0].astype(np.float32) / np.float32(255), "F", "float32"),
     ],
 )
-def test_grey_modes_of_pil_keep_their_depth(array, mode, dtype, form, tmp_path):
+def test_gray_modes_of_pil_keep_their_depth(array, mode, dtype, form, tmp_path):
     image = Image.fromarray(array)
     assert image.mode == mode
     if form == "file":
-        image.save(tmp_path / "grey.tif")
-        image = tmp_path / "grey.tif"
+        image.save(tmp_path / "gray.tif")
+        image = tmp_path / "gray.tif"
     (given,) = read([image])
     assert given.dtype == dtype
     top = {"1": 1, "L": 255, "I;16": 65535, "F": 1}[mode]
     np.testing.assert_array_equal(given.pixels[0], array.astype(np.float32) / np.float32(top))
 
 
-def test_sixteen_bit_grey_in_a_32_bit_mode_is_sixteen_bit():
+def test_sixteen_bit_gray_in_a_32_bit_mode_is_sixteen_bit():
     (image,) = read([Image.fromarray(np.full((4, 5), 13107, dtype=np.int32))])
     assert image.dtype == "uint16"
     np.testing.assert_array_equal(image.pixels, np.float32(0.2))
@@ -391,13 +389,13 @@ ORIENTATIONS = {  # of the EXIF standard: how to turn the stored pixels upright
 def photograph(folder, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(COLOUR[0]).save(folder / "photo.png", exif=exif)
+    Image.fromarray(COLOR[0]).save(folder / "photo.png", exif=exif)
     return folder / "photo.png"
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_exif_orientation_is_applied(orientation, tmp_path):
-    upright = ORIENTATIONS[orientation](COLOUR[0])
+    upright = ORIENTATIONS[orientation](COLOR[0])
     given = pixels([photograph(tmp_path, orientation)])
     np.testing.assert_array_equal(given, unit(upright[None]))
 
@@ -423,12 +421,12 @@ WHOLE = {
     "5-D array": (np.zeros((1, 2, 8, 9, 3)), r"got shape \(1, 2, 8, 9, 3\)"),
     "2-D tensor": (torch.zeros(8, 9), r"expected a tensor \(N, C, H, W\), got shape \(8, 9\)"),
     "5-D tensor": (torch.zeros(1, 2, 3, 8, 9), r"got shape \(1, 2, 3, 8, 9\)"),
-    "one colour array": (COLOUR[0], r"looks like one colour image\. Pass X\[None\]"),
-    "one grey array": (GREY[0], r"got shape \(12, 15\)"),
-    "one tensor": (tensor(COLOUR[0]), r"One image\? X\[None\]"),
+    "one color array": (COLOR[0], r"looks like one color image\. Pass X\[None\]"),
+    "one gray array": (GRAY[0], r"got shape \(12, 15\)"),
+    "one tensor": (tensor(COLOR[0]), r"One image\? X\[None\]"),
     "one PIL image": (Image.new("L", (9, 8)), r"got one PIL image\. Pass \[image\]"),
-    "channels first array": (tensor(COLOUR).numpy(), r"looks channels first.*transpose"),
-    "channels last tensor": (torch.from_numpy(COLOUR), r"looks channels last.*permute"),
+    "channels first array": (tensor(COLOR).numpy(), r"looks channels first.*transpose"),
+    "channels last tensor": (torch.from_numpy(COLOR), r"looks channels last.*permute"),
 }
 
 
@@ -457,7 +455,7 @@ def test_a_stream_that_ends_before_the_first_image_is_refused(X):
         pytest.param(lambda folder: folder / "nowhere", "does not exist", id="missing"),
         pytest.param(lambda folder: folder, "no image files below", id="empty"),
         pytest.param(
-            lambda folder: save(GREY[:1], folder)[0], r"got the file .*0\.png.*\[path\]", id="file"
+            lambda folder: save(GRAY[:1], folder)[0], r"got the file .*0\.png.*\[path\]", id="file"
         ),
     ],
 )
@@ -485,30 +483,30 @@ BAD = {
     "bfloat16 NaN": (torch.from_numpy(spoilt(np.nan)).bfloat16(), "NaN or infinity"),
     "floats above 1": (spoilt(200.0), r"in \[0, 1\], got \[0\.5, 200\].* Divide by 255"),
     "negative floats": (spoilt(-2.5), r"in \[0, 1\], got \[-2\.5, 0\.5\]"),
-    "int64": (GREY[0].astype(np.int64), r"got int64.*astype\(numpy\.uint8\)"),
-    "int8": (GREY[0].astype(np.int8), "got int8"),
-    "int64 tensor": (torch.from_numpy(GREY[0]).long(), "got int64"),
-    "complex": (GREY[0].astype(np.complex64), "got complex64"),
+    "int64": (GRAY[0].astype(np.int64), r"got int64.*astype\(numpy\.uint8\)"),
+    "int8": (GRAY[0].astype(np.int8), "got int8"),
+    "int64 tensor": (torch.from_numpy(GRAY[0]).long(), "got int64"),
+    "complex": (GRAY[0].astype(np.complex64), "got complex64"),
     "complex tensor": (torch.zeros(3, 8, 9, dtype=torch.complex64), "got complex64"),
-    "objects": (GREY[0].astype(object), "got object"),
-    "32-bit grey PIL": (Image.fromarray(np.full((8, 9), 70000, np.int32)), "got int32"),
+    "objects": (GRAY[0].astype(object), "got object"),
+    "32-bit gray PIL": (Image.fromarray(np.full((8, 9), 70000, np.int32)), "got int32"),
     "no rows": (np.zeros((0, 9, 3), np.uint8), r"is empty, its shape is \(0, 9, 3\)"),
     "no columns": (torch.zeros(3, 8, 0), r"is empty, its shape is \(3, 8, 0\)"),
     "a vector": (np.zeros(9), r"got shape \(9,\)"),
     "4-D array": (
-        COLOUR,
+        COLOR,
         r"expected one image \(H, W\) or \(H, W, C\), got shape \(3, 12, 15, 3\)",
     ),
-    "4-D tensor": (tensor(COLOUR), r"expected one image \(C, H, W\), got shape \(3, 3, 12, 15\)"),
+    "4-D tensor": (tensor(COLOR), r"expected one image \(C, H, W\), got shape \(3, 3, 12, 15\)"),
     "two channels": (np.zeros((8, 9, 2), np.uint8), r"last axis, got shape \(8, 9, 2\)"),
     "five channels": (torch.zeros(5, 8, 9), r"first axis, got shape \(5, 8, 9\)"),
     "channels first array": (np.zeros((3, 8, 9)), r"last axis, got shape \(3, 8, 9\)"),
     "channels last tensor": (torch.zeros(8, 9, 3), r"first axis, got shape \(8, 9, 3\)"),
-    "nested lists": (GREY[0].tolist(), r"got list\. Nested lists\? Pass numpy\.asarray"),
+    "nested lists": (GRAY[0].tolist(), r"got list\. Nested lists\? Pass numpy\.asarray"),
     "None": (None, "got NoneType"),
     "a number": (7, "got int"),
     "bytes": (b"1234", "got bytes"),
-    "(image, label) in a list": ((GREY[0], 0), "got tuple"),
+    "(image, label) in a list": ((GRAY[0], 0), "got tuple"),
     "too few rows": (np.zeros((7, 9), np.uint8), "at least 8 pixels a side .* got 7 x 9"),
     "too few columns": (np.zeros((9, 7), np.uint8), "at least 8 pixels a side .* got 9 x 7"),
 }
@@ -516,7 +514,7 @@ BAD = {
 
 @pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=BAD)
 def test_one_bad_image_among_good_ones_is_named(bad, message):
-    stream = iter(ImageStream([GREY[0], GREY[1], bad, GREY[2]], min_side=8))
+    stream = iter(ImageStream([GRAY[0], GRAY[1], bad, GRAY[2]], min_side=8))
     assert [next(stream).label, next(stream).label] == ["image 0", "image 1"]
     with pytest.raises(ValueError, match=rf"image 2: .*{message}"):
         next(stream)
@@ -544,11 +542,11 @@ def test_channels_are_counted_in_whole_collections_too():
 
 
 def test_masked_pixels_are_refused():
-    array = np.ma.masked_array(GREY, mask=GREY > 99)
+    array = np.ma.masked_array(GRAY, mask=GRAY > 99)
     with pytest.raises(ValueError, match="X: masked"):
         ImageStream(array)
     with pytest.raises(ValueError, match="image 1: masked"):
-        read([GREY[0], array[1]])
+        read([GRAY[0], array[1]])
 
 
 def test_a_tensor_that_is_lazily_negated_is_read():
@@ -557,7 +555,7 @@ def test_a_tensor_that_is_lazily_negated_is_read():
 
 def test_a_sparse_tensor_is_named():
     with pytest.raises(ValueError, match="image 1: "):
-        read([GREY[0], torch.eye(9).to_sparse()])
+        read([GRAY[0], torch.eye(9).to_sparse()])
 
 
 def test_floats_that_resampling_made_leave_the_range_a_little_are_clipped():
@@ -634,11 +632,11 @@ BAD_FILES = {
 def test_a_bad_file_is_named_by_index_and_path(make, message, tmp_path):
     path = make(tmp_path)
     with pytest.raises(ValueError, match=rf"image 1 \({re.escape(str(path))}\): {message}"):
-        read([GREY[0], path, GREY[1]])
+        read([GRAY[0], path, GRAY[1]])
 
 
 def test_a_bad_file_in_a_folder_is_named(tmp_path):
-    save(GREY, tmp_path)
+    save(GRAY, tmp_path)
     cut_short(tmp_path / "1.png")
     with pytest.raises(ValueError, match=rf"image 1 \({re.escape(str(tmp_path))}.1\.png\)"):
         read(tmp_path)
@@ -647,11 +645,11 @@ def test_a_bad_file_in_a_folder_is_named(tmp_path):
 def test_a_truncated_file_that_the_caller_opened_is_named(tmp_path):
     with Image.open(truncated("cut.png")(tmp_path)) as image:
         with pytest.raises(ValueError, match="image 1: "):
-            read([GREY[0], image])
+            read([GRAY[0], image])
 
 
 def test_an_empty_path_is_refused(tmp_path, monkeypatch):
-    save(GREY, tmp_path)
+    save(GRAY, tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError):
         ImageStream("")
@@ -664,7 +662,7 @@ def test_a_file_that_may_not_be_read_is_a_permission_error(tmp_path, monkeypatch
     def forbidden(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    paths = save(GREY, tmp_path)
+    paths = save(GRAY, tmp_path)
     monkeypatch.setattr(Image, "open", forbidden)
     with pytest.raises(PermissionError):
         read(paths)
@@ -673,7 +671,7 @@ def test_a_file_that_may_not_be_read_is_a_permission_error(tmp_path, monkeypatch
 @pytest.mark.parametrize("error", [PermissionError, MemoryError, KeyError, KeyboardInterrupt])
 def test_errors_of_the_callers_own_stream_come_through_unchanged(error):
     def stream():
-        yield GREY[0]
+        yield GRAY[0]
         raise error("mine")
 
     with pytest.raises(error, match="mine"):
@@ -685,14 +683,14 @@ def test_errors_of_the_callers_own_stream_come_through_unchanged(error):
 
 def test_a_generator_is_not_read_ahead():
     pulled = []
-    images = iter(ImageStream(pulled.append(i) or GREY[0] for i in range(10)))
+    images = iter(ImageStream(pulled.append(i) or GRAY[0] for i in range(10)))
     for count in range(1, 5):
         next(images)
         assert len(pulled) == count
 
 
 def test_a_data_set_is_not_read_ahead():
-    data = Pairs(COLOUR)
+    data = Pairs(COLOR)
     images = iter(ImageStream(data))
     assert data.asked == []
     next(images)
@@ -700,7 +698,7 @@ def test_a_data_set_is_not_read_ahead():
 
 
 def test_files_are_opened_one_by_one(tmp_path):
-    paths = save(COLOUR, tmp_path)
+    paths = save(COLOR, tmp_path)
     images = iter(ImageStream(tmp_path))
     next(images)
     (tmp_path / "2.png").unlink()
@@ -793,59 +791,59 @@ def network_input(image_size=(HEIGHT, WIDTH), center_crop=None):
     return NetworkInput(image_size, MEAN, STD, patch_size=1, center_crop=center_crop)
 
 
-def normalised(array):
+def normalized(array):
     """(B, 3, H, W) minus the mean, over the standard deviation, channel by channel."""
     planes = [(array[:, c] - MEAN[c]) / STD[c] for c in range(3)]
     return np.stack(planes, axis=1)
 
 
-def test_a_batch_is_normalised_by_channel():
-    batch = network_input().batch(read(COLOUR))
+def test_a_batch_is_normalized_by_channel():
+    batch = network_input().batch(read(COLOR))
     assert batch.dtype == torch.float32
-    np.testing.assert_allclose(batch, normalised(unit(COLOUR)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batch, normalized(unit(COLOR)), rtol=1e-5, atol=1e-6)
 
 
 def test_a_batch_lies_channels_last_in_memory():
-    batch = network_input((10, 8)).batch(read(COLOUR))
+    batch = network_input((10, 8)).batch(read(COLOR))
     assert batch.shape == (3, 3, 10, 8)
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("size", [(6, 7), (20, 24), (6, 24), (HEIGHT, 30)])
 def test_a_batch_is_resized_as_torch_does(size):
-    batch = network_input(size).batch(read(COLOUR))
+    batch = network_input(size).batch(read(COLOR))
     resized = F.interpolate(
-        torch.from_numpy(unit(COLOUR)), size, mode="bilinear", align_corners=False, antialias=True
+        torch.from_numpy(unit(COLOR)), size, mode="bilinear", align_corners=False, antialias=True
     )
-    np.testing.assert_allclose(batch, normalised(resized.numpy()), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(batch, normalized(resized.numpy()), rtol=1e-4, atol=1e-5)
 
 
 def test_images_of_the_right_size_are_not_resampled():
-    batch = NetworkInput((HEIGHT, WIDTH), (0, 0, 0), (1, 1, 1), 1).batch(read(COLOUR))
-    np.testing.assert_array_equal(batch, unit(COLOUR))
+    batch = NetworkInput((HEIGHT, WIDTH), (0, 0, 0), (1, 1, 1), 1).batch(read(COLOR))
+    np.testing.assert_array_equal(batch, unit(COLOR))
 
 
 def test_sizes_and_channels_may_mix_in_a_batch():
-    images = read([GREY[0], COLOUR[0], np.full((40, 9, 3), 0.5)])
+    images = read([GRAY[0], COLOR[0], np.full((40, 9, 3), 0.5)])
     batch = network_input((16, 16)).batch(images)
     alone = [network_input((16, 16)).batch([image]) for image in images]
     np.testing.assert_array_equal(batch, torch.cat(alone))
 
 
-def test_grey_is_repeated_for_the_network():
-    batch = network_input().batch(read(GREY))
+def test_gray_is_repeated_for_the_network():
+    batch = network_input().batch(read(GRAY))
     np.testing.assert_allclose(
-        batch, normalised(unit(GREY).repeat(3, axis=1)), rtol=1e-5, atol=1e-6
+        batch, normalized(unit(GRAY).repeat(3, axis=1)), rtol=1e-5, atol=1e-6
     )
 
 
 @pytest.mark.parametrize(
     ("crop", "top", "left"), [((8, 7), 2, 4), ((12, 4), 0, 5), ((7, 15), 2, 0)]
 )
-def test_the_centre_is_kept(crop, top, left):
+def test_the_center_is_kept(crop, top, left):
     seen_by = network_input(center_crop=crop)
-    batch = seen_by.batch(read(COLOUR))
-    expected = normalised(unit(COLOUR))[:, :, top : top + crop[0], left : left + crop[1]]
+    batch = seen_by.batch(read(COLOR))
+    expected = normalized(unit(COLOR))[:, :, top : top + crop[0], left : left + crop[1]]
     np.testing.assert_allclose(batch, expected, rtol=1e-5, atol=1e-6)
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert seen_by.seen_size == crop
@@ -865,7 +863,7 @@ def test_a_crop_larger_than_the_image_is_refused(crop):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.bool_, np.float32, np.float64])
 def test_the_callers_pixels_are_never_changed(dtype):
-    array = (COLOUR > 127).astype(dtype)
+    array = (COLOR > 127).astype(dtype)
     before = array.copy()
     for X in (array, torch.from_numpy(array).permute(0, 3, 1, 2), list(array)):
         images = read(X)

@@ -151,10 +151,10 @@ def test_other_starts_are_invisible_without_pull_away(half_blind):
     np.testing.assert_array_equal(alone.images[0], together.images[1])
 
 
-def test_starts_keep_their_size_and_colours(half_blind):
+def test_starts_keep_their_size_and_colors(half_blind):
     assert probe(half_blind, STARTS[:, :40, :50], steps=2).images.shape == (3, 40, 50)
-    colour = np.stack([STARTS] * 3, -1)
-    assert probe(half_blind, colour, steps=2).images.shape == (3, 64, 64, 3)
+    color = np.stack([STARTS] * 3, -1)
+    assert probe(half_blind, color, steps=2).images.shape == (3, 64, 64, 3)
     assert probe(half_blind, scratched(2), steps=2).images.dtype == np.float32
 
 

@@ -32,7 +32,7 @@ def assert_describes(statistics, rows):
 def test_updates_of_any_size_give_one_answer(sizes):
     rows = draws()
     first, *others = rows.split(sizes, dim=1)
-    statistics = GaussianStatistics.of(first)
+    statistics = GaussianStatistics.from_rows(first)
     for part in others:
         statistics.update(part)
     assert_describes(statistics, rows)
@@ -41,7 +41,9 @@ def test_updates_of_any_size_give_one_answer(sizes):
 @pytest.mark.parametrize("n_first", [1, 10, 49])
 def test_merging_is_seeing_all(n_first):
     rows = draws()
-    one, other = (GaussianStatistics.of(part) for part in (rows[:, :n_first], rows[:, n_first:]))
+    one, other = (
+        GaussianStatistics.from_rows(part) for part in (rows[:, :n_first], rows[:, n_first:])
+    )
     before = other.scatter.clone()
     one.merge(other)
     assert_describes(one, rows)
@@ -51,7 +53,7 @@ def test_merging_is_seeing_all(n_first):
 def test_a_large_mean_costs_no_digits_where_the_naive_formula_loses_them():
     rows = draws(n_places=1, shift=0.0)
     shifted = (rows.double() + 1e6).to(torch.float64)
-    statistics = GaussianStatistics.of(shifted[:, :25])
+    statistics = GaussianStatistics.from_rows(shifted[:, :25])
     statistics.update(shifted[:, 25:])
     truth = np.cov(shifted[0].numpy(), rowvar=False)
     np.testing.assert_allclose(statistics.covariance()[0], truth, rtol=1e-6)
@@ -62,7 +64,7 @@ def test_a_large_mean_costs_no_digits_where_the_naive_formula_loses_them():
 
 
 def test_copies_are_independent():
-    statistics = GaussianStatistics.of(draws())
+    statistics = GaussianStatistics.from_rows(draws())
     copied = statistics.copy()
     copied.update(draws(seed=1))
     assert_describes(statistics, draws())
@@ -70,7 +72,7 @@ def test_copies_are_independent():
 
 
 def test_covariance_at_some_places():
-    statistics = GaussianStatistics.of(draws())
+    statistics = GaussianStatistics.from_rows(draws())
     some = torch.tensor([2, 0])
     assert torch.equal(statistics.covariance(some), statistics.covariance()[some])
 

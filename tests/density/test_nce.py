@@ -189,7 +189,7 @@ def test_lowered_errors_are_not_anomalous():
         ({"epochs": 1.5}, "epochs"),
         ({"hidden": (0,)}, "hidden"),
         ({"n_lowered": 5}, "n_lowered"),
-        ({"validation_share": 1}, "validation_share"),
+        ({"validation_fraction": 1}, "validation_fraction"),
         ({"learning_rate": -1}, "learning_rate"),
     ],
 )

@@ -15,7 +15,7 @@ def seed(value=0):
     return torch.Generator().manual_seed(value)
 
 
-def greys(n=30, n_channels=1, size=(9, 7), levels=3, value=0):
+def grays(n=30, n_channels=1, size=(9, 7), levels=3, value=0):
     """(n, C, H, W) of a few values, so that windows meet again."""
     shape = (n, n_channels, *size)
     return torch.randint(levels, shape, generator=seed(value)) / (levels - 1)
@@ -47,7 +47,7 @@ def test_level_1_keeps_the_pixels_of_each_position(n_channels):
     fakes = shuffled_pixels(images, seed(1))
     code = torch.tensor([1.0, 1e3, 1e6], dtype=torch.float64)[:n_channels]
     before, after = (torch.einsum("nchw,c->nhw", x.double(), code) for x in (images, fakes))
-    assert torch.equal(before.sort(0).values, after.sort(0).values)  # colours stay together
+    assert torch.equal(before.sort(0).values, after.sort(0).values)  # colors stay together
     assert not torch.equal(before, after)
 
 
@@ -62,7 +62,7 @@ def test_level_1_breaks_what_positions_know_of_one_another():
 
 
 def test_samples_of_level_1_have_the_marginals_of_the_data():
-    images = greys(50, 3, (4, 4))
+    images = grays(50, 3, (4, 4))
     fakes = make_fakes("gan", 1, images, seed()).sample(20_000, seed(1))
     torch.testing.assert_close(fakes.mean(0), images.mean(0), atol=0.02, rtol=0)
     known = {
@@ -84,7 +84,7 @@ def test_samples_of_level_1_have_the_marginals_of_the_data():
 @pytest.mark.parametrize("tolerance", [0.0, 0.6])
 @pytest.mark.parametrize("n_channels", [1, 3])
 def test_resampled_is_its_definition(level, tolerance, n_channels):
-    images, own = greys(20, n_channels), draws(4)
+    images, own = grays(20, n_channels), draws(4)
     found = resampled(images, level, own, tolerance=tolerance)
     np.testing.assert_array_equal(found, slow_resampled(images, level, own, tolerance))
 
@@ -96,7 +96,7 @@ def test_resampled_is_its_definition_where_no_window_meets_again():
 
 
 def test_the_slow_resampler_has_teeth():
-    images, own = greys(20), draws(4)
+    images, own = grays(20), draws(4)
     expected = slow_resampled(images, 3, own, 0.0)
     assert not np.array_equal(resampled(images, 2, own, tolerance=0.0), expected)
     assert not np.array_equal(resampled(images, 3, own, tolerance=1.0), expected)
@@ -104,7 +104,7 @@ def test_the_slow_resampler_has_teeth():
 
 
 def test_resampled_windows_are_of_the_data_and_images_are_new():
-    images = greys(3000, levels=2)
+    images = grays(3000, levels=2)
     fakes = make_fakes("resample", 2, images, seed()).sample(50, seed(1))
     known = [set(map(tuple, place.tolist())) for place in windows(images, 2).transpose(0, 1)]
     for place, every in zip(windows(fakes, 2).transpose(0, 1), known, strict=True):
@@ -112,8 +112,8 @@ def test_resampled_windows_are_of_the_data_and_images_are_new():
     assert not {image.numpy().tobytes() for image in fakes} & {i.numpy().tobytes() for i in images}
 
 
-def test_what_neighbours_know_of_one_another_is_kept_from_level_2_on():
-    plain = greys(40, size=(1, 1), levels=5).expand(-1, -1, 9, 7)
+def test_what_neighbors_know_of_one_another_is_kept_from_level_2_on():
+    plain = grays(40, size=(1, 1), levels=5).expand(-1, -1, 9, 7)
 
     def spread(level):
         fakes = make_fakes("resample", level, plain, seed()).sample(60, seed(1)).flatten(1)
@@ -124,14 +124,14 @@ def test_what_neighbours_know_of_one_another_is_kept_from_level_2_on():
 
 
 def test_a_large_sample_is_drawn_in_parts_and_the_same(monkeypatch):
-    images = greys(30)
+    images = grays(30)
     whole = make_fakes("resample", 2, images, seed()).sample(20, seed(1))
     monkeypatch.setattr("anomalib_lite.fakes.resampling._BLOCK", 30 * 7 * 3)
     parts = make_fakes("resample", 2, images, seed()).sample(20, seed(1))
     assert torch.equal(whole, parts)
 
 
-# -- by an entropy-regularised PatchGAN -----------------------------------------------------------
+# -- by an entropy-regularized PatchGAN -----------------------------------------------------------
 
 GAN = {"image_size": 8, "width": 4, "steps": 3, "random_state": 0}
 
@@ -310,7 +310,7 @@ def test_settings_reach_the_training(gan):
     changes = (
         {"entropy_weight": 0.0}, {"bound": "donsker-varadhan"}, {"position": False}, {"width": 5},
         {"steps": 4}, {"learning_rate": 1e-3}, {"discriminator_learning_rate": 1e-2},
-        {"statistics_learning_rate": 1e-2}, {"schedule": "cosine"}, {"train_batch_size": 6},
+        {"critic_learning_rate": 1e-2}, {"schedule": "cosine"}, {"train_batch_size": 6},
     )  # fmt: skip
     for change in changes:
         other = EntropyPatchGAN(2, **GAN | change).fit(pictures())
@@ -371,7 +371,7 @@ def test_a_senseless_number_of_images_is_refused(gan, n):
 
 @pytest.mark.parametrize(("kind", "level"), [("gan", 0), ("gan", 1), ("resample", 2), ("gan", 2)])
 def test_a_source_draws_from_the_generator_alone(kind, level):
-    images, before = greys(n_channels=3), torch.get_rng_state()
+    images, before = grays(n_channels=3), torch.get_rng_state()
     options = {"steps": 2, "width": 4} if (kind, level) == ("gan", 2) else {}
     fakes = make_fakes(kind, level, images, seed(), **options)
     first, second = fakes.sample(5, seed(1)), fakes.sample(5, seed(1))

@@ -47,7 +47,7 @@ def test_decision_trees_that_lead_out_of_themselves_are_refused(field, value):
 
 
 @pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
-def test_neighbour_trees_are_built_anew(algorithm):
+def test_neighbor_trees_are_built_anew(algorithm):
     density = KernelDensity(algorithm=algorithm).fit(TABLE)
     tree = density.tree_
     state = list(tree.__getstate__())

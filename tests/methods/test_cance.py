@@ -53,7 +53,7 @@ def on_pixels(**params):
 def test_every_score_ranks_images_and_finds_the_place(make, score):
     if make is not on_backbone and score == "latent":
         pytest.skip("a code of normal stripes says nothing of scratches")
-    detector = make(score_of=score).fit(NORMAL)
+    detector = make(score_type=score).fit(NORMAL)
     seen = detector.inspect(np.concatenate([ODD, stripes(3, seed=9)]))
     assert seen.scores[:3].max() < seen.scores[3:].min()
     for heat in seen.maps[:3] if score != "latent" else ():
@@ -79,7 +79,7 @@ def test_composite_is_code_error_and_dissimilarity():
 @pytest.mark.parametrize("make", [small, on_backbone])
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_are_read_from_the_composite(make, score):
-    detector = make(score_of=score).fit(NORMAL)
+    detector = make(score_type=score).fit(NORMAL)
     composites = detector.transform(ODD)
     if score in ("error", "cosine"):
         expected = composites[:, -2 if score == "error" else -1]
@@ -92,7 +92,7 @@ def test_scores_are_read_from_the_composite(make, score):
 def test_principal_components_are_of_the_pooled_features():
     detector = on_backbone().fit(NORMAL)
     features = DeepFeatures(image_size=64, layers=(8, 16, 32)).fit(NORMAL)
-    network = LinearAutoencoder.of(torch.from_numpy(features.transform(NORMAL)), 3)
+    network = LinearAutoencoder.from_data(torch.from_numpy(features.transform(NORMAL)), 3)
     code = network.encode(torch.from_numpy(features.transform(ODD)))
     np.testing.assert_allclose(detector.transform(ODD)[:, :3], code, atol=1e-3)
 
@@ -107,14 +107,14 @@ def test_patch_level_is_the_most_anomalous_patch():
         small(patch_level=True).fit(NORMAL)
 
 
-def test_grey_images_take_one_channel_and_colours_are_anomalies():
+def test_gray_images_take_one_channel_and_colors_are_anomalies():
     detector = small().fit(NORMAL)
     assert detector.autoencoder_.shape == (1, 64, 64)
-    colour = np.stack([NORMAL] * 3, -1)
+    color = np.stack([NORMAL] * 3, -1)
     np.testing.assert_allclose(
-        detector.score_samples(colour), detector.score_samples(NORMAL), rtol=1e-4
+        detector.score_samples(color), detector.score_samples(NORMAL), rtol=1e-4
     )
-    tinted = colour[:3].copy()
+    tinted = color[:3].copy()
     tinted[..., 0] //= 2
     assert detector.score_samples(tinted).max() < detector.score_samples(NORMAL).min()
     assert small().fit(tinted.repeat(3, 0)).autoencoder_.shape[0] == 3
@@ -157,8 +157,8 @@ def test_codes_are_decorrelated_where_that_is_asked_for():
 
 def test_second_stage_moves_the_decoder_alone():
     rows = curve(100)
-    first = small(decoder_epochs=0, validation_share=0).fit(rows).autoencoder_
-    both = small(decoder_epochs=10, validation_share=0).fit(rows).autoencoder_
+    first = small(decoder_epochs=0, validation_fraction=0).fit(rows).autoencoder_
+    both = small(decoder_epochs=10, validation_fraction=0).fit(rows).autoencoder_
     for name, value in first.encoder.state_dict().items():
         assert torch.equal(value, both.encoder.state_dict()[name]), name
     weights = [network.decoder.state_dict()["0.0.weight"] for network in (first, both)]
@@ -175,7 +175,13 @@ def test_off_diagonal_is_its_definition():
 
 def test_cross_fitted_errors_are_those_of_new_inputs():
     rows, new = curve(60, noise=0.5), curve(2000, seed=1, noise=0.5)
-    how = {"epochs": 200, "hidden": (64, 64), "validation_share": 0, "latent_dim": 2, "n_folds": 5}
+    how = {
+        "epochs": 200,
+        "hidden": (64, 64),
+        "validation_fraction": 0,
+        "latent_dim": 2,
+        "n_folds": 5,
+    }
     honest, naive = (small(cross_fit=yes, **how).fit(rows) for yes in (True, False))
     usual = np.median(naive.transform(new)[:, -2])
     assert np.median(naive.composites_[:, -2]) < 0.6 * usual
@@ -281,7 +287,7 @@ def test_without_nce_the_score_is_a_mahalanobis_distance():
 @pytest.mark.parametrize(
     ("params", "match"),
     [
-        ({"score_of": "energy"}, "score_of"),
+        ({"score_type": "energy"}, "score_type"),
         ({"latent_dim": 0}, "latent_dim"),
         ({"widths": ()}, "widths"),
         ({"train_batch_size": 1}, "train_batch_size: expected an int of at least 2"),

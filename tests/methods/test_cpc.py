@@ -206,7 +206,7 @@ class Halves(nn.Module):
     """Levels of a patch's left and right half, each as one of four."""
 
     def forward(self, patches):
-        pixels = patches[:, 0] * 0.229 + 0.485  # before ImageNet's normalisation
+        pixels = patches[:, 0] * 0.229 + 0.485  # before ImageNet's normalization
         halves = pixels.unflatten(2, (2, -1)).mean((1, 3))  # (P, 2)
         levels = (halves * 4).long().clamp(0, 3)
         return nn.functional.one_hot(levels, 4).float().flatten(1)[..., None, None]
@@ -269,7 +269,7 @@ def test_a_backbone_stays_as_it_is_and_its_features_are_whitened():
 
 
 def test_the_threshold_is_read_from_images_kept_aside():
-    detector = make(calibration_share=0.5, false_alarm_rate=0.2).fit(NORMAL)
+    detector = make(calibration_fraction=0.5, false_alarm_rate=0.2).fit(NORMAL)
     kept = np.isfinite(detector.calibration_scores_)
     assert kept.sum() == 6
     scores = detector.score_samples(NORMAL)
@@ -278,7 +278,7 @@ def test_the_threshold_is_read_from_images_kept_aside():
 
 
 def test_watched_images_choose_the_epoch():
-    detector = make(validation_share=0.3, epochs=4, share_encoder=False).fit(NORMAL)
+    detector = make(validation_fraction=0.3, epochs=4, share_encoder=False).fit(NORMAL)
     assert [len(history) for history in detector.history_] == [4] * 4
     assert "held_out" in detector.history_[0][0]
 
@@ -301,14 +301,14 @@ def test_a_saved_one_gives_the_same_bits(params, tmp_path):
     np.testing.assert_array_equal(again.anomaly_map(TEST), detector.anomaly_map(TEST))
 
 
-def test_colour_is_seen_where_there_was_some():
+def test_color_is_seen_where_there_was_some():
     rng = np.random.default_rng(0)
-    colour = NORMAL[..., None] * rng.uniform(0.5, 1, 3)
-    assert make().fit(colour.astype(np.uint8))._how_["n_channels"] == 3
-    grey = make().fit(NORMAL)
-    assert grey._how_["n_channels"] == 1
+    color = NORMAL[..., None] * rng.uniform(0.5, 1, 3)
+    assert make().fit(color.astype(np.uint8))._how_["n_channels"] == 3
+    gray = make().fit(NORMAL)
+    assert gray._how_["n_channels"] == 1
     np.testing.assert_allclose(
-        grey.score_samples(np.stack([TEST] * 3, -1)), grey.score_samples(TEST), rtol=1e-5
+        gray.score_samples(np.stack([TEST] * 3, -1)), gray.score_samples(TEST), rtol=1e-5
     )
 
 
@@ -320,7 +320,9 @@ def test_brightness_and_contrast_of_an_image_do_not_count():
 
 def test_a_learning_rate_that_cannot_suffice_is_warned_of():
     with pytest.warns(UserWarning, match=r"learning_rate: 16 steps of Adam at 1e-05"):
-        make(learning_rate=1e-5, epochs=2, train_batch_size=1, calibration_share=0.34).fit(NORMAL)
+        make(learning_rate=1e-5, epochs=2, train_batch_size=1, calibration_fraction=0.34).fit(
+            NORMAL
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make().fit(NORMAL)
@@ -359,9 +361,9 @@ def test_a_learning_rate_that_cannot_suffice_is_warned_of():
         ({"schedule": "linear"}, "schedule"),
         ({"weight_decay": -1}, "weight_decay"),
         ({"clip_norm": -1}, "clip_norm"),
-        ({"calibration_share": 1}, "calibration_share"),
-        ({"calibration_share": 0.99}, "calibration_share: .*none is left"),
-        ({"validation_share": -0.1}, "validation_share"),
+        ({"calibration_fraction": 1}, "calibration_fraction"),
+        ({"calibration_fraction": 0.99}, "calibration_fraction: .*none is left"),
+        ({"validation_fraction": -0.1}, "validation_fraction"),
         (
             {"encoder": "no_such_net"},
             "encoder: 'no_such_net' is none of 'resnet18', .*: backbone: timm knows no network",

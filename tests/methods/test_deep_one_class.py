@@ -84,7 +84,7 @@ def test_every_classifier_can_be_saved(classifier, tmp_path):
         ({"classifier": "svm"}, "classifier: expected one of"),
         ({"pooling": "min"}, "pooling: expected one of"),
         ({"n_patches": 0}, "n_patches: expected a positive int"),
-        ({"neighbourhood": 2}, "neighbourhood: expected an odd int"),
+        ({"neighborhood": 2}, "neighborhood: expected an odd int"),
     ],
 )
 def test_bad_parameters_are_refused(params, message):

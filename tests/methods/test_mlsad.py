@@ -117,7 +117,7 @@ def test_each_level_is_contrasted_with_the_one_below(asked):
 
 
 def test_images_kept_aside_are_learned_by_nobody(asked):
-    detector = small((1,), calibration_share=0.5).fit(NORMAL)
+    detector = small((1,), calibration_fraction=0.5).fit(NORMAL)
     assert asked[0][2] == (4, 1, 16, 16)
     kept = ~np.isnan(detector.calibration_scores_)
     assert kept.sum() == 4
@@ -247,7 +247,7 @@ def test_maps_are_averaged_by_the_weights():
 def distant():
     """(detector, the normal images that it kept aside)"""
     normal = stripes(60, 16)
-    detector = small(combine="distance", calibration_share=0.5, smoothing=0).fit(normal)
+    detector = small(combine="distance", calibration_fraction=0.5, smoothing=0).fit(normal)
     return detector, normal[~np.isnan(detector.calibration_scores_)]
 
 
@@ -306,15 +306,15 @@ def test_distances_need_levels_that_vary():
         small((1,), combine="distance").fit(np.repeat(NORMAL[:1], 8, axis=0))
 
 
-def test_colours_are_learned_where_there_are_some():
-    colour = np.stack([NORMAL, NORMAL // 2, NORMAL], -1)
-    detector = small(epochs=10).fit(colour)
+def test_colors_are_learned_where_there_are_some():
+    color = np.stack([NORMAL, NORMAL // 2, NORMAL], -1)
+    detector = small(epochs=10).fit(color)
     assert detector.detectors_[0].arguments["n_channels"] == 3
-    assert (detector.score_samples(colour[..., [1, 0, 2]]) < detector.score_samples(colour)).all()
-    grey = small().fit(NORMAL)
-    assert grey.detectors_[0].arguments["n_channels"] == 1
+    assert (detector.score_samples(color[..., [1, 0, 2]]) < detector.score_samples(color)).all()
+    gray = small().fit(NORMAL)
+    assert gray.detectors_[0].arguments["n_channels"] == 1
     np.testing.assert_allclose(
-        grey.score_samples(np.stack([NORMAL] * 3, -1)), grey.score_samples(NORMAL), rtol=1e-5
+        gray.score_samples(np.stack([NORMAL] * 3, -1)), gray.score_samples(NORMAL), rtol=1e-5
     )
 
 

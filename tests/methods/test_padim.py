@@ -5,7 +5,7 @@ from oracles import slow_padim_map
 from worlds import scratched, stripes
 
 from anomalib_lite import PaDiM
-from anomalib_lite.density import left_out, squared_mahalanobis
+from anomalib_lite.density import leave_one_out_squares, squared_mahalanobis
 
 NORMAL = stripes(12)
 ODD = scratched(2)
@@ -77,7 +77,7 @@ def test_left_out_distances_by_leaving_out():
     others = np.delete(rows, 4, axis=0)
     apart = rows[4] - others.mean(0)
     expected = apart @ np.linalg.inv(np.cov(others, rowvar=False)) @ apart
-    assert float(left_out(squares, 9)[4, 0]) == pytest.approx(expected)
+    assert float(leave_one_out_squares(squares, 9)[4, 0]) == pytest.approx(expected)
 
 
 def test_channels_are_drawn_from_random_state():

@@ -76,7 +76,7 @@ def test_distant_patches_do_not_overflow():
 
 
 def test_patch_map_holds_distances_to_the_bank():
-    detector = small(smoothing=0, neighbourhood=1).fit(NORMAL)
+    detector = small(smoothing=0, neighborhood=1).fit(NORMAL)
     rows = patch_rows(detector, ODD)
     distance = torch.cdist(rows.double(), detector.memory_bank_.rows.double()).amin(2).numpy()
     assert distance.shape == (2, 64)
@@ -92,17 +92,17 @@ def test_patch_map_holds_distances_to_the_bank():
 @pytest.mark.parametrize("aggregation", ["concat", "official"])
 def test_scratch_is_found_where_it_is(aggregation):
     detector = small(aggregation=aggregation, image_size=128).fit(NORMAL)
-    for centre in [(16, 16), (20, 44), (50, 30)]:
-        seen = detector.inspect(scratched(1, centre=centre))
+    for center in [(16, 16), (20, 44), (50, 30)]:
+        seen = detector.inspect(scratched(1, center=center))
         assert seen.labels.tolist() == [-1]
-        assert math.dist(np.unravel_index(seen.maps[0].argmax(), (64, 64)), centre) < 10
+        assert math.dist(np.unravel_index(seen.maps[0].argmax(), (64, 64)), center) < 10
     fresh = stripes(20, seed=9)
     assert detector.score_samples(fresh).min() > detector.score_samples(ODD).max()
 
 
 def test_defect_at_the_border_counts():
     normal, fresh = stripes(6, 96), stripes(4, 96, seed=5)
-    odd = scratched(1, 96, centre=(2, 88))
+    odd = scratched(1, 96, center=(2, 88))
     whole = small(image_size=96).fit(normal)
     assert whole.anomaly_score(odd)[0] > 1.3 * whole.anomaly_score(fresh).max()
     cropped = small(image_size=96, center_crop=64).fit(normal)
@@ -240,14 +240,14 @@ def test_partial_fit_refuses_images_of_another_scale():
 def test_parameters_of_the_patches_stay_those_of_fit():
     detector = small().fit(NORMAL)
     scores = detector.score_samples(ODD)
-    detector.set_params(neighbourhood=1, aggregation="official")
+    detector.set_params(neighborhood=1, aggregation="official")
     np.testing.assert_array_equal(detector.score_samples(ODD), scores)
     detector.partial_fit(NORMAL)
     with pytest.raises(ValueError, match="false_alarm_rate"):
         detector.set_params(false_alarm_rate=3).partial_fit(NORMAL)
 
 
-class Standardising(nn.Module):
+class Standardizing(nn.Module):
     """Divides by each image's own asymmetry, which a constant one has none of."""
 
     def forward(self, x):
@@ -255,7 +255,7 @@ class Standardising(nn.Module):
 
 
 def test_features_that_are_no_numbers_get_no_score():
-    detector = small(backbone=Standardising(), batch_size=1)
+    detector = small(backbone=Standardizing(), batch_size=1)
     constant = np.concatenate([NORMAL[:2], np.zeros((1, 64, 64), np.uint8)])
     with pytest.raises(ValueError, match="image 2: the backbone gives NaN"):
         detector.fit(constant)
@@ -271,8 +271,8 @@ def test_features_that_are_no_numbers_get_no_score():
     ("params", "message"),
     [
         ({"aggregation": "mean"}, "aggregation"),
-        ({"neighbourhood": 2}, "odd"),
-        ({"neighbourhood": 0}, "neighbourhood"),
+        ({"neighborhood": 2}, "odd"),
+        ({"neighborhood": 0}, "neighborhood"),
         ({"coreset": 0.0}, "coreset"),
         ({"coreset": "10%"}, "coreset"),
         ({"n_reweight": 0}, "n_reweight"),

@@ -111,7 +111,7 @@ def test_training_changes_the_network_and_leaves_its_first_part():
 
 
 def test_watched_images_choose_the_epoch():
-    detector = small(CutPaste, epochs=6, validation_share=0.2, patience=1, learning_rate=0.05)
+    detector = small(CutPaste, epochs=6, validation_fraction=0.2, patience=1, learning_rate=0.05)
     history = detector.fit(NORMAL).history_
     assert {"epoch", "loss", "held_out", "learning_rate"} == set(history[0])
     assert len(history) == 6 or history[-1]["held_out"] >= history[-2]["held_out"]

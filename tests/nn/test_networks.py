@@ -7,17 +7,17 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from anomalib_lite.backbones import Backbone
-from anomalib_lite.density import LogOdds
+from anomalib_lite.density import LogitMLP
 from anomalib_lite.nn import (
     BatchDeviation,
     ConvAutoencoder,
     ConvNet,
     DenseEncoder,
+    InformationCritic,
     LinearAutoencoder,
     MLPAutoencoder,
     PatchDiscriminator,
     ResidualEncoder,
-    StatisticsNetwork,
     UNetGenerator,
     mlp,
     reconstruction_errors,
@@ -204,9 +204,9 @@ def test_an_mlp_has_hidden_layers_of_the_widths_asked_for(hidden, norm, expected
 def stored():
     with seeded(seed()):
         return {
-            "log-odds": (LogOdds(5, (8,), start=-1.0), torch.rand(3, 5)),
-            "grey": (ConvAutoencoder((1, 28, 28), 4), torch.rand(3, 1, 28, 28)),
-            "colour, odd sides": (
+            "log-odds": (LogitMLP(5, (8,), start=-1.0), torch.rand(3, 5)),
+            "gray": (ConvAutoencoder((1, 28, 28), 4), torch.rand(3, 1, 28, 28)),
+            "color, odd sides": (
                 ConvAutoencoder((3, 33, 47), 4, (4, 8)),
                 torch.rand(3, 3, 33, 47),
             ),
@@ -218,7 +218,7 @@ def stored():
                 torch.rand(3, 3, 24, 16),
             ),
             "dense": (DenseEncoder(3, 16, 4, n_layers=2), torch.rand(3, 3, 16, 16)),
-            "linear": (LinearAutoencoder.of(torch.rand(20, 6), 2), torch.rand(3, 6)),
+            "linear": (LinearAutoencoder.from_data(torch.rand(20, 6), 2), torch.rand(3, 6)),
             "generator": (UNetGenerator((1, 13, 9), (4, 6)), torch.rand(3, 1, 13, 9)),
             "detector": (PatchDetector(4, 3, 4), torch.rand(3, 3, 9, 8), coordinate_maps((6, 5))),
         }
@@ -262,21 +262,21 @@ def test_codes_have_mean_0_and_variance_1_in_training():
 
 
 @pytest.mark.parametrize("cls", [ConvAutoencoder, MLPAutoencoder])
-def test_colours_are_errors_of_an_autoencoder_without(cls):
+def test_colors_are_errors_of_an_autoencoder_without(cls):
     network = cls((1, 28, 28), 4).eval()
-    grey = torch.rand(1, 1, 28, 28)
-    colour = grey.repeat(1, 3, 1, 1)
-    colour[:, 0] += 0.2
-    colour[:, 1] -= 0.2
-    errors = [reconstruction_errors(x, network(x)[1])[0, 0] for x in (grey, colour)]
-    torch.testing.assert_close(network(grey)[0], network(colour)[0])
+    gray = torch.rand(1, 1, 28, 28)
+    color = gray.repeat(1, 3, 1, 1)
+    color[:, 0] += 0.2
+    color[:, 1] -= 0.2
+    errors = [reconstruction_errors(x, network(x)[1])[0, 0] for x in (gray, color)]
+    torch.testing.assert_close(network(gray)[0], network(color)[0])
     torch.testing.assert_close(errors[1] - errors[0], torch.tensor(0.08 / 3))
 
 
 def test_linear_autoencoder_is_scikit_learns_pca():
     rows = np.random.default_rng(0).normal(size=(40, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5]) + 3
     pca = PCA(3, whiten=True, svd_solver="full").fit(rows)
-    network = LinearAutoencoder.of(torch.from_numpy(rows), 3)
+    network = LinearAutoencoder.from_data(torch.from_numpy(rows), 3)
     code, back = network(torch.from_numpy(rows))
     np.testing.assert_allclose(code, pca.transform(rows), atol=1e-9)
     np.testing.assert_allclose(back, pca.inverse_transform(pca.transform(rows)), atol=1e-9)
@@ -403,13 +403,13 @@ def test_each_image_may_have_its_own_places():
         torch.testing.assert_close(together[i], alone)
 
 
-def test_detectors_normalise_nothing_and_discriminators_what_sees_neighbours():
-    def normalised(network):
+def test_detectors_normalize_nothing_and_discriminators_what_sees_neighbors():
+    def normalized(network):
         layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
         return [hasattr(layer, "parametrizations") for layer in layers]
 
-    assert not any(normalised(detector(8)))
-    assert normalised(discriminator(8)) == [True] * 3 + [False] * (1 + 4 + 1)
+    assert not any(normalized(detector(8)))
+    assert normalized(discriminator(8)) == [True] * 3 + [False] * (1 + 4 + 1)
 
 
 def test_levels_that_have_no_stack_are_refused():
@@ -463,7 +463,7 @@ def test_every_pixel_of_a_generated_image_may_hear_of_every_noise():
 
 def test_statistics_are_of_pairs_and_take_every_stage():
     with seeded(seed()):
-        network = StatisticsNetwork(1, (4, 6, 8)).eval()
+        network = InformationCritic(1, (4, 6, 8)).eval()
     x, z = (torch.rand(4, 1, 12, 12, generator=seed(i)) for i in range(2))
     value = network(x, z)
     assert value.shape == (4,)

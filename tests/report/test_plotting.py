@@ -43,7 +43,7 @@ def test_scale_can_be_fixed_across_figures(detector):
     assert display.axes_[1, 0].get_images()[1].get_clim() == (0, 50)
 
 
-def test_from_maps_takes_colour_and_mixed_sizes():
+def test_from_maps_takes_color_and_mixed_sizes():
     images = [np.zeros((20, 30, 3), np.uint8), np.zeros((40, 10), np.uint8)]
     maps = [np.random.default_rng(0).random(image.shape[:2]) for image in images]
     display = AnomalyMapDisplay.from_maps(images, maps, names=["a", "b"])

@@ -22,7 +22,7 @@ def rows_of(kind, n=5000):
     rows = {
         "gaussian": lambda: rng.normal(size=(n, 24)) * np.exp(-3 * np.arange(24) / 24),
         "clusters": lambda: rng.normal(size=(n, 6)) + 20 * rng.integers(0, 5, (n, 1)),
-        "off-centre": lambda: rng.normal(size=(n, 12)) + 300,
+        "off-center": lambda: rng.normal(size=(n, 12)) + 300,
         "lattice": lambda: rng.integers(0, 40, (n, 2)),
         "lattice of tenths": lambda: rng.integers(0, 4, (n, 60)) * 0.1,
         "few distinct": lambda: rng.integers(0, 3, (n, 3)),
@@ -35,7 +35,7 @@ def rows_of(kind, n=5000):
 KINDS = [
     "gaussian",
     "clusters",
-    "off-centre",
+    "off-center",
     "lattice",
     "lattice of tenths",
     "few distinct",

@@ -18,7 +18,7 @@ def gaussian_rows(n, d, seed=0, spread=3.0, shift=0.0):
 @pytest.mark.parametrize("d", [1, 40, 200])
 def test_query_equals_sorting_all_distances(n_stored, d):
     stored, rows = gaussian_rows(n_stored, d), gaussian_rows(90, d, seed=1)
-    distance, index = NearestRows.over(stored).query(rows)
+    distance, index = NearestRows.from_rows(stored).query(rows)
     slow_distance, slow_index = slow_nearest(rows, stored)
     np.testing.assert_allclose(distance, slow_distance[:, 0], rtol=1e-12)
     np.testing.assert_array_equal(index, slow_index[:, 0])
@@ -27,7 +27,7 @@ def test_query_equals_sorting_all_distances(n_stored, d):
 def test_query_survives_cancellation():
     # far from the origin a float32 matrix product cannot see these differences
     stored, rows = gaussian_rows(500, 30, shift=300.0), gaussian_rows(50, 30, seed=1, shift=300.0)
-    distance, index = NearestRows.over(stored).query(rows)
+    distance, index = NearestRows.from_rows(stored).query(rows)
     slow_distance, slow_index = slow_nearest(rows, stored)
     np.testing.assert_allclose(distance, slow_distance[:, 0], rtol=1e-12)
     np.testing.assert_array_equal(index, slow_index[:, 0])
@@ -37,14 +37,16 @@ def test_query_survives_cancellation():
 
 def test_ties_go_to_the_lowest_index():
     stored = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]).repeat(100, 1)
-    _, index = NearestRows.over(stored).query(torch.tensor([[0.0, 0.0], [0.0, 1.0], [5.0, 5.0]]))
+    _, index = NearestRows.from_rows(stored).query(
+        torch.tensor([[0.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+    )
     assert index.tolist() == [0, 0, 3]
 
 
 def test_excluded_rows_do_not_count():
     stored, rows = gaussian_rows(2500, 20), gaussian_rows(30, 20, seed=1)
     exclude = torch.arange(0, 2500, 3)
-    nearest = NearestRows.over(stored)
+    nearest = NearestRows.from_rows(stored)
     distance, index = nearest.query(rows, exclude=exclude)
     slow_distance, slow_index = slow_nearest(rows, stored, exclude=exclude.numpy())
     np.testing.assert_allclose(distance, slow_distance[:, 0], rtol=1e-12)
@@ -56,7 +58,7 @@ def test_excluded_rows_do_not_count():
 
 def test_result_does_not_depend_on_the_rows_asked_for_together():
     stored, rows = gaussian_rows(3000, 60), gaussian_rows(1700, 60, seed=1)
-    nearest = NearestRows.over(stored)
+    nearest = NearestRows.from_rows(stored)
     together, _ = nearest.query(rows)
     apart = torch.cat([nearest.query(part)[0] for part in rows.split(7)])
     assert torch.equal(together, apart)
@@ -64,7 +66,7 @@ def test_result_does_not_depend_on_the_rows_asked_for_together():
 
 def test_rows_can_be_stored_in_pieces():
     stored, rows = gaussian_rows(300, 12), gaussian_rows(20, 12, seed=1)
-    whole = NearestRows.over(stored)
+    whole = NearestRows.from_rows(stored)
     pieces = NearestRows(PrincipalCodes(stored), 300)
     for piece in stored.split(77):
         pieces.append(piece)
@@ -82,7 +84,7 @@ def lattice_rows(n, d, seed=0):
 @pytest.mark.parametrize("exclude", [None, torch.arange(0, 6000, 2), torch.arange(6000)])
 def test_farthest_rows_are_those_at_the_end_of_a_query(make_rows, n, exclude):
     stored, rows = make_rows(6000, 5), make_rows(150, 5, seed=1)
-    nearest = NearestRows.over(stored)
+    nearest = NearestRows.from_rows(stored)
     position, distance, index = nearest.farthest(rows, n, exclude=exclude)
     all_distances, all_indices = nearest.query(rows, exclude=exclude)
     slow = np.argsort(-all_distances.numpy(), kind="stable")[:n]
@@ -101,7 +103,7 @@ def test_search_for_the_farthest_measures_few_rows_to_the_end(monkeypatch):
         "tighten",
         lambda self, rows, *a, **k: (measured.append(len(rows)), tighten(self, rows, *a, **k)),
     )
-    position, _, _ = NearestRows.over(stored).farthest(rows, 1)
+    position, _, _ = NearestRows.from_rows(stored).farthest(rows, 1)
     assert position == 3
     assert sum(measured) < 20
 
@@ -131,7 +133,7 @@ def test_results_do_not_depend_on_code_length_or_memory(monkeypatch, n_component
 @pytest.mark.parametrize("exclude", [None, torch.arange(0, 400, 2)])
 def test_k_nearest_equals_sorting_all_distances(exclude):
     stored, rows = gaussian_rows(400, 50), gaussian_rows(5, 50, seed=1)
-    distance, index = NearestRows.over(stored).k_nearest(rows, 9, exclude=exclude)
+    distance, index = NearestRows.from_rows(stored).k_nearest(rows, 9, exclude=exclude)
     slow_distance, slow_index = slow_nearest(
         rows, stored, k=9, exclude=() if exclude is None else exclude.numpy()
     )
@@ -149,7 +151,7 @@ def test_one_long_row_does_not_make_the_others_expensive(monkeypatch):
         "_measure",
         lambda self, *args: (measured.append(len(args[3])), measure(self, *args)),
     )
-    distance, _ = NearestRows.over(stored).query(rows)
+    distance, _ = NearestRows.from_rows(stored).query(rows)
     np.testing.assert_allclose(distance, slow_nearest(rows, stored)[0][:, 0], rtol=1e-12)
     assert sum(measured) < 0.1 * len(rows) * len(stored)
 
@@ -163,14 +165,14 @@ def test_allowance_grows_where_matrix_products_are_less_precise(monkeypatch, pre
 
 
 def test_k_nearest_of_nothing_is_empty():
-    nearest = NearestRows.over(gaussian_rows(4, 3))
+    nearest = NearestRows.from_rows(gaussian_rows(4, 3))
     distance, index = nearest.k_nearest(gaussian_rows(1, 3), 2, exclude=torch.arange(4))
     assert len(distance[0]) == len(index[0]) == 0
 
 
 def test_k_nearest_of_too_few_gives_what_there_is():
     stored = gaussian_rows(4, 3)
-    distance, index = NearestRows.over(stored).k_nearest(stored[:2], 9)
+    distance, index = NearestRows.from_rows(stored).k_nearest(stored[:2], 9)
     assert [len(part) for part in distance] == [4, 4]
     assert [part[0].item() for part in index] == [0, 1]
     assert distance[0][0] == 0
