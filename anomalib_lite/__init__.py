@@ -1,13 +1,53 @@
 """Image anomaly detectors as scikit-learn estimators.
 
-The public names load on first use, so that importing the package costs nothing.
+Public names load on first use, so that importing the package costs nothing.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with the tables below
+    from . import backbones as backbones
+    from . import base as base
+    from . import data as data
+    from . import decide as decide
+    from . import density as density
+    from . import fakes as fakes
+    from . import features as features
+    from . import io as io
+    from . import methods as methods
+    from . import metrics as metrics
+    from . import nn as nn
+    from . import report as report
+    from . import search as search
+    from . import testing as testing
+    from .base import BaseDetector as BaseDetector
+    from .base import ImageEstimator as ImageEstimator
+    from .base import Inspection as Inspection
+    from .base import PartialFitMixin as PartialFitMixin
+    from .decide.conformal import ConformalDetector as ConformalDetector
+    from .decide.probing import probe as probe
+    from .density.gaussian import GaussianDensity as GaussianDensity
+    from .density.nce import NCEDensity as NCEDensity
+    from .fakes.patchgan import EntropyPatchGAN as EntropyPatchGAN
+    from .fakes.resampling import PatchResampler as PatchResampler
+    from .features import DeepFeatures as DeepFeatures
+    from .io.persistence import load as load
+    from .methods.cance import CANCE as CANCE
+    from .methods.contrastive_da import ContrastiveDA as ContrastiveDA
+    from .methods.cpc import CPC as CPC
+    from .methods.cutpaste import CutPaste as CutPaste
+    from .methods.deep_one_class import DeepOneClass as DeepOneClass
+    from .methods.mlsad import MLSAD as MLSAD
+    from .methods.padim import PaDiM as PaDiM
+    from .methods.patchcore import PatchCore as PatchCore
+    from .methods.rotation import RotationPrediction as RotationPrediction
+    from .methods.spade import SPADE as SPADE
 
 __version__ = "0.1.0.dev0"
 
-_HOME = {
+_CLASSES_AND_FUNCTIONS = {
+    "BaseDetector": "base",
     "CANCE": "methods.cance",
     "CPC": "methods.cpc",
     "ConformalDetector": "decide.conformal",
@@ -17,9 +57,12 @@ _HOME = {
     "DeepOneClass": "methods.deep_one_class",
     "EntropyPatchGAN": "fakes.patchgan",
     "GaussianDensity": "density.gaussian",
+    "ImageEstimator": "base",
+    "Inspection": "base",
     "MLSAD": "methods.mlsad",
     "NCEDensity": "density.nce",
     "PaDiM": "methods.padim",
+    "PartialFitMixin": "base",
     "PatchCore": "methods.patchcore",
     "PatchResampler": "fakes.resampling",
     "RotationPrediction": "methods.rotation",
@@ -28,17 +71,21 @@ _HOME = {
     "probe": "decide.probing",
 }
 
-_ROOMS = {
+_MODULES = {
     "backbones",
+    "base",
     "data",
     "decide",
     "density",
     "fakes",
+    "features",
     "io",
+    "methods",
     "metrics",
     "nn",
     "report",
     "search",
+    "testing",
 }
 
 __all__ = [
@@ -46,6 +93,7 @@ __all__ = [
     "CPC",
     "MLSAD",
     "SPADE",
+    "BaseDetector",
     "ConformalDetector",
     "ContrastiveDA",
     "CutPaste",
@@ -53,8 +101,11 @@ __all__ = [
     "DeepOneClass",
     "EntropyPatchGAN",
     "GaussianDensity",
+    "ImageEstimator",
+    "Inspection",
     "NCEDensity",
     "PaDiM",
+    "PartialFitMixin",
     "PatchCore",
     "PatchResampler",
     "RotationPrediction",
@@ -64,15 +115,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    if name in _ROOMS:
+def __getattr__(name: str):
+    if name in _MODULES:
         return import_module(f"{__name__}.{name}")
-    if name not in _HOME:
+    if name not in _CLASSES_AND_FUNCTIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_CLASSES_AND_FUNCTIONS[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__():
-    return sorted(set(globals()) | set(_HOME) | _ROOMS)
+    return sorted({*globals(), *_CLASSES_AND_FUNCTIONS, *_MODULES})

@@ -12,6 +12,7 @@ import anomalib_lite
 HOME = Path(anomalib_lite.__file__).parent
 # what a file or folder may import of the others: always something below it
 BELOW = {
+    "annotations": set(),
     "runtime": set(),
     "validation": set(),
     "metrics": set(),
@@ -28,6 +29,8 @@ BELOW = {
     "report": {"data"},
 }
 BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
+for _above in set(BELOW) - {"annotations"}:
+    BELOW[_above] = BELOW[_above] | {"annotations"}
 STANDS_ON = {"rotation": "two_stage", "contrastive_da": "two_stage", "cutpaste": "two_stage"}
 
 

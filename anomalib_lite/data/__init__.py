@@ -1,6 +1,14 @@
 """Images in: reading, checking and resizing them; data sets; views for training."""
 
-from .augment import cut_paste, cut_paste_scar, gaussian_blur, random_windows, simclr_views, turned
+from .augment import (
+    cut_paste,
+    cut_paste_scar,
+    gaussian_blur,
+    is_gray,
+    random_windows,
+    simclr_views,
+    turned,
+)
 from .datasets import AnomalyDataset, load_elpv, load_mvtec, mvtec_categories
 from .images import IMAGE_SUFFIXES, CheckedImage, ImageStream, image_files, is_table
 from .inputs import NetworkInput, ValueRange
@@ -33,6 +41,7 @@ __all__ = [
     "cut_paste_scar",
     "gaussian_blur",
     "image_files",
+    "is_gray",
     "is_table",
     "load_elpv",
     "load_mvtec",

@@ -63,7 +63,7 @@ def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, gray=0.2, blur=0
     """
     views = _crop(batch, generator, min_area, flip)
     views = _jitter(views, generator, jitter, share=0.8)
-    if not _is_gray(views):
+    if not is_gray(views):
         chosen = _chosen(views, gray, generator)
         views = torch.where(chosen, _gray(views).expand_as(views), views)
     chosen = _chosen(views, blur, generator)
@@ -97,7 +97,7 @@ def _jitter(batch, generator, strength, share=1.0):
     brightness, contrast, saturation = factors.to(batch)[..., None, None, None]
     views = (batch * brightness).clamp(0, 1)
     views = _blend(views, _gray(views).mean((1, 2, 3), keepdim=True), contrast)
-    if not _is_gray(batch):  # neither changes gray
+    if not is_gray(batch):  # neither changes gray
         views = _blend(views, _gray(views), saturation)
         with torch.device("cpu"):  # where torchvision keeps its table of colors
             views = torch.stack([
@@ -237,7 +237,8 @@ def _chosen(batch, share, generator):
     return chosen.to(batch.device)[:, None, None, None]
 
 
-def _is_gray(batch):
+def is_gray(batch):
+    """Whether no image of a batch (B, C, H, W) has any color."""
     return bool((batch == batch[:, :1]).all())
 
 

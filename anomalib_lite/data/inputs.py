@@ -1,9 +1,11 @@
-"""What a network wants to see of images, and the range of values that fit has seen."""
+"""Network inputs: resizing, cropping and normalizing, and the range of values seen at fit."""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional as F
+
+from ..validation import as_pair
 
 
 @dataclass
@@ -62,6 +64,23 @@ class NetworkInput:
     std: tuple
     patch_size: int
     center_crop: tuple | None = None
+
+    @classmethod
+    def raw(cls, image_size, center_crop=None, patch_size=8):
+        """Pixels in [0, 1], resized and cropped but not normalized; sizes as parameters give them.
+
+        Examples
+        --------
+        >>> NetworkInput.raw(64, center_crop=(48, 32)).seen_size
+        (48, 32)
+        """
+        return cls(
+            image_size=as_pair("image_size", image_size),
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            patch_size=patch_size,
+            center_crop=center_crop and as_pair("center_crop", center_crop),
+        )
 
     def __post_init__(self):
         crop = self.center_crop

@@ -1,11 +1,11 @@
-"""Fitted estimators in one file, without pickle: tensors by safetensors, everything else as JSON.
+"""Save and load fitted estimators without pickle: tensors by safetensors, the rest as JSON.
 
-A file is a safetensors container. Its metadata hold a SHA-256 digest of everything else, and a
-JSON manifest: format, versions, the estimator's parameters and learned state, in which each array
-is a reference to a tensor. Reading one never runs anything found in it: the manifest can name only
-the public estimators of this package, the few parts listed here, and scikit-learn estimators as
-:mod:`anomalib_lite.io.sklearn_estimators` reads them. The digest tells a damaged file, not a forged
-one: whoever can write a file can write a digest.
+A file is a safetensors container. Its metadata hold a SHA-256 digest of everything else and a JSON
+manifest: format, versions, the estimator's parameters and learned state, in which each array is a
+reference to a tensor. Reading a file never runs anything found in it: the manifest can only name
+the public estimators of this package, the parts listed below, classes that the caller hands to
+:func:`load`, and scikit-learn estimators as :mod:`anomalib_lite.io.sklearn_estimators` reads them.
+The digest detects damage, not forgery: whoever can write a file can write a digest.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ from sklearn.utils.validation import check_is_fitted
 import anomalib_lite
 
 from ..runtime import resolve_device, tensors_sha256
-from . import sklearn_estimators as sklearn_io
+from . import sklearn_estimators
 
-FORMAT = 1
+FORMAT = 2
 _KEY = "anomalib_lite"  # one entry: the order of several would differ from file to file
 _LARGEST_HEADER = 2**26
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
@@ -94,7 +94,7 @@ class SaveMixin:
             os.replace(written, path)
 
 
-def load(path, *, device=None, backbone=None):
+def load(path, *, device=None, backbone=None, classes=()):
     """Read an estimator that was written by its ``save``.
 
     Parameters
@@ -106,6 +106,9 @@ def load(path, *, device=None, backbone=None):
     backbone : nn.Module or None, default=None
         Needed where it was fitted with a module of yours: the file holds the fitted weights, but
         code is never stored. A module of the same architecture takes them, in a copy.
+    classes : sequence of type, default=()
+        Estimators defined outside this package, and parts of their learned state, that the file
+        may name. A file only ever names a class: nothing is imported because of it.
 
     Returns
     -------
@@ -143,7 +146,8 @@ def load(path, *, device=None, backbone=None):
                 f"{manifest['versions']['anomalib_lite']}; this version "
                 f"({anomalib_lite.__version__}) reads format {FORMAT}. Use a newer one."
             )
-        estimator = _Reader(tensors, device, backbone).decode(manifest["estimator"])
+        reader = _Reader(tensors, device, backbone, _foreign_classes(classes))
+        estimator = reader.decode(manifest["estimator"])
     except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:
         reason = f"its manifest makes no sense ({type(error).__name__}: {error})"
         raise ValueError(f"{path}: {reason}.") from error
@@ -195,6 +199,7 @@ class _Writer:
     def __init__(self, embed_backbone):
         self.embed_backbone = embed_backbone
         self.tensors = {}
+        self._takes_modules = False  # whether load is given those anew
 
     def encode(self, value, where):
         """``value`` as JSON, its arrays put aside; ``where`` is what errors call it."""
@@ -257,35 +262,61 @@ class _Writer:
         }
 
     def _encode_object(self, value, where):
+        if isinstance(value, SaveMixin):
+            return {"estimator": self._encode_estimator(value, where)}
+        if _is_part(type(value)):
+            return {"part": self._encode_part(value, where)}
         name = type(value).__name__
-        if type(value) is _public(name):
-            params = value.get_params(deep=False)
-            if isinstance(params.get("device"), torch.device):
-                params["device"] = str(params["device"])
-            state = {key: x for key, x in vars(value).items() if key not in params}
-            content = {
-                "class": name,
-                "params": self._encode_dict(params, where),
-                "state": self._encode_dict(state, where),
-            }
-            return {"estimator": content}
-        if name in _PARTS and type(value) is _part(name):
-            if dataclasses.is_dataclass(value):
-                state = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            elif name == "Backbone":
-                state = value.to_state(embed=self.embed_backbone)
-            else:
-                state = value.to_state()
-            return {"part": {"class": name, "state": self._encode_dict(state, where)}}
         if isinstance(value, torch.nn.Module):
-            return {"module": name}
+            if self._takes_modules:
+                return {"module": name}
+            raise ValueError(
+                f"{where}: a {name} is code, which is never stored. Derive it from "
+                "anomalib_lite.nn.StoredNetwork, which stores the arguments of its constructor "
+                "and its weights."
+            )
         if isinstance(value, BaseEstimator):
             return {"sklearn": self._put(self._sklearn_bytes(value, where), where)}
         raise ValueError(f"{where}: a {name} cannot be stored without pickle.")
 
+    def _encode_estimator(self, estimator, where):
+        params = estimator.get_params(deep=False)
+        if isinstance(params.get("device"), torch.device):
+            params["device"] = str(params["device"])
+        state = {key: x for key, x in vars(estimator).items() if key not in params}
+        for key in state:
+            if not _LEARNED.fullmatch(key):
+                raise ValueError(
+                    f"{where}.{key}: what is learned in fit is stored under names that end in an "
+                    f"underscore. Call it {key}_, or make it a parameter."
+                )
+        return {
+            **_named(type(estimator), _public),
+            "params": self._encode_with_modules(params, where),
+            "state": self._encode_dict(state, where),
+        }
+
+    def _encode_part(self, part, where):
+        if dataclasses.is_dataclass(part):
+            state = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        elif type(part) is _part("Backbone"):
+            state = part.to_state(embed=self.embed_backbone)
+            return {**_named(type(part), _part), "state": self._encode_with_modules(state, where)}
+        else:
+            state = part.to_state()
+        return {**_named(type(part), _part), "state": self._encode_dict(state, where)}
+
+    def _encode_with_modules(self, values, where):
+        """As :meth:`_encode_dict`; modules, whose code load is given anew, are named."""
+        outer, self._takes_modules = self._takes_modules, True
+        try:
+            return self._encode_dict(values, where)
+        finally:
+            self._takes_modules = outer
+
     def _sklearn_bytes(self, estimator, where):
         try:
-            data = sklearn_io.dump(estimator)
+            data = sklearn_estimators.dump(estimator)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         return torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -299,10 +330,11 @@ class _Writer:
 class _Reader:
     """Decodes what _Writer encoded; anything else is an error."""
 
-    def __init__(self, tensors, device, backbone):
+    def __init__(self, tensors, device, backbone, foreign=None):
         self.tensors = tensors
         self.device = self._asked = device
         self.backbone = backbone
+        self._foreign = foreign or {}
 
     def decode(self, value):
         if value is None or isinstance(value, bool | str | int | float):
@@ -358,23 +390,15 @@ class _Reader:
         return self.backbone
 
     def _decode_sklearn(self, content):
-        return sklearn_io.load(self.tensors[content].numpy().tobytes())
+        return sklearn_estimators.load(self.tensors[content].numpy().tobytes())
 
     def _decode_part(self, content):
-        if content["class"] not in _PARTS:
-            raise ValueError(
-                f"names a part {content['class']!r}, which is not one of this package."
-            )
-        part = _part(content["class"])
+        part = self._class(content, _part, "a part")
         state = {name: self.decode(value) for name, value in content["state"].items()}
         return part(**state) if dataclasses.is_dataclass(part) else part.from_state(state)
 
     def _decode_estimator(self, content):
-        cls = _public(content["class"])
-        if cls is None:
-            raise ValueError(
-                f"names an estimator {content['class']!r}, which is not one of this package."
-            )
+        cls = self._class(content, _public, "an estimator")
         params = {name: self.decode(value) for name, value in content["params"].items()}
         estimator = cls(**params)
         outer, self.device = self.device, self._asked or _device_here(params.get("device", "auto"))
@@ -384,6 +408,19 @@ class _Reader:
             vars(estimator)[name] = self.decode(value)
         self.device = outer
         return estimator
+
+    def _class(self, content, ours, what):
+        """The class that a file names: one of this package, or of those handed to load."""
+        name, home = content["class"], content.get("defined_in")
+        cls = ours(name) if home is None else self._foreign.get(name)
+        if cls is not None and (ours is _public) == issubclass(cls, SaveMixin):
+            return cls
+        if home is None:
+            raise ValueError(f"names {what} {name!r}, which is not one of this package.")
+        raise ValueError(
+            f"names {what} {name!r}, defined in {home!r}. Import the class and hand it over: "
+            f"load(path, classes=[{name}])."
+        )
 
 
 _KINDS = {name.removeprefix("_decode_") for name in vars(_Reader) if name.startswith("_decode_")}
@@ -406,4 +443,32 @@ def _public(name):
 
 
 def _part(name):
+    """The part of this package of that name, or None."""
+    if name not in _PARTS:
+        return None
     return getattr(import_module(f"anomalib_lite.{_PARTS[name]}"), name)
+
+
+def _is_part(cls):
+    """Whether objects of a class say themselves what they are made of."""
+    return dataclasses.is_dataclass(cls) or (
+        hasattr(cls, "to_state") and hasattr(cls, "from_state")
+    )
+
+
+def _named(cls, ours):
+    """How a manifest names a class: by its name, and if it is foreign by its module, too."""
+    name = cls.__name__
+    return {"class": name} if ours(name) is cls else {"class": name, "defined_in": cls.__module__}
+
+
+def _foreign_classes(classes):
+    """Classes handed to load, by name."""
+    for cls in classes:
+        known = isinstance(cls, type) and (issubclass(cls, SaveMixin) or _is_part(cls))
+        if not known:
+            raise ValueError(
+                "classes: expected estimators with save, dataclasses, or classes with to_state and "
+                f"from_state, got {cls!r}."
+            )
+    return {cls.__name__: cls for cls in classes}

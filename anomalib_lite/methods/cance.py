@@ -401,7 +401,7 @@ class CANCE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
         self.n_images_ = len(X)
         self.scaler_ = StandardScaler().fit(X)
         with torch.no_grad():
-            self._set_threshold(
+            self._calibrate_threshold(
                 self._learn_composites(self._rows(X), make_generator(self.random_state))
             )
 

@@ -158,7 +158,8 @@ def test_device_of_the_caller_of_the_parameter_or_of_the_machine(saved, tmp_path
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="CUDA"):
             load(saved, device="cuda")
-        elsewhere = small().fit(NORMAL).set_params(device="cuda:7")  # as if fitted there
+        elsewhere = small().fit(NORMAL)
+        elsewhere.device = "cuda:7"  # as if fitted there
         elsewhere.save(tmp_path / "a.alite")
         again = load(tmp_path / "a.alite")
         assert again.device_ == torch.device("cpu")
@@ -173,7 +174,8 @@ def test_the_same_detector_gives_the_same_file(detector, saved, tmp_path):
 def test_saving_replaces_the_whole_file_or_nothing(detector, tmp_path, monkeypatch):
     path = tmp_path / "a.alite"
     path.write_text("something dear")
-    broken = small().fit(NORMAL).set_params(coreset=lambda n: n)
+    broken = small().fit(NORMAL)
+    broken.coreset = lambda n: n
     with pytest.raises(ValueError, match=r"PatchCore\.coreset: a function cannot be stored"):
         broken.save(path)
     monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -509,6 +511,8 @@ class Watch:
 @pytest.fixture(scope="module")
 def watch(saved):
     load(saved)  # modules that are imported late are imported by now
+    import skops.io  # noqa: F401
+
     return Watch()
 
 
