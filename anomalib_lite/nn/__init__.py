@@ -12,7 +12,7 @@ from .layers import StoredNetwork, mlp
 from .losses import info_nce_loss, info_nce_values, information_bound, nce_loss
 from .patch_encoders import DenseEncoder, PatchEncoder, ResidualEncoder
 from .patchgan import BatchDeviation, InformationCritic, PatchDiscriminator, UNetGenerator
-from .training import Objective, bounded_sum, check_training, split_off, train
+from .training import Objective, bounded_sum, check_training, split_off, train, training_settings
 from .windows import PatchDetector, coordinate_maps
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "reconstruction_errors",
     "split_off",
     "train",
+    "training_settings",
 ]

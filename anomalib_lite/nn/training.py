@@ -345,6 +345,35 @@ def _check(entry):
             )
 
 
+# parameters of estimators, and what train calls them
+_SETTINGS = {
+    "epochs": "epochs",
+    "train_steps": "steps",
+    "train_batch_size": "batch_size",
+    "optimizer": "optimizer",
+    "learning_rate": "learning_rate",
+    "weight_decay": "weight_decay",
+    "schedule": "schedule",
+    "clip_norm": "clip_norm",
+    "patience": "patience",
+    "on_interrupt": "on_interrupt",
+    "verbose": "verbose",
+}
+
+
+def training_settings(estimator):
+    """Keyword arguments of :func:`train` from those parameters that an estimator has.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> training_settings(SimpleNamespace(epochs=3, train_batch_size=8, image_size=64))
+    {'epochs': 3, 'batch_size': 8}
+    """
+    given = vars(estimator)
+    return {name: given[mine] for mine, name in _SETTINGS.items() if mine in given}
+
+
 def check_training(estimator):
     """Raise ValueError unless what an estimator has for ``training.train`` makes sense."""
     given = vars(estimator)
