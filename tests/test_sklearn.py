@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import OneClassSVM
 from sklearn.utils import get_tags
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import validate_data
 from torch import nn
 from worlds import scratched, stripes
@@ -68,7 +68,42 @@ CHECKED = [
 ]
 
 
-@parametrize_with_checks(CHECKED)
+# run whole in the fast part, but for SLOW; of the others CORE is
+WHOLE = {
+    "PatchCoreOnTables",
+    "DeepFeaturesOnTables",
+    "RotationPredictionOnTables",
+    "CANCE",
+    "NCEDensity",
+}
+SLOW = {"check_outliers_train", "check_outliers_fit_predict", "check_dtype_object"}  # 300 samples
+CORE = {
+    "check_dict_unchanged",
+    "check_dont_overwrite_attributes",
+    "check_estimators_overwrite_params",
+    "check_fit_check_is_fitted",
+    "check_fit_score_takes_y",
+    "check_get_params_invariance",
+    "check_n_features_in",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_readonly_memmap_input",
+    "check_set_params",
+    "check_valid_tag_types",
+}
+
+
+def every_check():
+    for i, checked in enumerate(CHECKED):
+        of_whom = type(checked).__name__
+        for n, (estimator, check) in enumerate(estimator_checks_generator(checked)):
+            name = getattr(check, "func", check).__name__
+            is_fast = name in CORE or (of_whom in WHOLE and name not in SLOW)
+            marks = () if is_fast else pytest.mark.slow
+            yield pytest.param(estimator, check, id=f"{of_whom}{i}-{name}-{n}", marks=marks)
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(every_check()))
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
