@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch.nn import functional as F
@@ -78,9 +79,7 @@ class NetworkInput:
     center_crop: tuple[int, int] | None = None
 
     @classmethod
-    def raw(
-        cls, image_size: Size, center_crop: Size | None = None, patch_size: int = 8
-    ) -> "NetworkInput":
+    def raw(cls, image_size: Size, center_crop: Size | None = None, patch_size: int = 8) -> Self:
         """Resize and crop, but do not normalize: pixels in [0, 1].
 
         Sizes may be given as an int or a pair, as estimators take them.
