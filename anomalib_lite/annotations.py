@@ -1,4 +1,4 @@
-"""Types that public signatures share."""
+"""Types shared by public signatures."""
 
 import os
 from collections.abc import Iterable
@@ -8,10 +8,16 @@ import numpy as np
 import torch
 
 Images: TypeAlias = np.ndarray | torch.Tensor | str | os.PathLike[str] | Iterable[Any]
-"""Anything :mod:`anomalib_lite.data.images` reads: arrays, tensors, lists, folders, loaders."""
+"""Images in any form that :mod:`anomalib_lite.data.images` reads."""
 
 Device: TypeAlias = str | torch.device
+"""A device as :func:`anomalib_lite.runtime.resolve_device` takes it."""
+
 RandomState: TypeAlias = int | np.random.RandomState | np.random.Generator | None
+"""A seed, a generator, or None for a random seed."""
+
 Path: TypeAlias = str | os.PathLike[str]
+"""A path of a file or folder."""
+
 Size: TypeAlias = int | tuple[int, int]
 """A side in pixels, or a pair (H, W)."""

@@ -1,26 +1,29 @@
-"""The ground under the rooms: device, random generator, memory, digests, progress."""
+"""Helpers for devices, random generators, memory sizes, hashing, progress and rollback."""
 
 import hashlib
 import re
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 
+from .annotations import Device, RandomState
+
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def resolve_device(device):
-    """Turn a device request into a :class:`torch.device` that exists here.
+def resolve_device(device: Device) -> torch.device:
+    """Turn a device request into a :class:`torch.device` that is available.
 
     Parameters
     ----------
     device : str or torch.device
-        ``"auto"`` takes CUDA where it is available and the CPU where it is not; anything else
-        is read as PyTorch reads it (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``). MPS is
-        taken only by name: its operators differ from release to release.
+        ``"auto"`` is CUDA if available, else the CPU. Anything else is interpreted as PyTorch does
+        (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``). MPS must be named: its operators differ
+        between releases of PyTorch.
 
     Returns
     -------
@@ -29,7 +32,7 @@ def resolve_device(device):
     Raises
     ------
     ValueError
-        If the request cannot be read, or names a device that is not available.
+        If the request is invalid, or the device is not available.
 
     Examples
     --------
@@ -44,32 +47,35 @@ def resolve_device(device):
         resolved = None
     if resolved is None or resolved.type not in ("cpu", "cuda", "mps"):
         raise ValueError(
-            "device: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or such a torch.device, "
+            "device: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device of these, "
             f"got {device!r}."
         )
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device={device!r}, but {torch.cuda.device_count()} CUDA devices are available. "
-            "Use device='auto' to take what there is."
+            f"device: expected an available device, got {device!r}; "
+            f"{torch.cuda.device_count()} CUDA devices are available. Use device='auto'."
         )
     if resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device={device!r} is not available. Use device='auto'.")
+        raise ValueError(
+            f"device: expected an available device, got {device!r}; MPS is not available. "
+            "Use device='auto'."
+        )
     return resolved
 
 
-def exact_dtype(device):
-    """float64, except on MPS, which has none."""
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """float64, except on MPS, which lacks it: float32."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def make_generator(random_state):
-    """A CPU :class:`torch.Generator` seeded from a scikit-learn style ``random_state``.
+def make_generator(random_state: RandomState) -> torch.Generator:
+    """Make a CPU :class:`torch.Generator` from a scikit-learn style ``random_state``.
 
     Parameters
     ----------
     random_state : None, int, numpy.random.RandomState or numpy.random.Generator
-        None seeds from the operating system's entropy. Unlike
-        :func:`sklearn.utils.check_random_state` it leaves NumPy's global generator alone.
+        None draws a seed from the operating system's entropy. Unlike
+        :func:`sklearn.utils.check_random_state`, NumPy's global generator is never used.
 
     Returns
     -------
@@ -97,8 +103,8 @@ def make_generator(random_state):
     return torch.Generator().manual_seed(seed)
 
 
-def draw_seed(generator):
-    """An int drawn from ``generator``, for what takes seeds.
+def draw_seed(generator: torch.Generator) -> int:
+    """Draw an int from ``generator``, for functions that take a seed.
 
     Examples
     --------
@@ -109,10 +115,10 @@ def draw_seed(generator):
 
 
 @contextmanager
-def seeded(generator, device=None):
-    """Inside, torch's global generators, seeded by a draw from ``generator``; as before afterwards.
+def seeded(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
+    """Context in which torch's global generators are seeded from ``generator``; then restored.
 
-    For what takes no generator: the first weights of a network, dropout.
+    For functions that take no generator, such as weight initialization and dropout.
     """
     seed = draw_seed(generator)
     is_cuda = device is not None and device.type == "cuda"
@@ -123,10 +129,10 @@ def seeded(generator, device=None):
         yield
 
 
-def parse_memory(name, value):
-    """Bytes of a memory budget given as a number of bytes, as text such as "2GB", or as None.
+def parse_memory(name: str, value: float | str | None) -> int:
+    """Convert a memory budget, a number of bytes, text such as "2GB" or None, to bytes.
 
-    Raises ValueError, blaming the parameter ``name``. Units are powers of 1000; None is no limit.
+    Units are powers of 1000; None is no limit. A ValueError names the parameter ``name``.
 
     Examples
     --------
@@ -143,13 +149,14 @@ def parse_memory(name, value):
         amount = float(match[1]) * _UNITS[match[2]] if match else 0
     if not 1 <= amount < sys.maxsize:
         raise ValueError(
-            f"{name}: expected bytes as a number or as '500MB' or '2GB', or None, got {value!r}."
+            f"{name}: expected bytes as a number, as text such as '500MB' or '2GB', or None, "
+            f"got {value!r}."
         )
     return int(amount)
 
 
-def tensors_sha256(tensors, start=""):
-    """Hexadecimal SHA-256 of text and named tensors: their names, dtypes, shapes and values."""
+def tensors_sha256(tensors: Mapping[str, torch.Tensor], start: str = "") -> str:
+    """Hexadecimal SHA-256 of a text and the names, dtypes, shapes and values of tensors."""
     digest = hashlib.sha256(start.encode())
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -157,16 +164,38 @@ def tensors_sha256(tensors, start=""):
     return digest.hexdigest()
 
 
-def progress(iterable=None, *, total=None, desc=None, verbose=False):
-    """A tqdm progress bar over ``iterable``; silent unless ``verbose``."""
+def progress(
+    iterable: Iterable | None = None,
+    *,
+    total: int | None = None,
+    desc: str | None = None,
+    verbose: bool = False,
+):
+    """A tqdm progress bar over ``iterable``, shown only if ``verbose``."""
     from tqdm import tqdm
 
     return tqdm(iterable, total=total, desc=desc, disable=not verbose)
 
 
 @contextmanager
-def all_or_nothing(estimator):
-    """Whatever goes wrong inside, an interrupt too, leaves the estimator as it was."""
+def all_or_nothing(estimator: object) -> Iterator[None]:
+    """Context that restores the attributes of an estimator if anything is raised, interrupts too.
+
+    Attributes are restored, not copied: code inside the context may assign, add and delete
+    attributes, but must not change an old value (a tensor, array or list) in place.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> estimator = SimpleNamespace(mean_=1.0)
+    >>> try:
+    ...     with all_or_nothing(estimator):
+    ...         estimator.mean_ = 2.0
+    ...         raise KeyboardInterrupt
+    ... except KeyboardInterrupt:
+    ...     print(estimator.mean_)
+    1.0
+    """
     before = dict(vars(estimator))
     try:
         yield

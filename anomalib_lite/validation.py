@@ -1,10 +1,13 @@
-"""Checks that raise a ValueError which says what was expected and what came."""
+"""Checks of parameters: a ValueError says what was expected and what was received."""
 
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 
+import torch
 
-def as_pair(name, size):
-    """(H, W) from a positive int or a pair of them; ``name`` is the parameter to blame."""
+
+def as_pair(name: str, size: object) -> tuple[int, int]:
+    """(H, W) from a positive int or a pair of them; errors name the parameter ``name``."""
     pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(pair) != 2 or not all(_is_side(side) for side in pair):
         raise ValueError(f"{name}: expected a positive int or a pair (H, W) of them, got {size!r}.")
@@ -15,54 +18,54 @@ def _is_side(value):
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
-def check_number(name, value, *, minimum):
+def check_number(name: str, value: object, *, minimum: float) -> None:
     """Raise ValueError unless ``value`` is a finite number of at least ``minimum``."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not (is_number and minimum <= value < float("inf")):
         raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
 
 
-def check_count(name, value, *, minimum=1):
+def check_count(name: str, value: object, *, minimum: int = 1) -> None:
     """Raise ValueError unless ``value`` is an int of at least ``minimum``."""
     if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum):
         expected = "a positive int" if minimum == 1 else f"an int of at least {minimum}"
         raise ValueError(f"{name}: expected {expected}, got {value!r}.")
 
 
-def check_fraction(name, value):
+def check_fraction(name: str, value: object) -> None:
     """Raise ValueError unless ``value`` is a number in [0, 1)."""
     if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1):
         raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def check_odd(name, value):
+def check_odd(name: str, value: object) -> None:
     """Raise ValueError unless ``value`` is a positive odd int."""
     check_count(name, value)
     if value % 2 == 0:
         raise ValueError(f"{name}: expected an odd int, got {value}.")
 
 
-def check_enough(n_images, minimum, source):
-    """Raise ValueError if the images are too few for the threshold, whose ``source`` is named."""
+def check_enough(n_images: int, minimum: int, source: str) -> None:
+    """Raise ValueError if there are too few images to calibrate the threshold on ``source``."""
     if n_images < minimum:
         raise ValueError(
             f"X: expected at least {minimum} images, got {n_images} sample"
-            f"{'' if n_images == 1 else 's'}. The threshold is read from {source}."
+            f"{'' if n_images == 1 else 's'}. The threshold is calibrated on {source}."
         )
 
 
-def check_finite(values, images):
-    """Raise ValueError if the ``values`` (B, ...) of one of B images are not all numbers."""
+def check_finite(values: torch.Tensor, images: Sequence) -> None:
+    """Raise ValueError, naming the image, if the ``values`` (B, ...) of B images are not finite."""
     finite = values.isfinite().flatten(1).all(1).tolist()
     for image, is_finite in zip(images, finite, strict=True):
         if not is_finite:
             raise ValueError(
-                f"{image.label}: the backbone gives NaN or infinity for it, so it gets no score. "
+                f"{image.label}: the backbone gives NaN or infinity, so the image gets no score. "
                 "Is it constant?"
             )

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and against slow, literal readings of their definitions."""
+"""Metrics against scikit-learn and against slow, literal implementations."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ PIXEL_METRICS = [pixel_auroc, pixel_average_precision, aupro]
 
 
 def scored_labels(seed, n=60, levels=None):
-    """Labels and overlapping scores; `levels` rounds the scores so that many are equal."""
+    """Labels and overlapping scores; `levels` rounds the scores to create ties."""
     rng = np.random.default_rng(seed)
     y_true = rng.permutation(np.arange(n) % 3 == 0)
     scores = rng.normal(size=n) + y_true
@@ -30,7 +30,7 @@ def scored_labels(seed, n=60, levels=None):
 
 
 def scored_masks(seed, sizes=((9, 12), (7, 7), (12, 5)), levels=None, dtype=np.float64):
-    """Random defect masks with several regions, and maps that see them partly."""
+    """Random defect masks with several regions, and maps that find them in part."""
     rng = np.random.default_rng(seed)
     masks = [rng.random(size) < 0.2 for size in sizes]
     maps = [(rng.normal(size=mask.shape) + mask).astype(dtype) for mask in masks]
@@ -44,7 +44,7 @@ def test_image_metrics_equal_scikit_learn(levels):
     assert average_precision(y_true, scores) == average_precision_score(y_true, scores)
 
 
-def test_auroc_is_the_chance_to_rank_right():
+def test_auroc_is_the_probability_of_correct_ranking():
     y_true, scores = scored_labels(1, levels=1)
     bad, good = scores[y_true][:, None], scores[~y_true][None]
     expected = ((bad > good) + 0.5 * (bad == good)).mean()
@@ -65,7 +65,7 @@ def test_f1_max_equals_the_slow_search(y_true, scores):
 
 def test_f1_max_takes_the_highest_of_equal_thresholds():
     assert f1_max([1, 0, 1], [3.0, 2.0, 1.0]) == (0.8, 1.0)
-    # one hit of two with no false alarm, or both with two false alarms: F1 is 2/3 either way
+    # one of two anomalies without false alarms, or both with two: F1 is 2/3 either way
     assert f1_max([1, 0, 0, 1], [4.0, 3.0, 2.0, 1.0]) == (pytest.approx(2 / 3), 4.0)
 
 
@@ -79,7 +79,7 @@ def test_pixel_metrics_equal_scikit_learn_on_all_pixels():
 @pytest.mark.parametrize("max_fpr", [0.01, 0.1, 0.3, 0.77, 1])
 @pytest.mark.parametrize("levels", [None, 2, 0.5])
 @pytest.mark.parametrize("seed", range(3))
-def test_aupro_equals_the_slow_reading(seed, levels, max_fpr):
+def test_aupro_equals_the_slow_implementation(seed, levels, max_fpr):
     masks, maps = scored_masks(seed, levels=levels)
     expected = slow_aupro(masks, maps, max_fpr)
     assert aupro(masks, maps, max_fpr=max_fpr) == pytest.approx(expected, abs=1e-12)
@@ -90,24 +90,24 @@ def test_aupro_equals_the_slow_reading(seed, levels, max_fpr):
     hnp.arrays(np.float32, (2, 4, 4), elements=st.integers(0, 4)),
     st.floats(0.01, 1.0),
 )
-def test_aupro_equals_the_slow_reading_with_ties(masks, maps, max_fpr):
+def test_aupro_equals_the_slow_implementation_with_ties(masks, maps, max_fpr):
     expected = slow_aupro(masks, maps, max_fpr)
     assert aupro(masks, maps, max_fpr=max_fpr) == pytest.approx(expected, abs=1e-12)
 
 
-def test_aupro_knows_perfect_useless_and_inverted_maps():
+def test_aupro_of_perfect_constant_and_inverted_maps():
     masks, _ = scored_masks(3)
     assert aupro(masks, [mask.astype(float) for mask in masks]) == pytest.approx(1.0)
     assert aupro(masks, [np.zeros(mask.shape) for mask in masks]) == pytest.approx(0.15)
     assert aupro(masks, [~mask for mask in masks]) == pytest.approx(0.0)
 
 
-def test_aupro_weighs_regions_equally_and_joins_diagonals():
+def test_aupro_weighs_regions_equally_and_joins_diagonal_neighbors():
     mask, heat = np.zeros((2, 40, 40), dtype=int)
     mask[2:12, 2:12] = 255  # a large region, missed
-    mask[30, 30] = mask[31, 31] = 255  # two pixels that touch at a corner, one of them found
+    mask[30, 30] = mask[31, 31] = 255  # a region of two diagonal pixels, one of them found
     heat[30, 30] = 1
-    curve_start = (0 + 1 / 2) / 2  # overlap at no false alarm; then all other pixels tie
+    curve_start = (0 + 1 / 2) / 2  # overlap without false alarms; all other pixels tie
     expected = curve_start + (1 - curve_start) * 0.3 / 2
     assert aupro([mask], [heat]) == pytest.approx(expected)
 
@@ -121,7 +121,7 @@ def test_aupro_of_one_pixel_regions_is_the_partial_area_under_the_roc_curve():
 
 
 @pytest.mark.parametrize("metric", PIXEL_METRICS)
-def test_arrays_and_lists_and_precisions_agree_and_inputs_survive(metric):
+def test_arrays_lists_and_dtypes_agree_and_inputs_are_unchanged(metric):
     masks, maps = scored_masks(5, sizes=[(8, 9)] * 3, dtype=np.float32)
     masks, maps = np.stack(masks), np.stack(maps)
     before = masks.copy(), maps.copy()
@@ -133,7 +133,7 @@ def test_arrays_and_lists_and_precisions_agree_and_inputs_survive(metric):
 
 
 @pytest.mark.parametrize("metric", [*IMAGE_METRICS, *PIXEL_METRICS])
-def test_only_the_order_of_scores_counts(metric):
+def test_only_the_order_of_scores_matters(metric):
     if metric in IMAGE_METRICS:
         truth, scores = scored_labels(6)
         values = metric(truth, scores), metric(truth, np.exp(scores))
@@ -158,13 +158,13 @@ def test_only_the_order_of_scores_counts(metric):
         ([1, 1], [0.1, 0.2], "0 normal and 2 anomalous"),
     ],
 )
-def test_bad_scores_are_named(metric, y_true, scores, message):
+def test_invalid_scores_are_named(metric, y_true, scores, message):
     with pytest.raises(ValueError, match=message):
         metric(y_true, scores)
 
 
 @pytest.mark.parametrize("metric", PIXEL_METRICS)
-def test_bad_maps_are_named(metric):
+def test_invalid_maps_are_named(metric):
     masks, maps = scored_masks(7)
     with pytest.raises(ValueError, match="3 masks, 2 maps"):
         metric(masks, maps[:2])
@@ -179,7 +179,7 @@ def test_bad_maps_are_named(metric):
     for wrong in (np.nan, -np.inf):
         broken = maps[2].copy()
         broken[3, 3] = wrong
-        with pytest.raises(ValueError, match="image 2: the map holds NaN or infinity"):
+        with pytest.raises(ValueError, match="image 2: expected a finite map"):
             metric(masks, [*maps[:2], broken])
     heat = np.arange(20.0).reshape(4, 5)
     with pytest.raises(ValueError, match="20 normal and 0 anomalous"):

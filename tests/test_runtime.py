@@ -1,4 +1,4 @@
-"""Device, generator and progress, without a GPU: what torch reports is replaced."""
+"""Devices, random generators, memory sizes, hashing, progress and rollback, without a GPU."""
 
 import sys
 from contextlib import contextmanager
@@ -6,8 +6,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from snapshots import snapshot
 
 from anomalib_lite.runtime import (
+    all_or_nothing,
+    draw_seed,
+    exact_dtype,
     make_generator,
     parse_memory,
     progress,
@@ -20,7 +24,7 @@ from anomalib_lite.runtime import (
 
 
 def pretend(monkeypatch, *, cuda=0, mps=False):
-    """Make torch report this many CUDA devices, and whether there is MPS."""
+    """Make torch report a number of CUDA devices, and whether MPS is available."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -30,49 +34,54 @@ def pretend(monkeypatch, *, cuda=0, mps=False):
     ("cuda", "mps", "expected"),
     [(0, False, "cpu"), (0, True, "cpu"), (1, False, "cuda"), (2, True, "cuda")],
 )
-def test_auto_takes_cuda_or_the_cpu(monkeypatch, cuda, mps, expected):
+def test_auto_is_cuda_or_the_cpu(monkeypatch, cuda, mps, expected):
     pretend(monkeypatch, cuda=cuda, mps=mps)
     assert resolve_device("auto") == torch.device(expected)
 
 
 @pytest.mark.parametrize("request_", ["cpu", torch.device("cpu")])
-def test_the_cpu_is_there_and_is_taken_even_beside_a_gpu(monkeypatch, request_):
+def test_cpu_is_used_on_request_even_with_a_gpu(monkeypatch, request_):
     pretend(monkeypatch, cuda=1)
     assert resolve_device(request_) == torch.device("cpu")
 
 
 @pytest.mark.parametrize("request_", ["cuda", "cuda:0", "cuda:1", torch.device("cuda", 1)])
-def test_a_cuda_device_that_is_there_is_taken(monkeypatch, request_):
+def test_available_cuda_device_is_used(monkeypatch, request_):
     pretend(monkeypatch, cuda=2)
     assert resolve_device(request_) == torch.device(request_)
 
 
 @pytest.mark.parametrize(("request_", "cuda"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
-def test_a_cuda_device_that_is_not_there_is_refused(monkeypatch, request_, cuda):
+def test_unavailable_cuda_device_is_refused(monkeypatch, request_, cuda):
     pretend(monkeypatch, cuda=cuda)
     with pytest.raises(ValueError, match=rf"'{request_}'.* {cuda} CUDA devices .*device='auto'"):
         resolve_device(request_)
 
 
-def test_mps_is_taken_only_where_it_is(monkeypatch):
+def test_mps_is_used_only_if_available(monkeypatch):
     pretend(monkeypatch, mps=True)
     assert resolve_device("mps") == torch.device("mps")
     pretend(monkeypatch, mps=False)
-    with pytest.raises(ValueError, match="'mps' is not available"):
+    with pytest.raises(ValueError, match="got 'mps'; MPS is not available"):
         resolve_device("mps")
 
 
 @pytest.mark.parametrize("request_", ["gpu", "", "cuda:x", "CPU", None, 3.5, [], -1])
-def test_what_is_no_device_is_refused(request_):
+def test_invalid_device_is_refused(request_):
     with pytest.raises(ValueError, match="device: expected 'auto', 'cpu'") as error:
         resolve_device(request_)
     assert repr(request_) in str(error.value)
 
 
 @pytest.mark.parametrize("request_", ["meta", "hip"])
-def test_a_device_that_cannot_hold_data_here_is_refused(request_):
-    with pytest.raises(ValueError, match="device"):
+def test_unsupported_device_is_refused(request_):
+    with pytest.raises(ValueError, match="device: expected 'auto', 'cpu'"):
         resolve_device(request_)
+
+
+def test_exact_dtype_is_float64_except_on_mps():
+    dtypes = [exact_dtype(torch.device(name)) for name in ("cpu", "cuda", "mps")]
+    assert dtypes == [torch.float64, torch.float64, torch.float32]
 
 
 # -- generator ------------------------------------------------------------------------------------
@@ -85,56 +94,62 @@ def draws(random_state):
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, np.int64(7), np.uint8(7)])
-def test_an_int_gives_the_same_draws_every_time(seed):
+def test_int_gives_the_same_draws_each_time(seed):
     assert draws(seed) == draws(seed)
     assert draws(seed) == draws(int(seed))
     assert draws(seed) != draws(1)
 
 
 @pytest.mark.parametrize("kind", [np.random.RandomState, np.random.default_rng])
-def test_a_numpy_generator_gives_the_same_draws_from_the_same_state(kind):
+def test_numpy_generator_gives_the_same_draws_from_the_same_state(kind):
     assert draws(kind(0)) == draws(kind(0))
     assert draws(kind(0)) != draws(kind(1))
 
 
 @pytest.mark.parametrize("kind", [np.random.RandomState, np.random.default_rng])
-def test_a_numpy_generator_moves_on(kind):
+def test_numpy_generator_is_advanced(kind):
     state = kind(0)
     assert draws(state) != draws(state)
 
 
-def test_none_gives_new_draws_every_time():
+def test_none_gives_new_draws_each_time():
     assert draws(None) != draws(None)
 
 
 @pytest.mark.parametrize("bad", [-1, 2**32, 0.5, "0", [0], torch.Generator()])
-def test_what_is_no_random_state_is_refused(bad):
+def test_invalid_random_state_is_refused(bad):
     with pytest.raises(ValueError, match="random_state: expected None, an int") as error:
         make_generator(bad)
     assert repr(bad) in str(error.value)
 
 
-@pytest.mark.parametrize("random_state", [None, 0, "RandomState", "Generator"])
-def test_the_global_generators_are_left_alone(random_state):
-    if random_state == "RandomState":
-        random_state = np.random.RandomState(0)
-    elif random_state == "Generator":
-        random_state = np.random.default_rng(0)
-    numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+def test_seeds_are_drawn_one_after_another():
+    generator = make_generator(0)
+    seeds = [draw_seed(generator) for _ in range(20)]
+    assert len(set(seeds)) == 20
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    again = make_generator(0)
+    assert [draw_seed(again) for _ in range(20)] == seeds
+
+
+@pytest.mark.parametrize(
+    "random_state",
+    [None, 0, np.random.RandomState(0), np.random.default_rng(0)],
+    ids=lambda value: type(value).__name__,
+)
+def test_global_generators_are_left_alone(random_state):
+    before = snapshot([np.random.get_state(), torch.get_rng_state()])  # noqa: NPY002
     draws(random_state)
-    numpy_after, torch_after = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    assert numpy_before[2] == numpy_after[2]
-    np.testing.assert_array_equal(numpy_before[1], numpy_after[1])
-    assert torch.equal(torch_before, torch_after)
+    assert snapshot([np.random.get_state(), torch.get_rng_state()]) == before  # noqa: NPY002
 
 
 def seed(value=0):
     return torch.Generator().manual_seed(value)
 
 
-def test_inside_seeded_draws_come_from_the_generators_seed():
+def test_draws_inside_seeded_depend_on_the_generator_alone():
     def draw(value):
-        torch.rand(3)  # where the global generator stands does not matter
+        torch.rand(3)  # the state of the global generator does not matter
         with seeded(seed(value)):
             return torch.rand(8).tolist() + torch.nn.Linear(2, 2).weight.flatten().tolist()
 
@@ -142,7 +157,7 @@ def test_inside_seeded_draws_come_from_the_generators_seed():
     assert draw(0) != draw(1)
 
 
-def test_seeded_twice_by_one_generator_draws_anew():
+def test_seeded_advances_the_generator():
     generator, drawn = seed(), []
     for _ in range(2):
         with seeded(generator):
@@ -151,7 +166,7 @@ def test_seeded_twice_by_one_generator_draws_anew():
 
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])
-def test_after_seeded_the_global_generator_is_as_before(device):
+def test_seeded_restores_the_global_generator(device):
     before = torch.get_rng_state()
     with seeded(seed(), device):
         torch.rand(8)
@@ -160,7 +175,7 @@ def test_after_seeded_the_global_generator_is_as_before(device):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_after_an_error_inside_seeded_the_global_generator_is_as_before(error):
+def test_seeded_restores_the_global_generator_after_an_error(error):
     before = torch.get_rng_state()
     with pytest.raises(error), seeded(seed()):
         torch.rand(8)
@@ -168,15 +183,15 @@ def test_after_an_error_inside_seeded_the_global_generator_is_as_before(error):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seeded_works_on_any_default_device():
+def test_seeded_ignores_the_default_device():
     with torch.device("meta"), seeded(seed()):
         inside = torch.rand(8, device="cpu")
     with seeded(seed()):
         assert torch.equal(torch.rand(8), inside)
 
 
-def test_seeded_seeds_the_gpu_that_is_named(monkeypatch):
-    """There is no GPU here: what torch is asked for."""
+def test_seeded_seeds_the_gpu_on_request(monkeypatch):
+    """Without a GPU: the calls of torch's functions."""
     forked, seeds = [], []
 
     @contextmanager
@@ -194,7 +209,7 @@ def test_seeded_seeds_the_gpu_that_is_named(monkeypatch):
     assert seeds == [int(torch.randint(2**31, (1,), generator=seed()))]
 
 
-# -- memory and digests ---------------------------------------------------------------------------
+# -- memory sizes and hashes ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,19 +226,19 @@ def test_seeded_seeds_the_gpu_that_is_named(monkeypatch):
         (None, sys.maxsize),
     ],
 )
-def test_memory_budgets_are_read(value, expected):
+def test_memory_budget_is_converted_to_bytes(value, expected):
     assert parse_memory("budget", value) == expected
 
 
 @pytest.mark.parametrize(
     "value", [0, -1, True, "", "2", "GB", "-1GB", "2gb", "1e3GB", "0GB", float("inf"), [2]]
 )
-def test_budgets_that_are_none_are_refused(value):
+def test_invalid_memory_budget_is_refused(value):
     with pytest.raises(ValueError, match="budget: expected bytes"):
         parse_memory("budget", value)
 
 
-def test_digest_tells_any_difference():
+def test_hash_depends_on_names_dtypes_shapes_and_values():
     tensor = torch.arange(6.0)
     digest = tensors_sha256({"a": tensor}, start="x")
     assert digest == tensors_sha256({"a": tensor.clone()}, start="x")
@@ -239,22 +254,100 @@ def test_digest_tells_any_difference():
     assert len({digest, *others}) == 8
     turned = tensor.view(2, 3).T
     assert tensors_sha256({"a": turned}) == tensors_sha256({"a": turned.contiguous()})
-    tensors_sha256({"bool": torch.tensor(True), "half": torch.zeros(0, dtype=torch.bfloat16)})
+    empty, scalar = torch.zeros(0, dtype=torch.bfloat16), torch.tensor(True)
+    assert tensors_sha256({"a": empty}) != tensors_sha256({"a": scalar})
 
 
 # -- progress -------------------------------------------------------------------------------------
 
 
-def test_progress_is_silent_and_gives_what_it_was_given(capfd):
+def test_progress_is_silent_by_default(capfd):
     assert list(progress(range(3), desc="fit")) == [0, 1, 2]
     with progress(total=3) as bar:
         bar.update(3)
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_is_shown_on_request_and_not_on_stdout(capfd):
+def test_verbose_progress_is_shown_on_stderr(capfd):
     assert list(progress(range(3), total=3, desc="fit", verbose=True)) == [0, 1, 2]
     out, err = capfd.readouterr()
     assert out == ""
     assert "fit" in err
     assert "3/3" in err
+
+
+# -- rollback -------------------------------------------------------------------------------------
+
+
+class Estimator:
+    def __init__(self):
+        self.size = 3
+        self.mean_ = torch.arange(3.0)
+        self.names_ = ["a", "b"]
+
+
+def change(estimator):
+    estimator.size = 4
+    estimator.mean_ = estimator.mean_ + 1
+    del estimator.names_
+    estimator.new_ = torch.ones(2)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_rollback_restores_attributes_after_any_exception(error):
+    estimator = Estimator()
+    before, mean, raised = snapshot(estimator), estimator.mean_, error("mine")
+    with pytest.raises(error) as caught, all_or_nothing(estimator):
+        change(estimator)
+        raise raised
+    assert caught.value is raised
+    assert snapshot(estimator) == before
+    assert estimator.mean_ is mean  # not a copy, which could take gigabytes
+
+
+def test_rollback_keeps_changes_that_succeed():
+    estimator = Estimator()
+    with all_or_nothing(estimator):
+        change(estimator)
+    assert vars(estimator).keys() == {"size", "mean_", "new_"}
+    assert estimator.size == 4
+    assert estimator.mean_.tolist() == [1, 2, 3]
+
+
+def test_rollback_of_an_inner_context_keeps_what_came_before():
+    estimator = Estimator()
+    with all_or_nothing(estimator):
+        estimator.size = 5
+        with pytest.raises(ValueError), all_or_nothing(estimator):
+            change(estimator)
+            raise ValueError
+        assert estimator.size == 5
+        assert estimator.names_ == ["a", "b"]
+    assert estimator.size == 5
+
+
+@pytest.mark.parametrize(
+    "change_in_place",
+    [
+        lambda estimator: estimator.mean_.add_(1),
+        lambda estimator: estimator.names_.append("c"),
+        lambda estimator: estimator.parts_["array"].fill(1),
+        lambda estimator: estimator.parts_["network"].weight.data.zero_(),
+        lambda estimator: estimator.parts_["network"].eval(),
+        lambda estimator: estimator.parts_["random"].random(),
+        lambda estimator: torch.rand(1, generator=estimator.parts_["generator"]),
+    ],
+    ids=["tensor", "list", "array", "weights", "mode", "NumPy generator", "torch generator"],
+)
+def test_snapshots_of_the_tests_see_changes_in_place(change_in_place):
+    estimator = Estimator()
+    estimator.parts_ = {
+        "array": np.zeros(3),
+        "network": torch.nn.Linear(2, 2),
+        "random": np.random.default_rng(0),
+        "generator": seed(),
+    }
+    before = snapshot(estimator)
+    assert snapshot(estimator) == before
+    change_in_place(estimator)
+    assert snapshot(estimator) != before

@@ -1,6 +1,6 @@
-"""Readers of data sets: MVTec-AD-layout folders and the ELPV solar cells.
+"""Load datasets as `AnomalyDataset`: folders in the MVTec AD layout and the ELPV solar cells.
 
-Every loader returns an `AnomalyDataset`. Nothing is downloaded.
+Nothing is downloaded.
 """
 
 from dataclasses import dataclass, field
@@ -9,24 +9,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..annotations import Path as PathLike
 from .images import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, eq=False)
 class AnomalyDataset:
-    """Normal images to fit on, and test images with their truth.
+    """Normal training images, and test images with ground truth.
 
     Attributes
     ----------
     name : str
     train, test : ndarray of shape (n, H, W) or (n, H, W, 3), uint8, or list of str
-        Images in memory, or the sorted paths of image files. Detectors take both as they are.
+        Images, or sorted paths of image files. Detectors accept both.
     test_labels : ndarray of shape (n_test,), int
         +1 normal, -1 anomalous.
     test_defects : ndarray of shape (n_test,), str
-        Kind of defect, "good" for normal images.
+        Kind of defect; "good" for normal images.
     masks : ndarray of shape (n_test, H, W), bool, or list of (str or None), or None
-        The defective pixels: themselves, or mask files (None for a normal image), or unknown.
+        Masks of the defective pixels, or paths of mask files (None for a normal image). None if
+        there are no masks.
     """
 
     name: str
@@ -37,21 +39,21 @@ class AnomalyDataset:
     masks: np.ndarray | list[str | None] | None = field(default=None, repr=False)
 
     @property
-    def test_masks(self):
-        """One bool (H, W) array per test image, True where defective; None if unknown.
+    def test_masks(self) -> np.ndarray | list[np.ndarray] | None:
+        """One bool (H, W) array per test image, True where defective; None if there are no masks.
 
-        Mask files are read anew at each access. ValueError if one cannot be decoded or has another
-        size than its image.
+        Mask files are read again at each access. Raises ValueError if one cannot be decoded or
+        differs in size from its image.
         """
         if not isinstance(self.masks, list):
             return self.masks
         return [_read_mask(*paths) for paths in zip(self.test, self.masks, strict=True)]
 
 
-def load_mvtec(root, category=None):
-    """Read one category in the folder layout of MVTec AD, without opening an image.
+def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
+    """List the images of one category in the folder layout of MVTec AD, without opening them.
 
-    The layout, which several other datasets share::
+    Several other datasets share the layout::
 
         root/category/train/good/*.png
         root/category/test/good/*.png
@@ -61,9 +63,9 @@ def load_mvtec(root, category=None):
     Parameters
     ----------
     root : str or Path
-        Folder that holds the categories, or one category itself.
+        Folder of the categories, or of a single category.
     category : str or None, default=None
-        Name of the category below `root`; None if `root` is the category.
+        Name of the category below `root`; None if `root` is the category itself.
 
     Returns
     -------
@@ -72,8 +74,8 @@ def load_mvtec(root, category=None):
     Raises
     ------
     ValueError
-        If a folder of the layout or the mask of a defective image is missing, or a folder of images
-        is empty.
+        If a folder of the layout or the mask of a defective image is missing, or if a folder holds
+        no images.
 
     References
     ----------
@@ -99,7 +101,7 @@ def load_mvtec(root, category=None):
         if not (folder / part).is_dir():
             inside = _categories_below(root)
             hint = f" Categories below {root}: {', '.join(inside)}." if inside else ""
-            raise ValueError(f"expected the folder {folder / part}, found none.{hint}")
+            raise ValueError(f"expected a folder {folder / part}, found none.{hint}")
     train = _image_files(folder / "train" / "good")
     test, defects, masks = [], [], []
     for kind in sorted(path.name for path in (folder / "test").iterdir() if path.is_dir()):
@@ -119,8 +121,8 @@ def load_mvtec(root, category=None):
     return AnomalyDataset(name, [str(path) for path in train], test, labels, defects, masks)
 
 
-def mvtec_categories(root):
-    """Names of the categories (folders that hold ``train/good``) below `root`, sorted.
+def mvtec_categories(root: PathLike) -> list[str]:
+    """List the categories (folders with ``train/good`` inside) below `root`, sorted by name.
 
     Parameters
     ----------
@@ -149,16 +151,22 @@ def mvtec_categories(root):
     """
     names = _categories_below(root)
     if not names:
-        raise ValueError(f"{root}: expected a folder of categories, each with train/good in it.")
+        raise ValueError(
+            f"{root}: expected a folder of categories, each with a folder train/good, found none."
+        )
     return names
 
 
-def load_elpv(kind="mono", n_train=400, random_state=0):
-    """Electroluminescence images of solar cells, split into a one-class benchmark.
+def load_elpv(
+    kind: str = "mono",
+    n_train: int = 400,
+    random_state: int | np.random.Generator | None = 0,
+) -> AnomalyDataset:
+    """Load the ELPV electroluminescence images of solar cells as a one-class benchmark.
 
-    Cells with defect probability 0 are normal, those with probability 1 anomalous; the uncertain
-    ones between are left out. The normal cells are permuted, the first `n_train` are for training,
-    the others and all anomalous cells for testing [1]_.
+    Cells with defect probability 0 are normal and those with probability 1 anomalous; cells in
+    between are left out. The normal cells are permuted: the first `n_train` are training images,
+    the others and all anomalous cells are test images [1]_.
 
     Parameters
     ----------
@@ -168,7 +176,8 @@ def load_elpv(kind="mono", n_train=400, random_state=0):
         Number of training images.
     random_state : int, Generator or None, default=0
         Passed to :func:`numpy.random.default_rng`, whose ``permutation`` splits the normal cells.
-        The default is the split to quote: 400 to train on, 188 normal and 313 defective to test.
+        The default gives the benchmark split: 400 training images; 188 normal and 313 defective
+        test images.
 
     Returns
     -------
@@ -178,14 +187,14 @@ def load_elpv(kind="mono", n_train=400, random_state=0):
     Raises
     ------
     ValueError
-        If `kind` is unknown or `n_train` leaves no normal image to train on or to test.
+        If `kind` is unknown, or if `n_train` leaves no normal image for training or for testing.
     ImportError
-        If the package `elpv-dataset`, which carries the images, is not installed.
+        If the package `elpv-dataset`, which contains the images, is not installed.
 
     Notes
     -----
-    The cells stand in the order of the solar modules they were cut from. Training on the first ones
-    *in file order* would test on unseen modules, a harder question than the one asked here.
+    The package lists the cells in the order of the solar modules they were cut from. Training on
+    the first cells *in this order* would test on unseen modules, which is a harder task.
 
     References
     ----------

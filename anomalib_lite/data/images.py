@@ -1,31 +1,31 @@
-"""The one door for images: whatever a caller has, checked, as float tensors in [0, 1].
+"""Convert arrays, tensors, PIL images, paths and loaders to checked float32 tensors in [0, 1].
 
 ===============================================  ===============================================
-given                                            read as
+input                                            read as
 ===============================================  ===============================================
 numpy (N, H, W) or (N, H, W, C)                  channels last, C in {1, 3, 4}
 torch (N, C, H, W)                               channels first
 list, tuple, 1-D object or string array          one image each: arrays, tensors, PIL images,
                                                  paths; mixed sizes allowed
 str or Path of a folder                          the image files below it, sorted by path
-torch Dataset, DataLoader, any iterable          streamed; of a (image, label) pair the image
+torch Dataset, DataLoader, any iterable          streamed; of an (image, label) pair only the image
 ===============================================  ===============================================
 
-Values are uint8, uint16, bool, or floats in [0, 1]. Gray images stay one channel until the
-network needs three; an alpha channel is dropped with a warning; EXIF orientation is applied.
-Nothing but the images of one batch is ever held in memory.
+Values are uint8, uint16, bool, or floats in [0, 1]. Gray images keep one channel until the network
+needs three. An alpha channel is dropped with a warning. EXIF orientation is applied. Images are
+read one at a time, and only those of the current batch are held in memory.
 
-Files are decoded by Pillow in the formats listed below, whatever their names say; formats that it
-reads by starting other programs are not among them. Its guard against decompression bombs holds: a
-warning above 89 million pixels, an error above 179 million. Its warnings of damaged metadata come
-through; where warnings are errors, they name the image. Color files of 16 bits a channel come out
-with 8. Pipes and devices are not read.
+Pillow decodes files by their content, whatever their suffix, in the formats listed below. Formats
+that it reads by starting another program are excluded. Its limits on decompression bombs apply: a
+warning above 89 million pixels, an error above 179 million. Its warnings about damaged metadata are
+passed on; where warnings are errors, the error names the image. Color files with 16 bits per
+channel are reduced to 8. Pipes and devices are refused.
 """
 
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,29 +34,32 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from ..annotations import Images
+from ..annotations import Path as PathLike
+
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
-ROUNDING = 1e-6  # floats may leave [0, 1] by this much, as resampling makes them
+_FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+_ROUNDING = 1e-6  # resampling may push floats out of [0, 1] by this much
 
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """One image that passed the door.
+    """An image that passed all checks.
 
     Attributes
     ----------
     pixels : torch.Tensor of shape (C, H, W)
         float32 in [0, 1] on the CPU; C is 1 or 3.
     dtype : str
-        Name of the dtype the values came in.
+        Name of the original dtype.
     label : str
-        How errors and reports call it: its index and, if it has one, its path.
+        Name of the image in error messages: its index and, if it came from a file, its path.
     path : str or None
-        The file it was read from.
+        The file that it was read from.
     """
 
     pixels: torch.Tensor
@@ -65,32 +68,32 @@ class CheckedImage:
     path: str | None = None
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
         return tuple(self.pixels.shape[-2:])
 
 
 class ImageStream:
-    """Anything image-like as a stream of :class:`CheckedImage`.
+    """Read a collection of images as a stream of :class:`CheckedImage`.
 
     Parameters
     ----------
     X : array, tensor, list, folder, Dataset, DataLoader or iterable
-        See the table at the top of this module.
+        Images; see the table at the top of this module.
     min_side : int, default=1
         Smallest height and width accepted, in pixels.
 
     Attributes
     ----------
     n_images : int or None
-        How many images there should be; None where only reading to the end can tell.
+        Expected number of images; None if it is unknown until the stream ends.
 
     Raises
     ------
     ValueError
-        At once if ``X`` as a whole cannot be images; while iterating if one image is broken,
-        empty, too small, of another dtype or rank, or holds NaN, infinity or floats outside
-        [0, 1]. The message names the image and what to do about it.
+        On construction if ``X`` cannot be a collection of images; during iteration if an image
+        cannot be read, is empty or too small, has an unsupported dtype or number of dimensions, or
+        holds NaN, infinity or floats outside [0, 1]. The message names the image and the remedy.
 
     Examples
     --------
@@ -99,11 +102,11 @@ class ImageStream:
     (2, [(32, 48), (32, 48)])
     """
 
-    def __init__(self, X, *, min_side=1):
+    def __init__(self, X: Images, *, min_side: int = 1):
         self.min_side = min_side
         self.n_images, self._items = _open(X)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[CheckedImage]:
         count, alpha_dropped = 0, False
         for index, item in enumerate(self._items()):
             count += 1
@@ -114,7 +117,7 @@ class ImageStream:
                 pixels = _to_pixels(array, channels_first)
                 if min(pixels.shape[-2:]) < self.min_side:
                     raise ValueError(
-                        f"expected at least {self.min_side} pixels a side (one patch), got "
+                        f"expected at least {self.min_side} pixels per side (one patch), got "
                         f"{pixels.shape[-2]} x {pixels.shape[-1]}. Is the axis order right?"
                     )
             except ValueError as error:
@@ -122,8 +125,7 @@ class ImageStream:
             if pixels.shape[0] == 4:
                 if not alpha_dropped:
                     warnings.warn(
-                        f"{label}: the alpha channel is dropped, as in all images here that have "
-                        "one.",
+                        f"{label}: the alpha channel is dropped, here and in later images.",
                         UserWarning,
                         stacklevel=2,
                     )
@@ -134,8 +136,8 @@ class ImageStream:
             raise ValueError("X: expected at least one image, got none.")
 
 
-def is_table(X):
-    """Whether ``X`` is rows of numbers, (n_samples, n_features), and no images.
+def is_table(X: object) -> bool:
+    """Whether ``X`` is a table of numbers (n_samples, n_features) rather than images.
 
     Examples
     --------
@@ -153,11 +155,11 @@ def is_table(X):
     return getattr(X, "ndim", None) == 2 and not is_paths
 
 
-# -- the whole: what kind of collection is X? -----------------------------------------------------
+# -- the collection -------------------------------------------------------------------------------
 
 
 def _open(X):
-    """(number of images or None, function giving a fresh iterator over raw images)."""
+    """(number of images or None, function that returns a new iterator over raw images)."""
     if isinstance(X, str | os.PathLike):
         paths = image_files(X)
         return len(paths), lambda: iter(paths)
@@ -180,7 +182,7 @@ def _open(X):
 
 
 def _loader_length(X):
-    """How many images a DataLoader that batches its data set itself will give; None if unknown."""
+    """Number of images in a DataLoader that does its own batching; None if unknown."""
     if not isinstance(X, DataLoader) or isinstance(X.dataset, IterableDataset) or not X.batch_size:
         return None
     n_images = len(X.sampler)
@@ -193,10 +195,10 @@ def _sized(items):
     return len(items), lambda: iter(items)
 
 
-def image_files(folder):
-    """Paths of all image files below a folder, sorted, as a list of str.
+def image_files(folder: PathLike) -> list[str]:
+    """Sorted paths of all image files below a folder.
 
-    Left out are the ``._`` files that macOS puts beside others and what links to folders lead to.
+    Links to folders are not followed, and the ``._`` files of macOS are skipped.
     """
     folder = os.fsdecode(folder)
     if not folder:
@@ -218,7 +220,8 @@ def image_files(folder):
     paths = sorted(str(path) for path in images if not path.name.startswith("._"))
     if not paths:
         raise ValueError(
-            f"X: no image files below {folder}. Read are {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"X: no image files below {folder}. Supported suffixes: "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return paths
 
@@ -229,7 +232,7 @@ def _raise(error):
 
 def _open_array(X):
     if isinstance(X, np.ma.MaskedArray):
-        raise ValueError("X: masked pixels have no value. Fill them: X.filled(...).")
+        raise ValueError("X: masked pixels have no value. Fill them with X.filled(...).")
     if X.dtype.kind in "OSTU" and X.ndim == 1:
         return _sized(X.tolist())
     shape = X.shape
@@ -244,7 +247,7 @@ def _open_array(X):
             "first. Pass X.transpose(0, 2, 3, 1), or the tensor torch.from_numpy(X)."
         )
     if X.ndim not in (3, 4):
-        hint = " A table (n_samples, n_features) is not a set of images." if X.ndim == 2 else ""
+        hint = " A table (n_samples, n_features) does not hold images." if X.ndim == 2 else ""
         raise ValueError(f"X: expected images (N, H, W) or (N, H, W, C), got shape {shape}.{hint}")
     return _sized(X)
 
@@ -260,13 +263,13 @@ def _open_tensor(X):
     if X.ndim != 4:
         raise ValueError(
             f"X: expected a tensor (N, C, H, W), got shape {tuple(X.shape)}. "
-            "Gray images? X[:, None]. One image? X[None]."
+            "Gray images? Pass X[:, None]. One image? Pass X[None]."
         )
     return _sized(X)
 
 
 def _image_of_pair(item):
-    """The image of an (image, label, ...) pair, as data sets give them."""
+    """The image of an (image, label, ...) tuple, the usual item of a dataset."""
     return item[0] if isinstance(item, list | tuple) and len(item) > 0 else item
 
 
@@ -277,7 +280,7 @@ def _are_images_of_one_shape(parts):
 
 
 def _flatten_batches(iterable):
-    """Images of images, (image, label) tuples, batches, (batch, labels), lists of PIL or paths."""
+    """Single images of images, (image, label), batches, (batch, labels), lists of PIL or paths."""
     stacks = isinstance(iterable, DataLoader) and iterable.collate_fn is default_collate
     batch_ranks = (3, 4) if stacks else (4,)  # a stack of gray images (H, W) has three axes
     for item in iterable:
@@ -288,8 +291,8 @@ def _flatten_batches(iterable):
             continue
         if isinstance(item, list) and _are_images_of_one_shape(item):
             raise ValueError(
-                f"X: a list of {len(item)} arrays of shape {tuple(item[0].shape)} may be so many "
-                "images or an image with its mask. Give a batch as one array, a pair as a tuple."
+                f"X: a list of {len(item)} arrays of shape {tuple(item[0].shape)} may be a batch "
+                "or an image with its mask. Pass a batch as one array, a pair as a tuple."
             )
         item = _image_of_pair(item)
         if isinstance(item, np.ndarray | torch.Tensor) and item.ndim in batch_ranks:
@@ -302,13 +305,13 @@ def _flatten_batches(iterable):
 
 
 def _to_array(item):
-    """(array, whether its channels come first) of one raw image."""
+    """(array, whether channels come first) of one raw image."""
     if isinstance(item, str | os.PathLike | Image.Image):
         return _decode(item), False
     if isinstance(item, torch.Tensor):
         return _from_tensor(item), True
     if isinstance(item, np.ma.MaskedArray):
-        raise ValueError("masked pixels have no value. Fill them: image.filled(...).")
+        raise ValueError("masked pixels have no value. Fill them with image.filled(...).")
     if isinstance(item, np.ndarray):
         return item, False
     raise ValueError(
@@ -319,42 +322,45 @@ def _to_array(item):
 
 def _from_tensor(tensor):
     if tensor.layout != torch.strided:
-        raise ValueError(f"expected a dense tensor, got layout {tensor.layout}.")
+        raise ValueError(
+            f"expected a dense tensor, got layout {tensor.layout}. Pass tensor.to_dense()."
+        )
     try:
         tensor = tensor.detach().cpu().resolve_neg()
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
             tensor = tensor.float()  # numpy has no bfloat16
         return tensor.numpy()
-    except (RuntimeError, TypeError) as error:  # without values, quantised, complex conjugates
-        raise ValueError(f"a tensor whose values cannot be read: {error}") from error
+    except (RuntimeError, TypeError) as error:  # meta, quantized or complex conjugate tensors
+        raise ValueError(f"the values of the tensor cannot be read: {error}") from error
 
 
 class _Refused(ValueError):
-    """A picture that could be read but should not be."""
+    """A file that Pillow could decode but that is not one image."""
 
 
 def _decode(item):
-    """The array of a file or PIL image, or a ValueError that says why there is none."""
+    """The array of a file or PIL image; ValueError if it cannot be decoded."""
     try:
         if isinstance(item, Image.Image):
             return _from_pil(item)
         if not stat.S_ISREG(os.stat(item).st_mode):
             raise _Refused("expected a file, got a folder, a pipe or a device.")
-        # by its name Pillow would map it into memory: death, if somebody shortens it meanwhile
+        # Opened here because Pillow memory-maps a file that it opens by name, and the process would
+        # crash (SIGBUS) if the file were truncated while it is read.
         with open(item, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             return _from_pil(image)
     except (PermissionError, MemoryError, _Refused):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError and more
         raise ValueError(
-            f"cannot be read as an image: {error}. Repair the file or leave it out."
+            f"cannot be read as an image: {error}. Repair or remove the file."
         ) from error
 
 
 def _from_pil(image):
     frames = getattr(image, "n_frames", 1)
     if frames != 1:
-        raise _Refused(f"expected one picture in the file, got {frames} frames.")
+        raise _Refused(f"expected one image in the file, got {frames} frames.")
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
@@ -364,7 +370,7 @@ def _from_pil(image):
         image = image.convert("RGBA")
     array = np.asarray(image)
     if image.mode == "I" and array.size > 0 and array.min() >= 0 and array.max() <= 65535:
-        array = array.astype(np.uint16)  # how 16-bit gray files may come
+        array = array.astype(np.uint16)  # Pillow reads some 16-bit gray files as 32-bit integers
     return array
 
 
@@ -374,7 +380,7 @@ def _to_pixels(array, channels_first):
         wanted = "(C, H, W)" if channels_first else "(H, W) or (H, W, C)"
         raise ValueError(f"expected one image {wanted}, got shape {array.shape}.")
     if array.size == 0:
-        raise ValueError(f"the image is empty, its shape is {array.shape}.")
+        raise ValueError(f"expected an image with pixels, got the empty shape {array.shape}.")
     pixels = torch.from_numpy(_to_unit_range(array))
     if pixels.ndim == 2:
         return pixels[None]
@@ -389,9 +395,9 @@ def _to_pixels(array, channels_first):
 
 
 def _to_unit_range(array):
-    """A new float32 array in [0, 1]; refuses what cannot be scaled without guessing."""
-    if array.dtype.name in FULL_SCALE:
-        full_scale = np.float32(FULL_SCALE[array.dtype.name])
+    """A new float32 array in [0, 1]; ValueError if the scale would have to be guessed."""
+    if array.dtype.name in _FULL_SCALE:
+        full_scale = np.float32(_FULL_SCALE[array.dtype.name])
         return np.divide(array, full_scale, dtype=np.float32)
     if array.dtype.kind != "f":
         raise ValueError(
@@ -402,9 +408,9 @@ def _to_unit_range(array):
     if not (np.isfinite(low) and np.isfinite(high)):
         first = np.unravel_index(np.isfinite(array).argmin(), array.shape)
         raise ValueError(f"holds NaN or infinity, first at index {tuple(map(int, first))}.")
-    if low < -ROUNDING or high > 1 + ROUNDING:
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(
             f"float values must lie in [0, 1], got [{float(low):.8g}, {float(high):.8g}]. "
-            "Values 0..255? Divide by 255. Normalized already? Pass the image as it was before."
+            "Values 0..255? Divide by 255. Already normalized? Pass the original image."
         )
     return np.clip(array, 0, 1, dtype=np.float32)

@@ -1,34 +1,47 @@
-"""Network inputs: resizing, cropping and normalizing, and the range of values seen at fit."""
+"""Resize, crop and normalize images for a network; check that their values are scaled as at fit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch.nn import functional as F
 
+from ..annotations import Size
 from ..validation import as_pair
+from .images import CheckedImage
 
 
 @dataclass
 class ValueRange:
-    """The range of values seen at fit, so that data scaled another way is refused.
+    """Range of values of the images of fit; refuses images scaled differently.
 
-    Integer images of a dtype seen at fit are trusted to be scaled as they were then. Others must
-    reach a brightness that one and the same scaling can explain: another dtype may not be
-    ``other_dtype`` times brighter than all that was seen, floats, whose scale is only a
-    convention, not ``other_scale`` times brighter or darker (a constant image excepted: a black
-    picture is a finding, not a mistake).
+    Integer images of a dtype seen at fit are assumed to be scaled as they were then. Any other
+    image must have a brightness that the same scaling can explain: a dtype not seen at fit may be
+    at most ``other_dtype`` times as bright as the brightest image of fit, and floats, whose scale
+    is only a convention, at most ``other_scale`` times brighter or darker. A constant image is
+    never too dark: a black image may be an anomaly.
+
+    Attributes
+    ----------
+    highest : float
+        Highest value seen at fit, as a fraction of full scale.
+    dtypes : set of str
+        Names of the dtypes seen at fit.
     """
 
     highest: float = 0.0
-    dtypes: set = field(default_factory=set)
+    dtypes: set[str] = field(default_factory=set)
     other_dtype = 8.0
     other_scale = 128.0
 
-    def learn(self, image):
+    def learn(self, image: CheckedImage) -> None:
+        """Extend the range by an image of fit."""
         self.highest = max(self.highest, float(image.pixels.max()))
         self.dtypes.add(image.dtype)
 
-    def check(self, image):
+    def check(self, image: CheckedImage) -> None:
+        """Raise ValueError if the image is scaled differently from those of fit."""
         seen = image.dtype in self.dtypes
         if seen and not image.dtype.startswith("float"):
             return
@@ -37,37 +50,39 @@ class ValueRange:
         too_bright = high > self.highest * (self.other_scale if seen else self.other_dtype)
         if self.highest > 0 and (too_dark or too_bright):
             raise ValueError(
-                f"{image.label}: its {image.dtype} values reach {high:.3g} of full scale, the "
-                f"images seen at fit ({', '.join(sorted(self.dtypes))}) reached "
-                f"{self.highest:.3g}. Scale both the same way."
+                f"{image.label}: its {image.dtype} values reach {high:.3g} of full scale, those of "
+                f"the images of fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale "
+                "both the same way."
             )
 
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """What a network wants to see: size, crop and normalization.
+    """Turns images into the input of a network: size, crop and normalization.
 
     Attributes
     ----------
     image_size : tuple (H, W)
-        Images are resized to it, whatever their proportions: bilinear, antialiased.
+        Images are resized to it, whatever their proportions. Bilinear, antialiased.
     mean, std : tuple of 3 floats
-        Of the network's pretraining, for pixels in [0, 1].
+        Channel statistics of the network's pretraining, for pixels in [0, 1].
     patch_size : int
-        Smallest side of an image worth looking at, in pixels.
+        Smallest side of an image that is accepted, in pixels.
     center_crop : tuple (H, W) or None, default=None
-        What is kept of the resized image; None keeps everything.
+        Part of the resized image to keep; None keeps all of it.
     """
 
-    image_size: tuple
-    mean: tuple
-    std: tuple
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     patch_size: int
-    center_crop: tuple | None = None
+    center_crop: tuple[int, int] | None = None
 
     @classmethod
-    def raw(cls, image_size, center_crop=None, patch_size=8):
-        """Pixels in [0, 1], resized and cropped but not normalized; sizes as parameters give them.
+    def raw(cls, image_size: Size, center_crop: Size | None = None, patch_size: int = 8) -> Self:
+        """Resize and crop, but do not normalize: pixels in [0, 1].
+
+        Sizes may be given as an int or a pair, as estimators take them.
 
         Examples
         --------
@@ -85,10 +100,12 @@ class NetworkInput:
     def __post_init__(self):
         crop = self.center_crop
         if crop and any(c > s for c, s in zip(crop, self.image_size, strict=True)):
-            raise ValueError(f"center_crop {crop} does not fit into image_size {self.image_size}.")
+            raise ValueError(
+                f"center_crop: expected a size within image_size {self.image_size}, got {crop}."
+            )
 
-    def batch(self, images):
-        """(B, 3, h, w) float32, channels-last in memory, of a list of CheckedImage."""
+    def batch(self, images: Sequence[CheckedImage]) -> torch.Tensor:
+        """Network input (B, 3, h, w) of B images: float32 on the CPU, channels-last in memory."""
         planes = []
         for image in images:
             plane = image.pixels[None]  # (1, C, H, W)
@@ -103,11 +120,11 @@ class NetworkInput:
         return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
 
     @property
-    def seen_size(self):
-        """(h, w) of what the network sees."""
+    def seen_size(self) -> tuple[int, int]:
+        """(h, w) of the network's input."""
         return self.center_crop or self.image_size
 
     @property
-    def crop_offset(self):
-        """(top, left) of what the network sees in the resized image."""
+    def crop_offset(self) -> tuple[int, int]:
+        """(top, left) of the network's input within the resized image."""
         return tuple((s - c) // 2 for s, c in zip(self.image_size, self.seen_size, strict=True))

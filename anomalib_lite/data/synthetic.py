@@ -1,4 +1,6 @@
-"""Textures with planted defects and exact masks, and corrupted images."""
+"""Plant defects with exact masks in photographed textures, and corrupt whole images."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage, spatial
@@ -9,55 +11,55 @@ TEXTURES = ("brick", "grass", "gravel")
 
 
 def planted_texture(
-    texture="brick",
+    texture: str | np.ndarray = "brick",
     *,
-    n_train=60,
-    n_test=50,
-    image_size=224,
-    defects=("scratch", "stain", "crack", "missing", "misprint"),
-    strength=1.0,
-    random_state=None,
-):
-    """Crops of a photographed texture, half of the test crops with a planted defect.
+    n_train: int = 60,
+    n_test: int = 50,
+    image_size: int = 224,
+    defects: Sequence[str] = ("scratch", "stain", "crack", "missing", "misprint"),
+    strength: float = 1.0,
+    random_state: int | np.random.Generator | None = None,
+) -> AnomalyDataset:
+    """Crop a photographed texture and plant a defect in half of the test crops.
 
-    Train crops come from the left half of the photograph, test crops from the right half, so that
-    no pixel is in both. The first ``n_test - n_test // 2`` test images are as photographed, the
-    others get the kinds of `defects` in turn.
+    Training crops come from the left half of the photograph and test crops from the right half, so
+    they share no pixel. The first ``n_test - n_test // 2`` test images are unchanged; the others
+    cycle through the kinds of `defects`.
 
     Parameters
     ----------
     texture : {"brick", "grass", "gravel"} or ndarray of shape (H, W) or (H, W, 3), uint8
-        A photograph; the three names are 512 x 512 ones that come with scikit-image.
+        A photograph; the names stand for the 512 x 512 photographs in scikit-image.
     n_train, n_test : int, default=60, 50
         Numbers of crops.
     image_size : int, default=224
-        Side of the square crops in pixels. Lengths of defects scale with it.
+        Side of the square crops in pixels. The defects scale with it.
     defects : sequence of str
         Keys of `DEFECTS`.
     strength : float, default=1.0
-        Factor on the opacity of the defects, which ends at fully opaque.
+        Factor on the opacity of the defects, which is capped at 1.
     random_state : int, Generator or None, default=None
-        Passed to :func:`numpy.random.default_rng`; everything random is drawn from it.
+        Passed to :func:`numpy.random.default_rng`, from which everything random is drawn.
 
     Returns
     -------
     dataset : AnomalyDataset
-        With `test_masks`: exactly the pixels that the defect changed, one region per defect.
+        Its `test_masks` mark exactly the pixels that the defects changed, one region per defect.
 
     Raises
     ------
     ValueError
-        If an argument is outside its range, a half of the photograph is smaller than a crop, or a
-        defect stays invisible because the texture is too flat or `strength` too low.
+        If an argument is out of range, if half of the photograph is smaller than a crop, or if a
+        defect is invisible because the texture is too flat or `strength` too low.
     ImportError
-        If a texture is asked for by name and scikit-image is not installed.
+        If a texture is given by name and scikit-image is not installed.
 
     Notes
     -----
-    Built so that simple image statistics do not solve it. Mean pixel AUROC over three seeds (60
-    train and 100 test crops) on brick, grass, gravel: blurred ``|pixel - local mean|`` 0.48, 0.35,
-    0.34 (with its sign turned 0.54, 0.75, 0.74), blurred distance from the mean brightness 0.77,
-    0.78, 0.79, and distance to the nearest deep patch feature 0.98, 0.96, 0.97.
+    The defects cannot be found by simple image statistics. Mean pixel AUROC over three seeds (60
+    training and 100 test crops) on brick, grass, gravel: blurred ``|pixel - local mean|`` 0.48,
+    0.35, 0.34 (with its sign reversed 0.54, 0.75, 0.74), blurred distance from the mean brightness
+    0.77, 0.78, 0.79, and distance to the nearest deep patch feature 0.98, 0.96, 0.97.
 
     Examples
     --------
@@ -96,12 +98,25 @@ def planted_texture(
     return AnomalyDataset(name, train, test, np.where(kinds == "good", 1, -1), kinds, masks)
 
 
-def scratch(image, rng, strength=1.0):
-    """Draw a thin, slightly bent line, lighter or darker than the texture around it.
+def scratch(
+    image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a thin, slightly curved line, lighter or darker than the texture around it.
 
-    This and the other defects are pure functions of one signature. They take an image of shape
-    (H, W) or (H, W, 3), uint8, and a numpy Generator, and return the damaged image and the mask
-    (H, W) of the pixels that differ.
+    All defects share this signature.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W) or (H, W, 3), uint8
+    rng : numpy.random.Generator
+    strength : float, default=1.0
+        Factor on the opacity, which is capped at 1.
+
+    Returns
+    -------
+    damaged : ndarray, shape and dtype of the image
+    mask : ndarray of shape (H, W), bool
+        The pixels that changed.
     """
     shape = np.array(image.shape[:2])
     side, t = min(shape), np.linspace(-1, 1, 8 * min(shape))[:, None]
@@ -114,15 +129,19 @@ def scratch(image, rng, strength=1.0):
     return _blend(image, tone, 0.85 * strength * _stroke(shape, points, width))
 
 
-def stain(image, rng, strength=1.0):
-    """Lay a soft-edged film over the texture: less contrast, and lighter or darker."""
+def stain(
+    image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cover a spot with a soft-edged film that lowers contrast and lightens or darkens."""
     mean = _local_mean(image)
     film = 0.45 * image + 0.55 * mean + rng.choice([-1.8, 1.8]) * image.std()
     return _blend(image, film, strength * _blob(image.shape[:2], rng, softness=0.3))
 
 
-def crack(image, rng, strength=1.0):
-    """Draw a dark, jagged line that thins out and has one branch."""
+def crack(
+    image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a dark, jagged line that tapers and has one branch."""
     shape = np.array(image.shape[:2])
     side, angle = min(shape), rng.uniform(0, 2 * np.pi)
     start = rng.uniform(0.25, 0.75, 2) * shape
@@ -135,14 +154,18 @@ def crack(image, rng, strength=1.0):
     return _blend(image, _local_mean(image) - 3 * image.std(), 0.95 * strength * line)
 
 
-def missing(image, rng, strength=1.0):
-    """Take a piece of the structure away: its smooth local mean is left, and darker."""
+def missing(
+    image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Remove the structure of a spot: leave its local mean, darkened."""
     hollow = _local_mean(image) - 1.5 * image.std()
     return _blend(image, hollow, 0.75 * strength * _blob(image.shape[:2], rng, softness=0.2))
 
 
-def misprint(image, rng, strength=1.0):
-    """Print a piece of the texture in its place, but turned by 90 degrees and too large."""
+def misprint(
+    image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Replace a spot with its own texture, rotated by 90 degrees and enlarged."""
     opacity = _blob(image.shape[:2], rng, softness=0.2)
     rows, columns = (np.flatnonzero(opacity.any(axis)) for axis in (1, 0))
     size = max(len(rows), len(columns))  # of the square window around the piece
@@ -160,11 +183,13 @@ def misprint(image, rng, strength=1.0):
 DEFECTS = {f.__name__: f for f in (scratch, stain, crack, missing, misprint)}
 
 
-# -- corrupted images, in the manner of MNIST-C ---------------------------------------------------
+# -- corruptions ----------------------------------------------------------------------------------
 
 
-def corrupted(images, kind, random_state=None):
-    """Whole images spoilt in one way, as MNIST-C spoils digits.
+def corrupted(
+    images: np.ndarray, kind: str, random_state: int | np.random.Generator | None = None
+) -> np.ndarray:
+    """Corrupt whole images in one way, as MNIST-C corrupts digits.
 
     Parameters
     ----------
@@ -180,8 +205,8 @@ def corrupted(images, kind, random_state=None):
 
     References
     ----------
-    N. Mu, J. Gilmer, "MNIST-C: A robustness benchmark for computer vision", 2019. Only the idea is
-    theirs: kinds and strengths are chosen here.
+    N. Mu, J. Gilmer, "MNIST-C: A robustness benchmark for computer vision", 2019. The kinds and
+    strengths here are different.
 
     Examples
     --------
@@ -193,8 +218,8 @@ def corrupted(images, kind, random_state=None):
     if kind not in CORRUPTIONS:
         raise ValueError(f"kind: expected one of {list(CORRUPTIONS)}, got {kind!r}.")
     rng = np.random.default_rng(random_state)
-    spoilt = [CORRUPTIONS[kind](image / 255.0, rng) for image in images]
-    return (np.clip(spoilt, 0, 1) * 255).round().astype(np.uint8)
+    changed = [CORRUPTIONS[kind](image / 255.0, rng) for image in images]
+    return (np.clip(changed, 0, 1) * 255).round().astype(np.uint8)
 
 
 def _noise(image, rng):
@@ -234,25 +259,25 @@ CORRUPTIONS = {
 
 
 def _plant(kind, image, rng, strength):
-    """Draw a defect again until it can be seen: some draws fall on flat or saturated spots."""
+    """Redraw a defect until it is visible: some draws fall on flat or saturated spots."""
     for _ in range(20):
         damaged, mask = DEFECTS[kind](image, rng, strength)
         if mask.sum() >= mask.size / 2000:
             return damaged, mask
     raise ValueError(
-        f"defects: {kind!r} leaves no visible trace. Use a texture with more contrast "
+        f"defects: {kind!r} is invisible. Use a texture with more contrast "
         f"(this crop's standard deviation is {image.std():.1f} gray levels) or a larger strength."
     )
 
 
 def _blend(image, target, opacity):
-    """Fade to `target` where `opacity` (H, W) says so; the mask is what really changed."""
+    """Blend `image` into `target` by `opacity` (H, W); return it and the mask of what changed."""
     opacity = _per_channel(np.clip(opacity, 0, 1), image)
     damaged = np.clip(np.rint(image + opacity * (target - image)), 0, 255).astype(image.dtype)
     changed = np.abs(damaged.astype(int) - image) > 1  # one gray level is rounding, not damage
     changed = changed.any(axis=2) if image.ndim == 3 else changed
     regions, n_regions = ndimage.label(changed, structure=np.ones((3, 3)))
-    if n_regions > 1:  # crumbs at the soft edge
+    if n_regions > 1:  # specks at the soft edge
         changed = regions == 1 + np.argmax(np.bincount(regions.ravel())[1:])
     return np.where(_per_channel(changed, image), damaged, image), changed
 
@@ -267,21 +292,21 @@ def _local_mean(image):
 
 
 def _stroke(shape, points, width):
-    """Opacity in [0, 1] of an anti-aliased line through dense points, `width` pixels wide there."""
+    """Opacity in [0, 1] of an antialiased line through dense points; `width` in pixels at each."""
     pixels = np.indices(shape).reshape(2, -1).T
     distance, nearest = spatial.cKDTree(points).query(pixels)
     return np.clip(np.maximum(width, 1.5)[nearest] / 2 + 0.5 - distance, 0, 1).reshape(shape)
 
 
 def _random_walk(start, angle, length, side, rng):
-    """Points, a quarter of a pixel apart, of a line that takes a new heading every few pixels."""
+    """Points, a quarter of a pixel apart, of a line that changes direction every few pixels."""
     n_points, n_straight = int(4 * length), max(1, round(20 * side / 224))
     turns = np.repeat(rng.normal(0, 0.65, n_points // n_straight + 1), n_straight)[:n_points]
     return start + np.cumsum(np.stack([np.sin(angle + turns), np.cos(angle + turns)], 1) / 4, 0)
 
 
 def _blob(shape, rng, softness):
-    """Opacity in [0, 1] of one round, irregular patch; `softness`: edge width per radius."""
+    """Opacity in [0, 1] of a round, irregular spot; `softness` is edge width over radius."""
     radius = max(2, rng.uniform(0.055, 0.13) * min(shape))
     center = rng.uniform(1.4 * radius, np.array(shape) - 1.4 * radius)
     dy, dx = np.indices(shape) - center[:, None, None]

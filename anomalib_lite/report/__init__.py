@@ -1,4 +1,4 @@
-"""Pictures of what a detector found."""
+"""Figures of anomaly maps and scores."""
 
 from .displays import AnomalyMapDisplay, plot_score_histogram
 

@@ -1,17 +1,25 @@
-"""Pictures of what a detector found. Matplotlib is imported when something is drawn."""
+"""Figures of anomaly maps and scores; matplotlib is imported on first use."""
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
+from ..annotations import Images
 from ..data.images import ImageStream
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class AnomalyMapDisplay:
-    """Images beside their anomaly maps, all on one color scale.
+    """Plot of images and their anomaly maps on a common color scale.
 
-    Make it with :meth:`from_estimator` or :meth:`from_maps`.
+    Create it with :meth:`from_estimator` or :meth:`from_maps`.
 
     Parameters
     ----------
@@ -20,19 +28,19 @@ class AnomalyMapDisplay:
     maps : ndarray of shape (n_images, H, W), or list of ndarray of shape (H, W)
         Higher = more anomalous.
     masks : list of ndarray of shape (H, W), or None, default=None
-        True where the defect is, to be outlined.
+        True for defective pixels, which are outlined.
     scores : ndarray of shape (n_images,) or None, default=None
-        ``score_samples``, lower = more anomalous; written above the maps with its sign turned.
+        ``score_samples``, lower = more anomalous; shown above the maps with reversed sign.
     labels : ndarray of shape (n_images,) or None, default=None
-        +1 / -1, to be written beside the scores.
+        +1 / -1, shown beside the scores.
     names : list of str or None, default=None
-        Written above the images.
+        Titles of the images.
 
     Attributes
     ----------
     figure_ : matplotlib Figure
     axes_ : ndarray of matplotlib Axes, shape (2, n_images)
-        After :meth:`plot`: images above, overlaid maps below.
+        Images above, overlaid maps below. Both exist after :meth:`plot`.
 
     Examples
     --------
@@ -42,7 +50,16 @@ class AnomalyMapDisplay:
     >>> display.figure_.savefig("maps.png")  # doctest: +SKIP
     """
 
-    def __init__(self, *, images, maps, masks=None, scores=None, labels=None, names=None):
+    def __init__(
+        self,
+        *,
+        images: list[np.ndarray],
+        maps: np.ndarray | list[np.ndarray],
+        masks: Sequence[ArrayLike] | None = None,
+        scores: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        names: list[str] | None = None,
+    ):
         self.images = images
         self.maps = maps
         self.masks = masks
@@ -52,24 +69,33 @@ class AnomalyMapDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, masks=None, names=None, vmin=None, vmax=None, figure=None, **kwargs
-    ):
+        cls,
+        estimator: Any,
+        X: Images,
+        *,
+        masks: Sequence[ArrayLike] | None = None,
+        names: list[str] | None = None,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        figure: "Figure | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Inspect images with a fitted detector and plot the result.
 
         Parameters
         ----------
         estimator : fitted detector
         X : array, tensor, list or folder
-            A handful of images; what need not read the same twice (a DataLoader) is refused.
+            A few images. They are read twice, so iterators and DataLoaders are refused.
         masks : sequence of (H, W) arrays or None, default=None
-            Where the defects are.
+            True for defective pixels.
         names : list of str or None, default=None
-            Titles; None takes the file names, where there are files.
+            Titles; None uses the file names, if there are any.
         vmin, vmax : float or None, default=None
-            Ends of the color scale; see :meth:`plot`.
+            Limits of the color scale; see :meth:`plot`.
         figure : matplotlib Figure or None, default=None
         **kwargs
-            Passed on to :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -77,8 +103,8 @@ class AnomalyMapDisplay:
         """
         if not isinstance(X, np.ndarray | torch.Tensor | list | tuple | str | os.PathLike):
             raise ValueError(
-                "X: expected images that read the same twice (an array, tensor, list or folder), "
-                f"got {type(X).__name__}. Pass a list of them."
+                "X: expected images that can be read twice (an array, tensor, list or folder), "
+                f"got {type(X).__name__}. Pass a list of images."
             )
         seen = estimator.inspect(X)
         if names is None and any(seen.paths):
@@ -97,15 +123,25 @@ class AnomalyMapDisplay:
 
     @classmethod
     def from_maps(
-        cls, images, maps, *, masks=None, names=None, vmin=None, vmax=None, figure=None, **kwargs
-    ):
-        """Plot maps that are already there.
+        cls,
+        images: Images,
+        maps: Sequence[np.ndarray] | np.ndarray,
+        *,
+        masks: Sequence[ArrayLike] | None = None,
+        names: list[str] | None = None,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        figure: "Figure | None" = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Plot given maps.
 
         Parameters
         ----------
         images : array, tensor, list or folder
-            See :mod:`anomalib_lite.data.images`.
-        maps : array (n_images, H, W) or list of (H, W)
+            Images; see :mod:`anomalib_lite.data.images`.
+        maps : ndarray of shape (n_images, H, W), or list of ndarray of shape (H, W)
+            Higher = more anomalous.
         masks, names, vmin, vmax, figure, **kwargs
             As in :meth:`from_estimator`.
 
@@ -117,20 +153,27 @@ class AnomalyMapDisplay:
         display = cls(images=pictures, maps=maps, masks=masks, names=names)
         return display.plot(vmin=vmin, vmax=vmax, figure=figure, **kwargs)
 
-    def plot(self, *, vmin=None, vmax=None, figure=None, cmap="inferno", alpha=0.7):
+    def plot(
+        self,
+        *,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        figure: "Figure | None" = None,
+        cmap: str = "inferno",
+        alpha: float = 0.7,
+    ) -> Self:
         """Draw images above and overlaid maps below.
 
         Parameters
         ----------
         vmin, vmax : float or None, default=None
-            Ends of the one color scale of all maps. None: the median and the maximum over all
-            of them; give both to compare figures with each other.
+            Limits of the common color scale. None: the median and the maximum of all maps. Set both
+            to compare figures.
         figure : matplotlib Figure or None, default=None
-            None makes one.
+            None creates one.
         cmap : str, default="inferno"
         alpha : float, default=0.7
-            Opacity of the map over the image where it reaches ``vmax``; it is transparent at
-            ``vmin``, so that what is normal can be seen as it is.
+            Opacity of a map over its image at ``vmax``. At ``vmin`` it is transparent.
 
         Returns
         -------
@@ -142,8 +185,8 @@ class AnomalyMapDisplay:
         n_images = len(self.images)
         if len(self.maps) != n_images or (self.masks is not None and len(self.masks) != n_images):
             raise ValueError(
-                f"expected as many maps and masks as images, got {n_images} images, "
-                f"{len(self.maps)} maps, {None if self.masks is None else len(self.masks)} masks."
+                f"expected as many maps (and masks) as images, got {n_images} images, "
+                f"{len(self.maps)} maps, {'no' if self.masks is None else len(self.masks)} masks."
             )
         values = np.concatenate([np.ravel(image_map) for image_map in self.maps])
         vmin = float(np.median(values)) if vmin is None else vmin
@@ -155,9 +198,9 @@ class AnomalyMapDisplay:
             picture = {"cmap": "gray", "vmin": 0, "vmax": 1}
             top.imshow(self.images[i], **picture)
             bottom.imshow(self.images[i], **picture)
-            share = np.clip((self.maps[i] - vmin) / max(vmax - vmin, 1e-12), 0, 1)
+            fraction = np.clip((self.maps[i] - vmin) / max(vmax - vmin, 1e-12), 0, 1)
             heat = bottom.imshow(
-                self.maps[i], cmap=cmap, vmin=vmin, vmax=vmax, alpha=alpha * np.sqrt(share)
+                self.maps[i], cmap=cmap, vmin=vmin, vmax=vmax, alpha=alpha * np.sqrt(fraction)
             )
             if self.masks is not None and np.any(self.masks[i]):
                 for axis in (top, bottom):
@@ -182,8 +225,15 @@ class AnomalyMapDisplay:
         return f"{text}: {'normal' if self.labels[i] == 1 else 'anomalous'}"
 
 
-def plot_score_histogram(scores, y, *, offset=None, ax=None, bins=40):
-    """Histogram of ``score_samples`` of normal and anomalous images.
+def plot_score_histogram(
+    scores: ArrayLike,
+    y: ArrayLike,
+    *,
+    offset: float | None = None,
+    ax: "Axes | None" = None,
+    bins: int = 40,
+) -> "Axes":
+    """Plot histograms of ``score_samples`` of normal and anomalous images.
 
     Parameters
     ----------
@@ -192,7 +242,7 @@ def plot_score_histogram(scores, y, *, offset=None, ax=None, bins=40):
     y : array of shape (n_images,)
         +1 normal, -1 anomalous.
     offset : float or None, default=None
-        The detector's ``offset_``, drawn as a line.
+        The detector's ``offset_``, drawn as a vertical line.
     ax : matplotlib Axes or None, default=None
     bins : int, default=40
 
@@ -204,7 +254,10 @@ def plot_score_histogram(scores, y, *, offset=None, ax=None, bins=40):
 
     scores, y = np.asarray(scores), np.asarray(y)
     if scores.shape != y.shape or not np.isin(y, (-1, 1)).all():
-        raise ValueError("y: expected one label per score, +1 normal or -1 anomalous.")
+        raise ValueError(
+            "y: expected one label per score, +1 normal or -1 anomalous, got the values "
+            f"{np.unique(y)[:5]} in shape {y.shape} for scores of shape {scores.shape}."
+        )
     ax = plt.subplots()[1] if ax is None else ax
     edges = np.histogram_bin_edges(scores, bins)
     ax.hist(scores[y == 1], edges, alpha=0.6, label="normal")

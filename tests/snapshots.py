@@ -1,0 +1,36 @@
+"""Snapshots of an estimator's state, to show that a failed call has changed nothing."""
+
+import inspect
+
+import numpy as np
+import torch
+
+
+def snapshot(value, _inside=()):
+    """Nested tuples that are equal only if all attributes are, down to the values of tensors.
+
+    Comparing ``vars`` before and after misses a tensor, array or list that was changed in place.
+    """
+    if id(value) in _inside:
+        return "cycle"
+    inside = (*_inside, id(value))
+    if isinstance(value, torch.nn.Module):
+        return type(value), snapshot(value.state_dict(), inside), value.training
+    if isinstance(value, torch.Tensor):
+        values = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return "tensor", value.dtype, value.shape, values.numpy().tobytes()
+    if isinstance(value, torch.Generator):
+        return snapshot(value.get_state(), inside)
+    if isinstance(value, np.random.Generator):
+        return snapshot(value.bit_generator.state, inside)
+    if isinstance(value, np.random.RandomState):
+        return snapshot(value.get_state(), inside)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return "array", value.dtype, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return "dict", tuple((key, snapshot(x, inside)) for key, x in value.items())
+    if isinstance(value, list | tuple | np.ndarray):
+        return type(value), tuple(snapshot(x, inside) for x in value)
+    if hasattr(value, "__dict__") and not isinstance(value, type) and not inspect.isroutine(value):
+        return type(value), snapshot(vars(value), inside)
+    return value
