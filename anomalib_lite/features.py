@@ -4,66 +4,68 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
-from .backbones.backbone import DTYPES, ENGINES, Backbone
+from .annotations import Device, Images, Path, RandomState, Size
+from .backbones.backbone import Backbone
 from .backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
+from .backbones.readers import Layers
 from .base import ImageEstimator
 from .runtime import all_or_nothing
 from .validation import check_choice, check_finite, check_odd
 
 
 class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):
-    """Features of a frozen pretrained network, one vector an image or one a patch.
+    """Features of a frozen network: one vector per image, or one per patch.
 
-    What the layers of a network say of an image, pooled over all places, is a table that any
-    estimator of scikit-learn takes: put this transformer before it in a pipeline.
+    By default each layer's feature map is pooled into one vector, which turns images into a table
+    that any scikit-learn estimator takes: put this transformer before it in a pipeline.
 
     Parameters
     ----------
     backbone : str or nn.Module, default="efficientnet_lite0"
-        The default has ImageNet weights that come with the installation; see
-        :class:`~anomalib_lite.backbones.Backbone`.
-    layers : sequence or None, default=None
-        Strides (None: 8 and 16), transformer blocks (None: at half and three quarters of the
-        depth), or module names.
+        The network; see :class:`~anomalib_lite.backbones.Backbone`.
+    layers : sequence, "last" or None, default=None
+        Strides, transformer blocks or module names of the feature maps to use. None: strides 8
+        and 16, or the blocks at half and three quarters of the depth.
     weights : {"pretrained", "random"} or path, default="pretrained"
+        Where the network's weights come from.
     image_size : int, tuple (H, W) or None, default=None
-        Images are resized to it, whatever their proportions. None: the backbone's own (224).
+        Images are resized to it, whatever their proportions. None: the network's own size (224).
     center_crop : int, tuple (H, W) or None, default=None
-        What to keep of the resized image.
+        Part of the resized image to keep.
     pooling : {"mean", "max"} or None, default="mean"
-        How each layer's map becomes one vector; the layers' vectors are put side by side. None
-        gives a vector for each patch, the average over its neighborhood in every layer, as
-        PatchCore uses it.
+        How each feature map becomes one vector; the vectors of all layers are concatenated. None:
+        a vector for each patch, as PatchCore uses it.
     neighborhood : int, default=3
-        Side in cells, odd, of that neighborhood; used with ``pooling=None`` only.
+        Side, in cells, odd, of the neighborhood averaged to describe a patch. Used with
+        ``pooling=None`` only.
     batch_size : int, default=32
-        Images that pass through the network together on an accelerator. On a CPU each passes
-        alone, so that no feature depends on the images around it.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
     device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
-        What runs the network. ONNX Runtime is about twice as fast on a CPU, the only device it
-        takes, and equal but for rounding; it needs ``pip install "anomalib_lite[onnx]"`` and a few
-        seconds at fit and load. See :class:`~anomalib_lite.backbones.Backbone`.
+        What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
+        extra ``onnx``.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the network; everything after it stays in float32 or better. ``"auto"``:
-        float16 on CUDA, faster there for a last digit or two of the features; float32 elsewhere.
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Draws random weights.
+        Seed of everything random. It draws random weights.
     verbose : bool, default=False
         Show progress bars.
 
     Attributes
     ----------
     backbone_ : Backbone
+        The network.
     n_images_ : int
         Images seen by ``fit``.
     device_ : torch.device
 
     Notes
     -----
-    ``fit`` trains nothing: it builds the network and learns the range of values of the images, so
-    that images scaled another way are refused later.
+    ``fit`` trains nothing. It builds the network and learns the images' range of values, so that
+    images scaled another way are refused later.
 
     Examples
     --------
@@ -80,20 +82,20 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: str | nn.Module = "efficientnet_lite0",
         *,
-        layers=None,
-        weights="pretrained",
-        image_size=None,
-        center_crop=None,
-        pooling="mean",
-        neighborhood=3,
-        batch_size=32,
-        device="auto",
-        engine="torch",
-        dtype="auto",
-        random_state=None,
-        verbose=False,
+        layers: Layers = None,
+        weights: Path = "pretrained",
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        pooling: str | None = "mean",
+        neighborhood: int = 3,
+        batch_size: int = 32,
+        device: Device = "auto",
+        engine: str = "torch",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.backbone = backbone
         self.layers = layers
@@ -109,13 +111,13 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit_transform(self, X, y=None):
-        """``fit(X).transform(X)`` in one pass over the images."""
+    def fit_transform(self, X: Images, y: object = None) -> np.ndarray:
+        """``fit(X).transform(X)``, in one pass over the images."""
         with all_or_nothing(self):
             self._start()
             return self._collect(self._learning_batches(self._open(X)))
 
-    def transform(self, X):
+    def transform(self, X: Images) -> np.ndarray:
         """Features of images.
 
         Parameters
@@ -126,7 +128,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         Returns
         -------
         features : ndarray of shape (n_images, n_features) or (n_images, n_patches, n_features)
-            float32; the latter with ``pooling=None``, patches row by row.
+            float32. The latter with ``pooling=None``, patches row by row.
 
         Raises
         ------
@@ -141,11 +143,11 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         features = []
         for images, batch in batches:
             maps = self.backbone_(batch)
-            if self.pooling is None:
-                embedding = patch_embedding(maps, neighborhood=self.neighborhood)
+            if self._pooling_ is None:
+                embedding = patch_embedding(maps, neighborhood=self._neighborhood_)
                 found = grid_rows(embedding)  # (B, P, D)
             else:
-                found = pool_maps(maps, self.pooling)  # (B, D)
+                found = pool_maps(maps, self._pooling_)  # (B, D)
             check_finite(found, images)
             features.append(found.cpu().numpy())
         return np.concatenate(features)
@@ -154,11 +156,11 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         if self.pooling is not None:
             check_choice("pooling", self.pooling, POOLINGS)
         check_odd("neighborhood", self.neighborhood)
-        check_choice("engine", self.engine, ENGINES)
-        check_choice("dtype", self.dtype, DTYPES)
 
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator)
+        # Snapshot: later set_params calls must not alter a fitted transformer
+        self._pooling_, self._neighborhood_ = self.pooling, self.neighborhood
         return self.backbone_.input
 
     def _fit_images(self, X):
@@ -167,7 +169,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []  # whatever comes in, float32 goes out
+        tags.transformer_tags.preserves_dtype = []  # output is float32 whatever the input
         return tags
 
     @property

@@ -2,8 +2,8 @@
 Classic outlier detectors on deep features
 ==========================================
 
-``DeepFeatures`` turns images into a table, and scikit-learn's outlier detectors do the rest.
-Compare some of them on solar cells, with one pass through the network for all.
+``DeepFeatures`` turns images into a table, in which any outlier detector of scikit-learn works.
+This example compares four of them on solar cells, with one pass through the network for all.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from anomalib_lite import DeepFeatures
 from anomalib_lite.data import load_elpv
 
 # %%
-# 400 good cells to fit on; 188 good and 313 defective ones to score.
+# Fit on 400 good cells; score 188 good and 313 defective ones.
 data = load_elpv()
 heads = {
     "one-class SVM": make_pipeline(StandardScaler(), OneClassSVM(nu=0.05, gamma="auto")),
@@ -30,7 +30,7 @@ heads = {
 }
 
 # %%
-# Features once, heads many times.
+# Compute features once and fit every head on them.
 for pooling in ("mean", "max"):
     features = DeepFeatures(pooling=pooling)
     train, test = features.fit_transform(data.train), features.transform(data.test)
@@ -39,7 +39,7 @@ for pooling in ("mean", "max"):
         print(f"{pooling:4} pooling, {name:22} image AUROC {auroc:.3f}")
 
 # %%
-# Or all in one pipeline, from photographs to labels.
+# Or put both into one pipeline, from photographs to labels.
 pipeline = make_pipeline(DeepFeatures(), StandardScaler(), OneClassSVM(nu=0.05, gamma="auto"))
 labels = pipeline.fit(data.train).predict(data.test)
 good = data.test_labels == 1

@@ -1,14 +1,13 @@
-"""Pretrained networks as frozen feature maps, and grids of features as rows."""
+"""Networks as frozen feature extractors, and what turns feature maps into rows and pixel maps."""
 
 from .backbone import Backbone
+from .maps import MapRenderer, resize_matrix
 from .patches import (
-    MapRenderer,
     RowStore,
     grid_rows,
     patch_embedding,
     pool_maps,
     rebatch,
-    resize_matrix,
     sliding_windows,
     window_starts,
 )

