@@ -493,7 +493,7 @@ class CPC(BaseDetector):
             warnings.warn(
                 f"learning_rate: {n_steps} steps of Adam at {self.learning_rate:g} move no weight "
                 f"by more than {self.learning_rate * n_steps:.2g}, too little to learn from. Raise "
-                "it (0.001), or epochs.",
+                "learning_rate (0.001 is usual) or epochs.",
                 UserWarning,
                 stacklevel=2,
             )
