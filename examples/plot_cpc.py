@@ -1,9 +1,9 @@
 """
-Every part fine, and one in the wrong place
-===========================================
+CPC: find normal parts in the wrong place
+=========================================
 
-A layout in which every row follows from the one above it. Contrastive predictive coding learns what
-comes next; a tile that is out of turn is badly predicted, from all four sides.
+Each row of a layout follows from the one above it. Contrastive predictive coding learns what comes
+next, so it predicts a swapped part poorly from all four sides.
 """
 
 from pathlib import Path
@@ -19,21 +19,21 @@ from anomalib_lite import CPC
 from anomalib_lite.metrics import image_auroc
 
 # %%
-# Four motifs in turn, along rows and columns, from a random one on; in odd images two tiles hold
-# another motif than their place asks for.
+# Four motifs in turn, along rows and columns, starting with a random one. In anomalous images two
+# parts show another motif than their place asks for.
 rng = np.random.default_rng(0)
 y, x = np.mgrid[:16, :16]
 motifs = np.stack([np.sin(wave * np.pi / 4) for wave in (y, x, y + x, y - x)])
 
 
 def picture(n_odd):
-    """A picture (64, 64), and which of its 4 x 4 tiles are odd."""
+    """An image (64, 64), and which of its 4 x 4 parts are odd."""
     layout = np.add.outer(np.arange(4), np.arange(4)) + rng.integers(4)
     is_odd = np.zeros((4, 4), bool)
     is_odd.flat[rng.choice(16, n_odd, replace=False)] = True
     layout[is_odd] += rng.integers(1, 4, n_odd)
-    tiles = motifs[layout % 4].transpose(0, 2, 1, 3).reshape(64, 64)
-    noisy = 128 + 80 * tiles + rng.normal(0, 5, tiles.shape)
+    parts = motifs[layout % 4].transpose(0, 2, 1, 3).reshape(64, 64)
+    noisy = 128 + 80 * parts + rng.normal(0, 5, parts.shape)
     return noisy.clip(0, 255).astype(np.uint8), is_odd
 
 
@@ -44,14 +44,14 @@ test = np.stack([image for image, _ in good + odd])
 labels = np.repeat([0, 1], 40)
 
 # %%
-# The same first weights, untrained and trained.
+# The same initial weights, untrained and trained.
 settings = {
     "image_size": 64,
     "patch_size": 16,
     "patch_stride": 16,
     "width": 16,
     "embedding_dim": 32,
-    "steps": 3,
+    "prediction_steps": 3,
     "share_encoder": True,
     "learning_rate": 0.01,
     "smoothing": 4.0,
@@ -63,7 +63,7 @@ detector = CPC("densenet", epochs=15, **settings).fit(train)
 print(f"trained: AUROC {image_auroc(labels, detector.anomaly_score(test)):.3f}")
 
 # %%
-# Maps of four odd pictures; the odd tiles are framed.
+# Maps of four anomalous images, with the swapped parts framed.
 maps = detector.anomaly_map(test[40:44])
 figure, axes = plt.subplots(2, 4, figsize=(8, 4.2))
 for i, (image, is_odd) in enumerate(odd[:4]):
@@ -77,4 +77,4 @@ for ax in axes.flat:
 figure.tight_layout()
 output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)
-figure.savefig(output / "cpc_tiles.png", dpi=110)
+figure.savefig(output / "cpc_parts.png", dpi=110)

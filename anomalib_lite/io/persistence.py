@@ -39,6 +39,7 @@ _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _PARTS = {
     "Backbone": "backbones",
+    "CPCScoring": "methods.cpc",
     "ConvAutoencoder": "nn",
     "DenseEncoder": "nn",
     "GaussianStatistics": "density",
@@ -50,6 +51,7 @@ _PARTS = {
     "PatchDetector": "nn",
     "PrincipalCodes": "search",
     "ResidualEncoder": "nn",
+    "TileLayout": "methods.cpc",
     "UNetGenerator": "nn",
     "ValueRange": "data",
 }

@@ -1,4 +1,4 @@
-"""Losses that methods share, each against a slow reading in the tests."""
+"""Losses that methods share: InfoNCE, NCE and bounds on mutual information."""
 
 import math
 
@@ -6,15 +6,22 @@ import torch
 from torch.nn import functional as F
 
 
-def info_nce_loss(queries, keys, *, temperature=0.1, negatives=None, symmetric=False):
-    r"""InfoNCE: how hard it is to tell each query's own key from the others, in nats.
+def info_nce_loss(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    *,
+    temperature: float = 0.1,
+    negatives: torch.Tensor | None = None,
+    symmetric: bool = False,
+) -> torch.Tensor:
+    r"""InfoNCE: cross-entropy of picking each query's own key among negatives, in nats.
 
     .. math::
         -\frac{1}{B} \sum_i \log \frac{\exp(q_i \cdot k_i / \tau)}
         {\exp(q_i \cdot k_i / \tau) + \sum_j \exp(q_i \cdot n_j / \tau)}
 
     The negatives :math:`n_j` of a query are the other queries' keys, or those given. Vectors are
-    taken as they are: normalize them first for cosines.
+    not normalized; normalize them first to compare by cosine.
 
     Parameters
     ----------
@@ -25,7 +32,7 @@ def info_nce_loss(queries, keys, *, temperature=0.1, negatives=None, symmetric=F
     negatives : torch.Tensor of shape (M, D) or (B, M, D), or None, default=None
         Shared by all queries, or each query's own. None takes the other keys of the batch.
     symmetric : bool, default=False
-        Average with the loss of keys that look for their queries, and let the other queries be
+        Average with the loss of keys that look for their queries, with the other queries as
         negatives, too: the loss of SimCLR (NT-Xent). For in-batch negatives only.
 
     Returns
@@ -35,7 +42,7 @@ def info_nce_loss(queries, keys, *, temperature=0.1, negatives=None, symmetric=F
     Raises
     ------
     ValueError
-        If the temperature is not positive, shapes do not fit, or a query has no negative.
+        If the temperature is not positive, shapes do not match, or a query has no negative.
 
     References
     ----------
@@ -56,15 +63,35 @@ def info_nce_loss(queries, keys, *, temperature=0.1, negatives=None, symmetric=F
     if not symmetric:
         return F.cross_entropy(queries @ keys.T / temperature, own)
     both = torch.cat([queries, keys])  # (2B, D)
-    odds = both @ both.T / temperature
-    odds.fill_diagonal_(-torch.inf)  # nobody is looked for among oneself
-    return F.cross_entropy(odds, torch.cat([own + len(own), own]))
+    logits = both @ both.T / temperature
+    logits.fill_diagonal_(-torch.inf)  # exclude self-similarity
+    return F.cross_entropy(logits, torch.cat([own + len(own), own]))
 
 
-def info_nce_values(queries, keys, negatives, *, temperature, chosen=None):
-    """The loss (B,) of each query against explicit negatives (M, D) or (B, M, D).
+def info_nce_values(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    negatives: torch.Tensor,
+    *,
+    temperature: float,
+    chosen: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """InfoNCE of each query against explicit negatives, in nats.
 
-    ``chosen`` (B, m) says which of the shared ones are a query's own.
+    Parameters
+    ----------
+    queries, keys : torch.Tensor of shape (B, D)
+        ``keys[i]`` is the positive of ``queries[i]``.
+    negatives : torch.Tensor of shape (M, D) or (B, M, D)
+        Shared by all queries, or each query's own.
+    temperature : float
+        Positive.
+    chosen : torch.Tensor of shape (B, m) or None, default=None
+        Indices of the shared negatives that each query takes; None takes all.
+
+    Returns
+    -------
+    values : torch.Tensor of shape (B,)
     """
     positive = (queries * keys).sum(-1, keepdim=True)  # (B, 1)
     if negatives.ndim == 2:
@@ -73,27 +100,29 @@ def info_nce_values(queries, keys, negatives, *, temperature, chosen=None):
             negative = negative.gather(1, chosen)
     else:
         negative = torch.einsum("bd,bmd->bm", queries, negatives)
-    odds = torch.cat([positive, negative], dim=1) / temperature
-    return odds.logsumexp(1) - odds[:, 0]
+    logits = torch.cat([positive, negative], dim=1) / temperature
+    return logits.logsumexp(1) - logits[:, 0]
 
 
-def nce_loss(data_odds, noise_odds, nu):
-    r"""Noise contrastive estimation: how badly data are told from noise, in nats.
+def nce_loss(
+    data_logits: torch.Tensor, noise_logits: torch.Tensor, noise_ratio: float
+) -> torch.Tensor:
+    r"""Noise contrastive estimation: the logistic loss of telling data from noise, in nats.
 
     .. math::
         -\frac{1}{B} \sum_i \log \sigma(h_i) - \frac{\nu}{M} \sum_j \log(1 - \sigma(\tilde h_j))
 
-    with each logarithm of a sigmoid taken as a log-sum-exp. Where the odds that minimize it are
-    found, :math:`h + \log \nu + \log p_n` is the log-density of the data.
+    At its minimum :math:`h + \log \nu + \log p_n` is the log-density of the data. It stays finite
+    for logits of any size.
 
     Parameters
     ----------
-    data_odds : torch.Tensor of shape (B,)
-        Log-odds :math:`h` "data against noise" of samples of the data.
-    noise_odds : torch.Tensor of shape (M,)
-        Of samples of the noise.
-    nu : float
-        Samples of noise for each of the data: positive.
+    data_logits : torch.Tensor of shape (B,)
+        Logits :math:`h` "data, not noise" of data samples.
+    noise_logits : torch.Tensor of shape (M,)
+        Logits :math:`\tilde h` of noise samples.
+    noise_ratio : float
+        Noise samples per data sample, :math:`\nu`: positive.
 
     Returns
     -------
@@ -102,7 +131,7 @@ def nce_loss(data_odds, noise_odds, nu):
     Raises
     ------
     ValueError
-        If ``nu`` is not positive.
+        If ``noise_ratio`` is not positive.
 
     References
     ----------
@@ -111,45 +140,47 @@ def nce_loss(data_odds, noise_odds, nu):
 
     Examples
     --------
-    >>> round(float(nce_loss(torch.zeros(4), torch.zeros(8), nu=2)), 4)  # 3 log 2
+    >>> round(float(nce_loss(torch.zeros(4), torch.zeros(8), noise_ratio=2)), 4)  # 3 log 2
     2.0794
     """
-    if not nu > 0:
-        raise ValueError(f"nu: expected a positive number, got {nu!r}.")
-    return F.softplus(-data_odds).mean() + nu * F.softplus(noise_odds).mean()
+    if not noise_ratio > 0:
+        raise ValueError(f"noise_ratio: expected a positive number, got {noise_ratio!r}.")
+    return F.softplus(-data_logits).mean() + noise_ratio * F.softplus(noise_logits).mean()
 
 
 INFORMATION_BOUNDS = ("jensen-shannon", "donsker-varadhan")
 
 
-def information_bound(joint, product, *, kind="jensen-shannon"):
-    r"""How much two things know of one another, at least, by what a network T says of pairs.
+def information_bound(
+    joint: torch.Tensor, product: torch.Tensor, *, kind: str = "jensen-shannon"
+) -> torch.Tensor:
+    r"""Lower bound on the dependence of two variables, from a critic's values T of pairs.
 
-    Jensen-Shannon: twice the divergence of that name between pairs that belong together and pairs
-    that do not, between 0 and 2 log 2; from
+    Jensen-Shannon bounds twice the Jensen-Shannon divergence between pairs drawn together and pairs
+    drawn apart, which lies in [0, 2 log 2]:
 
     .. math:: 2 \log 2 - E_{xz}[\mathrm{softplus}(-T)] - E_{x, z}[\mathrm{softplus}(T)]
 
-    Donsker-Varadhan: the mutual information itself, in nats, which has no upper limit and a larger
-    variance; from
+    Donsker-Varadhan bounds the mutual information in nats, which has no upper limit, with a larger
+    variance:
 
     .. math:: E_{xz}[T] - \log E_{x, z}[e^T]
 
-    Either is at most its limit, and reaches it where T is the logarithm of how much more likely a
-    pair is to belong together than to be put together (plus, for the second, any constant).
+    Either is tight where T is the log of the density ratio of pairs drawn together to pairs drawn
+    apart (plus, for the second, any constant).
 
     Parameters
     ----------
     joint : torch.Tensor of shape (n,)
-        T of pairs that belong together.
+        T of pairs drawn together.
     product : torch.Tensor of shape (m,)
-        T of pairs put together at random.
+        T of pairs drawn apart, as by shuffling one of the two variables.
     kind : {"jensen-shannon", "donsker-varadhan"}, default="jensen-shannon"
 
     Returns
     -------
     bound : torch.Tensor of shape ()
-        To be raised: its negative is the loss.
+        To be maximized.
 
     Raises
     ------
@@ -164,7 +195,7 @@ def information_bound(joint, product, *, kind="jensen-shannon"):
 
     Examples
     --------
-    >>> float(information_bound(torch.zeros(4), torch.zeros(4)))  # T that tells nothing
+    >>> float(information_bound(torch.zeros(4), torch.zeros(4)))  # a critic that tells nothing
     0.0
     """
     if kind == "jensen-shannon":
@@ -179,15 +210,17 @@ def _check_info_nce(queries, keys, temperature, negatives, symmetric):
         raise ValueError(f"temperature: expected a positive number, got {temperature!r}.")
     if queries.ndim != 2 or queries.shape != keys.shape:
         raise ValueError(
-            "expected queries and keys of one shape (B, D), got "
+            "queries, keys: expected the same shape (B, D), got "
             f"{tuple(queries.shape)} and {tuple(keys.shape)}."
         )
     if negatives is None:
         if len(queries) < 2:
-            raise ValueError("one query in a batch has no negatives. Give negatives.")
+            raise ValueError(
+                "queries: expected at least 2 without negatives, got 1. Pass negatives."
+            )
         return
     if symmetric:
-        raise ValueError("symmetric: explicit negatives belong to queries alone.")
+        raise ValueError("symmetric: expected in-batch negatives, got explicit ones. Drop either.")
     n, d = queries.shape
     fits = negatives.shape[-1] == d and (
         negatives.ndim == 2 or (negatives.ndim == 3 and len(negatives) == n)

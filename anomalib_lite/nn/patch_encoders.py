@@ -1,4 +1,7 @@
-"""Encoders of patches, trained from random weights."""
+"""Patch encoders, to be trained from random weights."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -7,45 +10,57 @@ from .layers import StoredNetwork, norm_relu
 
 
 class PatchEncoder(StoredNetwork):
-    """What all of them do: embeddings (n, embedding_dim) of patches (n, n_channels, h, w).
+    """Base class of patch encoders.
 
-    Layers are normalized by GroupNorm: what is said of a patch does not depend on those it is
-    compared with.
+    A subclass sets ``self.maps``, a network that gives feature maps, and ``self.head``. GroupNorm
+    keeps an embedding independent of the other patches of the batch.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the patches.
+    embedding_dim : int
+        Size of the embeddings.
+    **others
+        Further constructor arguments, stored with the network.
     """
 
-    def __init__(self, n_channels, embedding_dim, **others):
+    def __init__(self, n_channels: int, embedding_dim: int, **others: Any):
         super().__init__()
         self.embedding_dim = embedding_dim
         self.arguments = {"n_channels": n_channels, "embedding_dim": embedding_dim, **others}
 
     def _head(self, n_features):
-        """To ``embedding_dim``, where the pooled maps are not of that size."""
+        """A linear layer to ``embedding_dim``, unless the pooled maps have that size already."""
         if n_features == self.embedding_dim:
             return nn.Identity()
         return nn.Linear(n_features, self.embedding_dim)
 
-    def forward(self, patches):
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Embeddings (n, embedding_dim) of patches (n, n_channels, h, w)."""
         return self.head(self.maps(patches.contiguous()).mean((2, 3)))
 
 
 class ResidualEncoder(PatchEncoder):
-    """A pre-activation residual network (v2) up to its third stage, mean-pooled.
+    """A pre-activation residual network (ResNet v2) without its fourth stage, mean-pooled.
 
-    A 5x5 convolution of stride 2 and max-pooling, then stages at strides 4, 8 and 16.
+    A 5x5 convolution of stride 2 and max-pooling precede stages at strides 4, 8 and 16.
 
     Parameters
     ----------
     n_channels : int
-        Of patches.
+        Channels of the patches.
     embedding_dim : int, default=1024
+        Size of the embeddings.
     width : int, default=64
-        Channels of the first convolution; the stages' are 1, 2 and 4 times as many, and with
-        bottlenecks four times those.
+        Channels of the first convolution and the first stage; each further stage doubles them.
     blocks : sequence of int, default=(2, 2, 2)
-        Of the stages. ResNet18 has (2, 2, 2); ResNet50 has (3, 4, 6) with bottlenecks.
+        Residual blocks of each stage. ResNet18 has (2, 2, 2); ResNet50 has (3, 4, 6) with
+        bottlenecks.
     bottleneck : bool, default=False
+        Use bottleneck blocks, which put out 4 times as many channels.
     pool : bool, default=True
-        False is for small patches: no pooling, strides of 2, 4 and 8.
+        False leaves out the max-pooling, for small patches: strides of 2, 4 and 8.
 
     References
     ----------
@@ -59,12 +74,12 @@ class ResidualEncoder(PatchEncoder):
 
     def __init__(
         self,
-        n_channels,
-        embedding_dim=1024,
-        width=64,
-        blocks=(2, 2, 2),
-        bottleneck=False,
-        pool=True,
+        n_channels: int,
+        embedding_dim: int = 1024,
+        width: int = 64,
+        blocks: Sequence[int] = (2, 2, 2),
+        bottleneck: bool = False,
+        pool: bool = True,
     ):
         super().__init__(
             n_channels,
@@ -88,7 +103,7 @@ class ResidualEncoder(PatchEncoder):
 
 
 class _PreActivationBlock(nn.Module):
-    """Norm and ReLU before each convolution; nothing after the sum."""
+    """A residual block with norm and ReLU before each convolution and nothing after the sum."""
 
     def __init__(self, n_in, width, stride, bottleneck):
         super().__init__()
@@ -119,22 +134,23 @@ class _PreActivationBlock(nn.Module):
 
 
 class DenseEncoder(PatchEncoder):
-    """One dense block between a transition and a convolution, mean-pooled.
+    """A network with one dense block, mean-pooled.
 
-    A 5x5 convolution of stride 2; the transition, a 1x1 convolution to half the channels and mean
-    pooling; the block, each layer of which reads all that came before it and adds ``growth``
-    channels; a 3x3 convolution to twice the width.
+    A 5x5 convolution of stride 2; a transition, that is a 1x1 convolution to half the channels and
+    mean pooling; the dense block; a 3x3 convolution to twice the width.
 
     Parameters
     ----------
     n_channels : int
-        Of patches.
+        Channels of the patches.
     embedding_dim : int, default=1024
+        Size of the embeddings.
     width : int, default=64
-        Even: channels of the first convolution.
+        Channels of the first convolution; even.
     growth : int, default=12
+        Channels that each layer of the dense block adds.
     n_layers : int, default=6
-        Of the dense block.
+        Layers of the dense block.
 
     References
     ----------
@@ -147,7 +163,14 @@ class DenseEncoder(PatchEncoder):
     (2, 128)
     """
 
-    def __init__(self, n_channels, embedding_dim=1024, width=64, growth=12, n_layers=6):
+    def __init__(
+        self,
+        n_channels: int,
+        embedding_dim: int = 1024,
+        width: int = 64,
+        growth: int = 12,
+        n_layers: int = 6,
+    ):
         super().__init__(n_channels, embedding_dim, width=width, growth=growth, n_layers=n_layers)
         n_in = width // 2
         layers = [
@@ -165,7 +188,7 @@ class DenseEncoder(PatchEncoder):
 
 
 class _DenseLayer(nn.Module):
-    """What came in, and ``growth`` channels of it beside it."""
+    """Appends ``growth`` channels, computed from the input, to the input."""
 
     def __init__(self, n_in, growth):
         super().__init__()

@@ -1,14 +1,16 @@
-"""The one gradient loop of the library: for one network, or for several that take turns."""
+"""The gradient loop: minimizes one objective, or several that take turns."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..runtime import progress, seeded
-from ..validation import check_choice, check_number
+from ..validation import check_choice, check_count, check_number
 
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
@@ -21,41 +23,118 @@ SCHEDULES = {
 }
 ON_INTERRUPT = ("raise", "finish")
 
+Loss = Callable[[torch.Tensor, torch.Generator], Any]
+
 
 @dataclass(frozen=True)
 class Objective:
-    """What one optimizer lowers.
+    """A loss, and the parameters that one optimizer moves to lower it.
 
     Parameters
     ----------
     loss : callable (index, generator) -> torch.Tensor of shape ()
-        The mean loss of the samples ``index`` (a tensor of ints on the CPU); whatever is random
-        about it is drawn from ``generator`` (the CPU's). With ``bounded``, a pair of losses.
+        Mean loss of the samples ``index``, a tensor of ints on the CPU. Random numbers come from
+        ``generator``, the CPU's. With ``bounded``, it returns a pair of losses.
     parameters : iterable of nn.Parameter
-        Those that move; parameters without ``requires_grad`` are passed over.
+        Those to move; parameters without ``requires_grad`` are skipped.
     name : str, default="loss"
-        In the history.
+        Key of the loss in the history.
     optimizer : str, callable or None, default=None
     learning_rate : float or None, default=None
-        None takes what :func:`train` is given.
+        In place of those :func:`train` is given; None takes these.
     watched : callable (index, generator) or None, default=None
-        What is taken of held-out samples in place of ``loss``.
+        Loss of held-out samples, in place of ``loss``.
     bounded : float or None, default=None
-        Weight of the second loss of a pair, which has its say but not the last word: see
-        :func:`bounded_sum`. The history has the first loss.
+        Weight of the second loss of a pair, whose gradient is clipped to the norm of the first's:
+        see :func:`bounded_sum`. The history has the first loss.
     """
 
-    loss: Callable
-    parameters: object
+    loss: Loss
+    parameters: Iterable[nn.Parameter]
     name: str = "loss"
-    optimizer: object = None
+    optimizer: str | Callable | None = None
     learning_rate: float | None = None
-    watched: Callable | None = None
+    watched: Loss | None = None
     bounded: float | None = None
 
 
-def split_off(n_samples, share, generator):
-    """(index of the samples to train on, of those held out): ``share`` of them, drawn at random.
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of :func:`train`.
+
+    Parameters
+    ----------
+    epochs : int or None, default=None
+        Passes over the training samples.
+    steps : int or None, default=None
+        Number of training batches, in place of ``epochs``.
+    batch_size : int, default=32
+        Samples of a training step.
+    optimizer : {"sgd", "adam", "adamw"} or callable, default="sgd"
+        A callable takes (parameters, lr, weight_decay). "sgd" has momentum 0.9.
+    learning_rate : float, default=0.01
+        Learning rate of the optimizer.
+    weight_decay : float, default=0.0
+        Weight decay of the optimizer.
+    schedule : {"cosine", "constant"} or callable, default="cosine"
+        Schedule of the learning rate. A callable takes the fraction of all steps done, in [0, 1),
+        and returns a factor.
+    clip_norm : float or None, default=None
+        Largest norm of an objective's gradient; None for no limit.
+    patience : int or None, default=None
+        Stop after so many epochs without a lower held-out loss.
+    on_interrupt : {"raise", "finish"}, default="raise"
+        What Ctrl-C does during training: "finish" ends it with the best weights so far, those of
+        the lowest held-out loss or else of the last complete epoch. Before the end of the first
+        epoch it raises in any case.
+    verbose : bool, default=False
+        Show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        If an option makes no sense, or neither ``epochs`` nor ``steps`` is given.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 32
+    optimizer: str | Callable = "sgd"
+    learning_rate: float = 0.01
+    weight_decay: float = 0.0
+    schedule: str | Callable[[float], float] = "cosine"
+    clip_norm: float | None = None
+    patience: int | None = None
+    on_interrupt: str = "raise"
+    verbose: bool = False
+
+    def __post_init__(self):
+        if self.epochs is None and self.steps is None:
+            raise ValueError("epochs: expected a number of epochs, or of steps, got neither.")
+        for name, minimum in (("epochs", 0), ("steps", 0), ("patience", 1)):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), minimum=minimum)
+        check_count("batch_size", self.batch_size)
+        check_training(self)
+
+    def n_batches(self, n_samples: int) -> int:
+        """Batches of an epoch: of equal size, or one sample apart."""
+        return -(-n_samples // self.batch_size)
+
+    def n_steps(self, n_samples: int) -> int:
+        """Batches of the whole training."""
+        return self.epochs * self.n_batches(n_samples) if self.steps is None else self.steps
+
+    def factor(self, done: float) -> float:
+        """Factor of the learning rate when a fraction of all steps is done."""
+        named = isinstance(self.schedule, str)
+        return (SCHEDULES[self.schedule] if named else self.schedule)(done)
+
+
+def split_off(
+    n_samples: int, fraction: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a fraction of the samples to hold out; indices of (the others, those held out).
 
     Examples
     --------
@@ -63,12 +142,14 @@ def split_off(n_samples, share, generator):
     [45, 5]
     """
     order = torch.randperm(n_samples, generator=generator, device="cpu")
-    n_held_out = round(share * n_samples)
+    n_held_out = round(fraction * n_samples)
     return order[n_held_out:], order[:n_held_out]
 
 
-def bounded_sum(first, second, weight=1.0):
-    r"""Gradients ``first`` plus ``second``, as far as these are no larger.
+def bounded_sum(
+    first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], weight: float = 1.0
+) -> list[torch.Tensor]:
+    r"""Gradients ``first`` plus ``second``, with ``second`` clipped to the norm of ``first``.
 
     .. math:: g = g_1 + w \min(1, \|g_1\| / \|g_2\|) \, g_2
 
@@ -100,79 +181,59 @@ def bounded_sum(first, second, weight=1.0):
 
 
 def train(
-    objectives,
-    modules,
-    samples,
+    objectives: Objective | Iterable[Objective],
+    modules: nn.Module,
+    samples: torch.Tensor,
     *,
-    device,
-    generator,
-    epochs=None,
-    steps=None,
-    batch_size=32,
-    optimizer="sgd",
-    learning_rate=0.01,
-    weight_decay=0.0,
-    schedule="cosine",
-    clip_norm=None,
-    held_out=None,
-    or_first=False,
-    patience=None,
-    frozen=(),
-    on_interrupt="raise",
-    verbose=False,
-):
-    """Lower the losses of one or several objectives, which take turns on every batch.
+    device: torch.device,
+    generator: torch.Generator,
+    held_out: torch.Tensor | None = None,
+    or_first: bool = False,
+    frozen: Iterable[nn.Module] = (),
+    **options: Any,
+) -> list[dict[str, float]]:
+    """Minimize objectives by gradient descent.
+
+    On each batch every objective takes a step, in the order given. Gradients reach an objective's
+    own parameters only.
 
     Parameters
     ----------
-    objectives : Objective or list of Objective
-        The first one's loss is the one watched on ``held_out``.
+    objectives : Objective or iterable of Objective
+        The first one's loss is watched on ``held_out``.
     modules : nn.Module
-        What is trained, as one module (``nn.ModuleList`` holds several): in training mode
+        Everything that trains, as one module (``nn.ModuleList`` holds several): in training mode
         meanwhile, in eval mode afterwards.
     samples : torch.Tensor of shape (n,)
-        Index of the samples. An epoch sees each once, in ceil(n / batch_size) batches of sizes that
-        differ by one at most.
+        Indices of the training samples. An epoch draws each once, in batches whose sizes differ by
+        one at most.
     device : torch.device
         On CUDA the losses run under autocast (float16, gradients scaled).
     generator : torch.Generator
-        The CPU's: order, and whatever a loss draws. The global generators, which dropout draws
-        from, are seeded by it and put back afterwards.
-    epochs, steps : int or None, default=None
-        How long; ``steps``, the number of batches, wins where both are given.
-    batch_size : int, default=32
-    optimizer : {"sgd", "adam", "adamw"} or callable (parameters, lr, weight_decay), default="sgd"
-        "sgd" has momentum 0.9.
-    learning_rate : float, default=0.01
-    weight_decay : float, default=0.0
-    schedule : {"cosine", "constant"} or callable, default="cosine"
-        Factor of the learning rate after a share, in [0, 1), of all steps.
-    clip_norm : float or None, default=None
-        Largest norm of an objective's gradient; larger ones are scaled down to it.
+        The CPU's: draws the order, and whatever a loss draws. It seeds torch's global generators,
+        which dropout draws from; they are restored afterwards.
     held_out : torch.Tensor or None, default=None
-        Index of samples that are not trained on. Their loss, of the same random draws each time, is
-        taken after each epoch, in eval mode; at the end the weights with the lowest come back.
+        Indices of samples that are not trained on; may be empty. Their loss, with the same random
+        draws each time, is computed in eval mode after each epoch. Training ends with the weights
+        of the lowest.
     or_first : bool, default=False
-        Those may be the first weights, too.
-    patience : int or None, default=None
-        Stop after so many epochs without a lower held-out loss.
+        Whether those may be the initial weights, too.
     frozen : iterable of nn.Module, default=()
-        Those that stay in eval mode all along, such as BatchNorm layers with trusted statistics.
-    on_interrupt : {"raise", "finish"}, default="raise"
-        What KeyboardInterrupt does; "finish" ends training with the best weights so far: of the
-        lowest held-out loss, or of the last complete epoch.
-    verbose : bool, default=False
+        Modules that stay in eval mode, such as BatchNorm layers with trusted statistics.
+    **options
+        Fields of :class:`TrainingOptions`: ``epochs`` or ``steps``, ``batch_size``, ``optimizer``,
+        ``learning_rate``, and so on.
 
     Returns
     -------
     history : list of dict
-        An entry an epoch: "epoch", each objective's mean loss by name, "held_out", "learning_rate"
-        of the first objective at the epoch's end.
+        An entry an epoch: "epoch", each objective's mean loss by name, "held_out" where there are
+        such samples, and the "learning_rate" of the first objective at the epoch's end.
 
     Raises
     ------
     ValueError
-        If a loss becomes NaN or infinite.
+        If an option makes no sense, or a loss becomes NaN or infinite.
 
     Examples
     --------
@@ -187,66 +248,96 @@ def train(
     >>> round(line.weight.item(), 1), len(history)
     (2.0, 200)
     """
+    settings = TrainingOptions(**options)
     objectives = [objectives] if isinstance(objectives, Objective) else list(objectives)
-    frozen = list(frozen)
-    n_batches = -(-len(samples) // batch_size)
-    n_steps = steps or epochs * n_batches
-    workers = [
-        _Worker(each, optimizer, learning_rate, weight_decay, clip_norm, device)
-        for each in objectives
-    ]
-    factor = SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule
-    best = _Best(modules, keep_last=held_out is None and on_interrupt == "finish")
-    watched = None
-    if held_out is not None:
-        first = objectives[0]
-        watched = _Watched(first.watched or first.loss, held_out, batch_size)
-    history, n_done = [], 0
-    bar = progress(total=n_steps, desc="train", verbose=verbose)
+    workers = [_Worker(objective, settings, device) for objective in objectives]
+    held_out_loss = None
+    if held_out is not None and len(held_out):
+        held_out_loss = _HeldOutLoss(objectives[0], modules, held_out, settings.batch_size)
+    loop = _Loop(workers, modules, samples, settings, generator, held_out_loss, list(frozen))
     try:
-        with bar, torch.enable_grad(), seeded(generator, device):
-            if or_first and watched is not None:
-                best.see({"epoch": 0, "held_out": watched.loss(modules)})
-            while n_done < n_steps:
-                modules.train()
-                for module in frozen:
-                    module.eval()
-                order = samples[torch.randperm(len(samples), generator=generator, device="cpu")]
-                for index in order.tensor_split(n_batches)[: n_steps - n_done]:
-                    for worker in workers:
-                        worker.step(index, generator, factor(n_done / n_steps))
-                    n_done += 1
-                    bar.update()
-                entry = {"epoch": len(history) + 1}
-                entry |= {worker.objective.name: worker.mean_loss() for worker in workers}
-                if watched is not None:
-                    entry["held_out"] = watched.loss(modules)
-                entry["learning_rate"] = workers[0].learning_rate
-                _check(entry)
-                history.append(entry)
-                bar.set_postfix(loss=f"{entry[objectives[0].name]:.4g}")
-                best.see(entry)
-                if patience is not None and best.age(entry) >= patience:
-                    break
+        with torch.enable_grad(), seeded(generator, device):
+            loop.run(or_first=or_first)
     except KeyboardInterrupt:
-        if on_interrupt == "raise" or not history:
+        if settings.on_interrupt == "raise" or not loop.history:
             raise
-    best.restore()
+    loop.best.restore()
     modules.eval()
-    return history
+    return loop.history
+
+
+class _Loop:
+    """Epochs over the samples; keeps the history and the best weights."""
+
+    def __init__(self, workers, modules, samples, settings, generator, held_out_loss, frozen):
+        self._workers, self._modules, self._samples = workers, modules, samples
+        self._settings, self._generator = settings, generator
+        self._held_out_loss, self._frozen = held_out_loss, frozen
+        keep_last = held_out_loss is None and settings.on_interrupt == "finish"
+        self.best = _Best(modules, keep_last=keep_last)
+        self.history = []
+        self._n_done, self._n_steps = 0, settings.n_steps(len(samples))
+
+    def run(self, *, or_first):
+        if or_first and self._held_out_loss is not None:
+            self.best.see({"epoch": 0, "held_out": self._held_out_loss()})
+        patience, verbose = self._settings.patience, self._settings.verbose
+        with progress(total=self._n_steps, desc="train", verbose=verbose) as bar:
+            while self._n_done < self._n_steps:
+                self._train_epoch(bar)
+                entry = self._entry()
+                self.history.append(entry)
+                bar.set_postfix(loss=f"{entry[self._workers[0].name]:.4g}")
+                self.best.see(entry)
+                if patience is not None and self.best.age(entry) >= patience:
+                    break
+
+    def _train_epoch(self, bar):
+        self._modules.train()
+        for module in self._frozen:
+            module.eval()
+        for index in self._batches()[: self._n_steps - self._n_done]:
+            factor = self._settings.factor(self._n_done / self._n_steps)
+            for worker in self._workers:
+                worker.step(index, self._generator, factor)
+            self._n_done += 1
+            bar.update()
+
+    def _batches(self):
+        n = len(self._samples)
+        order = torch.randperm(n, generator=self._generator, device="cpu")
+        return self._samples[order].tensor_split(self._settings.n_batches(n))
+
+    def _entry(self):
+        """What the history says of the epoch just done."""
+        epoch = len(self.history) + 1
+        entry = {"epoch": epoch, **{worker.name: worker.mean_loss() for worker in self._workers}}
+        if self._held_out_loss is not None:
+            entry["held_out"] = self._held_out_loss()
+        entry["learning_rate"] = self._workers[0].learning_rate
+        for name, value in entry.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"training: the {name} of epoch {epoch} is {value}. A lower learning_rate or "
+                    "clip_norm keeps it finite."
+                )
+        return entry
 
 
 class _Worker:
     """One objective and its optimizer."""
 
-    def __init__(self, objective, optimizer, learning_rate, weight_decay, clip_norm, device):
-        self.objective, self._clip_norm, self._device = objective, clip_norm, device
+    def __init__(self, objective, settings, device):
+        self.name, self._objective = objective.name, objective
+        self._clip_norm, self._device = settings.clip_norm, device
         self._parameters = [p for p in objective.parameters if p.requires_grad]
-        self._base = objective.learning_rate or learning_rate
-        make = objective.optimizer or optimizer
+        own, make = objective.learning_rate, objective.optimizer or settings.optimizer
+        self._base_rate = settings.learning_rate if own is None else own
         make = OPTIMIZERS[make] if isinstance(make, str) else make
         with torch.device("cpu"):  # where Adagrad keeps its count of steps
-            self._optimizer = make(self._parameters, lr=self._base, weight_decay=weight_decay)
+            self._optimizer = make(
+                self._parameters, lr=self._base_rate, weight_decay=settings.weight_decay
+            )
         self._scaler = torch.amp.GradScaler("cuda", enabled=device.type == "cuda")
         self._sum, self._count = 0, 0
 
@@ -256,11 +347,11 @@ class _Worker:
 
     def step(self, index, generator, factor):
         for group in self._optimizer.param_groups:
-            group["lr"] = self._base * factor
+            group["lr"] = self._base_rate * factor
         self._optimizer.zero_grad(set_to_none=True)
         is_cuda = self._device.type == "cuda"
         with torch.autocast(self._device.type, torch.float16 if is_cuda else None, is_cuda):
-            loss = self.objective.loss(index, generator)
+            loss = self._objective.loss(index, generator)
         loss = self._backward(loss)
         if self._clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
@@ -272,8 +363,9 @@ class _Worker:
         self._count += len(index)
 
     def _backward(self, loss):
-        """Leaves the gradients; the loss that the history is to have."""
-        if self.objective.bounded is None:
+        """Set the gradients; the loss for the history."""
+        bounded = self._objective.bounded
+        if bounded is None:
             self._scaler.scale(loss).backward(inputs=self._parameters)
             return loss
         gradients = [
@@ -285,7 +377,7 @@ class _Worker:
             )
             for each in loss
         ]
-        summed = bounded_sum(*gradients, self.objective.bounded)
+        summed = bounded_sum(*gradients, bounded)
         for parameter, gradient in zip(self._parameters, summed, strict=True):
             parameter.grad = gradient
         return loss[0]
@@ -296,16 +388,16 @@ class _Worker:
         return mean
 
 
-class _Watched:
-    """The loss of held-out samples, always with the same random draws."""
+class _HeldOutLoss:
+    """The mean loss of held-out samples, always with the same random draws."""
 
-    def __init__(self, loss, held_out, batch_size):
-        self._loss = loss
+    def __init__(self, objective, modules, held_out, batch_size):
+        self._loss, self._modules = objective.watched or objective.loss, modules
         self._batches = held_out.tensor_split(-(-len(held_out) // batch_size))
 
     @torch.no_grad()
-    def loss(self, modules):
-        modules.eval()
+    def __call__(self):
+        self._modules.eval()
         generator = torch.Generator().manual_seed(0)
         total = sum(float(self._loss(index, generator)) * len(index) for index in self._batches)
         return total / sum(map(len, self._batches))
@@ -336,33 +428,17 @@ class _Best:
             self._modules.load_state_dict(self._state)
 
 
-def _check(entry):
-    for name, value in entry.items():
-        if not math.isfinite(value):
-            raise ValueError(
-                f"training: the {name} of epoch {entry['epoch']} is {value}. A lower learning_rate "
-                "or clip_norm keeps it finite."
-            )
+# -- training settings of estimators --------------------------------------------------------------
 
-
-# parameters of estimators, and what train calls them
-_SETTINGS = {
-    "epochs": "epochs",
-    "train_steps": "steps",
-    "train_batch_size": "batch_size",
-    "optimizer": "optimizer",
-    "learning_rate": "learning_rate",
-    "weight_decay": "weight_decay",
-    "schedule": "schedule",
-    "clip_norm": "clip_norm",
-    "patience": "patience",
-    "on_interrupt": "on_interrupt",
-    "verbose": "verbose",
+# option of train: parameter of an estimator, whose batch_size is about reading images
+_PARAMETERS = {field.name: field.name for field in fields(TrainingOptions)} | {
+    "steps": "train_steps",
+    "batch_size": "train_batch_size",
 }
 
 
-def training_settings(estimator):
-    """Keyword arguments of :func:`train` from those parameters that an estimator has.
+def training_settings(estimator: object) -> dict[str, Any]:
+    """Options of :func:`train` from those of its parameters that an estimator has.
 
     Examples
     --------
@@ -371,15 +447,21 @@ def training_settings(estimator):
     {'epochs': 3, 'batch_size': 8}
     """
     given = vars(estimator)
-    return {name: given[mine] for mine, name in _SETTINGS.items() if mine in given}
+    return {option: given[name] for option, name in _PARAMETERS.items() if name in given}
 
 
-def check_training(estimator):
-    """Raise ValueError unless what an estimator has for ``training.train`` makes sense."""
+def check_training(estimator: object) -> None:
+    """Raise ValueError if an estimator's parameters for :func:`train` make no sense.
+
+    It reads ``optimizer``, ``schedule``, ``on_interrupt``, ``learning_rate``, ``weight_decay`` and
+    ``clip_norm``, where the estimator has them.
+    """
     given = vars(estimator)
     for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         if name in given and not callable(given[name]):
             check_choice(name, given[name], tuple(choices))
+    if "on_interrupt" in given:
+        check_choice("on_interrupt", given["on_interrupt"], ON_INTERRUPT)
     for name in ("learning_rate", "weight_decay"):
         check_number(name, given.get(name, 0), minimum=0)
     if given.get("clip_norm") is not None:

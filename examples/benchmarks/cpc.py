@@ -1,23 +1,23 @@
-"""CPC: what training, directions and negatives give on ELPV, and what training costs.
+"""CPC on ELPV: the effect of training, directions and negatives, and the cost of training.
 
     pip install ".[benchmark]"
-    python examples/benchmarks/cpc.py elpv --encoders resnet18 resnet50 densenet --seeds 0 1 2
-    python examples/benchmarks/cpc.py elpv --share --encoders resnet18 --seeds 0
+    python examples/benchmarks/cpc.py elpv --backbones resnet18 resnet50 densenet --seeds 0 1 2
+    python examples/benchmarks/cpc.py elpv --share --backbones resnet18 --seeds 0
     python examples/benchmarks/cpc.py pretrained --seeds 0 1 2
     python examples/benchmarks/cpc.py directions --seeds 0
     python examples/benchmarks/cpc.py negatives --seeds 0 1 2
     python examples/benchmarks/cpc.py throughput
 
 ELPV: 400 good cells to fit on, 188 good and 313 defective ones to test, 128 px, patches of 32 px
-every 16 px. ``elpv``: encoders trained from random weights, beside the same first weights
-untrained. ``pretrained``: a frozen network as the encoder of patches. ``directions``: all four
-together, beside each alone. ``negatives``: one training, scored with 16 and with 512 stored
-vectors, drawn three times. ``throughput``: patches a second in training, beside a loop that cuts
-and encodes patch by patch.
+every 16 px. ``elpv``: encoders trained from random weights, and the same initial weights untrained.
+``pretrained``: a frozen network as the encoder. ``directions``: all four together, and each alone.
+``negatives``: one training, scored with 16 and with 512 stored vectors, drawn three times each.
+``throughput``: patches per second in training, against a loop that cuts and encodes patch by patch.
 """
 
 import argparse
 import time
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_lite import CPC
-from anomalib_lite.data import load_elpv
+from anomalib_lite.data import ImageStream, load_elpv
 from anomalib_lite.methods.cpc import DIRECTIONS, ENCODERS
 from anomalib_lite.metrics import image_auroc
 from anomalib_lite.nn import train
@@ -35,7 +35,7 @@ ON_ELPV = {
     "image_size": 128, "patch_size": 32, "patch_stride": 16, "width": 16, "embedding_dim": 256,
     "learning_rate": 0.001, "schedule": "cosine", "epochs": 4, "n_scoring_negatives": 512,
 }  # fmt: skip
-PRETRAINED = {"encoder": "efficientnet_lite0", "normalize": True, "temperature": 0.1, "epochs": 20}
+PRETRAINED = {"backbone": "efficientnet_lite0", "normalize": True, "temperature": 0.1, "epochs": 20}
 
 
 def row(*cells):
@@ -55,15 +55,15 @@ def auroc(detector, data):
     return float(image_auroc(data.test_labels == -1, detector.anomaly_score(data.test)))
 
 
-def on_elpv(data, encoders, seeds, share):
-    row("encoder", "seed", "trained", "untrained", "fit, s")
+def on_elpv(data, backbones, seeds, share):
+    row("backbone", "seed", "trained", "untrained", "fit, s")
     row(*["---"] * 5)
-    for encoder in encoders:
+    for backbone in backbones:
         for seed in seeds:
-            how = {"encoder": encoder, "random_state": seed, "share_encoder": share}
+            how = {"backbone": backbone, "random_state": seed, "share_encoder": share}
             _, trained, seconds = evaluate(data, **how)
             _, untrained, _ = evaluate(data, epochs=0, **how)
-            row(encoder, seed, trained, untrained, f"{seconds:.0f}")
+            row(backbone, seed, trained, untrained, f"{seconds:.0f}")
 
 
 def pretrained(data, seeds):
@@ -76,16 +76,15 @@ def pretrained(data, seeds):
 
 
 def directions(data, seeds):
-    row("seed", "four", "mean of single ones", *DIRECTIONS)
+    row("seed", "four", "mean of each alone", *DIRECTIONS)
     row(*["---"] * 7)
     for seed in seeds:
         detector, four, _ = evaluate(data, random_state=seed)
-        everything = dict(vars(detector))
+        scoring, encoders, stored = detector._scoring_, detector.encoders_, detector.negatives_
         single = []
-        for i, direction in enumerate(DIRECTIONS):
-            detector._how_ = {**everything["_how_"], "directions": [(direction,)]}
-            detector.encoders_ = everything["encoders_"][i : i + 1]
-            detector.negatives_ = everything["negatives_"][i : i + 1]
+        for direction, encoder, vectors in zip(DIRECTIONS, encoders, stored, strict=True):
+            detector._scoring_ = replace(scoring, directions=(direction,))
+            detector.encoders_, detector.negatives_ = [encoder], [vectors]
             single.append(auroc(detector, data))
         row(seed, four, float(np.mean(single)), *single)
 
@@ -99,7 +98,7 @@ def negatives(data, seeds):
         for n in (16, 512):
             found = []
             for draw in range(3):
-                some = slice(draw * n, (draw + 1) * n)  # they are in random order
+                some = slice(draw * n, (draw + 1) * n)  # their order is random
                 detector.negatives_ = [vectors[some] for vectors in stored]
                 found.append(auroc(detector, data))
             shown = ", ".join(f"{one:.3f}" for one in found)
@@ -110,7 +109,7 @@ def negatives(data, seeds):
 
 
 def throughput(data):
-    """One direction, one epoch of 96 images: ours, encoding alone, and patch by patch."""
+    """One direction, one epoch of 96 images: CPC, encoding alone, and patch by patch."""
     images, spent = data.train[:120], []
 
     def timed(*arguments, **options):
@@ -119,16 +118,16 @@ def throughput(data):
         spent.append(time.perf_counter() - start)
         return history
 
-    with mock.patch("anomalib_lite.methods.cpc.train", timed):
+    with mock.patch("anomalib_lite.methods.cpc.detector.train", timed):
         detector = CPC(**{**ON_ELPV, "directions": 1, "epochs": 1, "random_state": 0}).fit(images)
     (ours,) = spent
-    batch = torch.cat([detector.input_.batch([image]) for image in detector._open(images[:96])])
-    batch = detector._prepared(batch)
+    batch = detector.input_.batch(list(ImageStream(images[:96])))
+    batch = detector._scoring_.prepare(batch)
     n_patches = len(batch) * 49
     row("", "patches/s")
     row("---", "---")
     row("CPC", f"{n_patches / ours:.0f}")
-    row("encoder alone, there and back", f"{n_patches / encoding(detector, batch):.0f}")
+    row("encoder alone, forward and backward", f"{n_patches / encoding(detector, batch):.0f}")
     start = time.perf_counter()
     patch_by_patch(detector, batch)
     plain = time.perf_counter() - start
@@ -140,12 +139,12 @@ def encoding(detector, images):
     encoder = detector.encoders_[0].train().requires_grad_(True)
     start = time.perf_counter()
     for batch in images.split(16):
-        detector._grids(encoder, batch).sum().backward()
+        detector._embed_grid(encoder, batch).sum().backward()
     return time.perf_counter() - start
 
 
 def patch_by_patch(detector, images):
-    """The text as it reads: each patch cut and encoded alone, each prediction a loss of its own."""
+    """The paper read literally: each patch cut and encoded alone, each prediction its own loss."""
     encoder = detector.encoders_[0].train().requires_grad_(True)
     dim, n_steps = ON_ELPV["embedding_dim"], 5
     layers = nn.ModuleList([nn.Linear(dim, dim, bias=False) for _ in range(n_steps)])
@@ -168,8 +167,9 @@ def patch_by_patch(detector, images):
                         predicted, true = layers[k - 1](grid[i][j]), grid[i + k][j]
                         drawn = torch.randint(len(everything), (16,)).tolist()
                         others = [everything[m] for m in drawn if everything[m] is not true]
-                        odds = torch.stack([predicted @ one for one in (true, *others)])
-                        losses.append(F.cross_entropy(odds[None], torch.zeros(1, dtype=torch.long)))
+                        logits = torch.stack([predicted @ one for one in (true, *others)])
+                        first = torch.zeros(1, dtype=torch.long)
+                        losses.append(F.cross_entropy(logits[None], first))
         optimizer.zero_grad(set_to_none=True)
         torch.stack(losses).mean().backward()
         optimizer.step()
@@ -180,13 +180,13 @@ def main():
     parser.add_argument(
         "what", choices=("elpv", "pretrained", "directions", "negatives", "throughput")
     )
-    parser.add_argument("--encoders", nargs="+", choices=list(ENCODERS), default=list(ENCODERS))
+    parser.add_argument("--backbones", nargs="+", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--share", action="store_true", help="one encoder for four directions")
     chosen = parser.parse_args()
     data = load_elpv()
     if chosen.what == "elpv":
-        on_elpv(data, chosen.encoders, chosen.seeds, chosen.share)
+        on_elpv(data, chosen.backbones, chosen.seeds, chosen.share)
     elif chosen.what == "throughput":
         throughput(data)
     else:

@@ -1,4 +1,4 @@
-"""InfoNCE and NCE against loops over their definitions, information against what is known."""
+"""InfoNCE and NCE against loops over their definitions, information bounds against Gaussians."""
 
 import math
 
@@ -34,7 +34,7 @@ def world(mode, dtype=torch.float64):
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 3])
 @pytest.mark.parametrize("mode", MODES)
-def test_the_loss_is_its_definition(mode, temperature):
+def test_info_nce_is_its_definition(mode, temperature):
     queries, keys, options = world(mode)
     loss = info_nce_loss(queries, keys, temperature=temperature, **options)
     assert loss.shape == ()
@@ -89,14 +89,14 @@ def test_the_loss_is_the_mean_of_each_querys_value(mode):
         assert float(values[i]) == pytest.approx(alone)
 
 
-def test_own_negatives_that_are_alike_are_shared_ones():
+def test_equal_own_negatives_are_shared_ones():
     queries, keys, options = world("shared negatives")
     shared = info_nce_loss(queries, keys, **options)
     own = info_nce_loss(queries, keys, negatives=options["negatives"].expand(B, -1, -1))
     torch.testing.assert_close(own, shared)
 
 
-def test_chosen_ones_of_shared_negatives_are_a_querys_own():
+def test_a_query_takes_the_shared_negatives_chosen_for_it():
     queries, keys, shared = vectors(B, D), vectors(B, D, seed=1), vectors(M, D, seed=2)
     chosen = torch.randint(M, (B, 4), generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(
@@ -109,7 +109,7 @@ def test_chosen_ones_of_shared_negatives_are_a_querys_own():
     )
 
 
-def test_the_symmetric_loss_does_not_know_queries_from_keys():
+def test_queries_and_keys_are_interchangeable_in_the_symmetric_loss():
     queries, keys, _ = world("symmetric")
     swapped = info_nce_loss(keys, queries, symmetric=True)
     torch.testing.assert_close(swapped, info_nce_loss(queries, keys, symmetric=True))
@@ -125,7 +125,7 @@ def test_vectors_far_apart_neither_overflow_nor_vanish(options):
     assert info_nce_loss(rows, rows, temperature=1e-3, **options) < 1e-9
 
 
-def test_what_is_given_stays_as_it_was():
+def test_arguments_are_left_unchanged():
     queries, keys, options = world("symmetric")
     before = queries.clone(), keys.clone()
     info_nce_loss(queries, keys, **options)
@@ -134,7 +134,7 @@ def test_what_is_given_stays_as_it_was():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_made_on_the_default_device(mode):
+def test_the_default_device_does_not_matter(mode):
     queries, keys, options = world(mode)
     expected = info_nce_loss(queries, keys, **options)
     with torch.device("meta"):
@@ -151,41 +151,40 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
 @pytest.mark.parametrize(
     ("queries", "keys"), [((B, D), (B, D + 1)), ((B, D), (B - 1, D)), ((D,), (D,)), ((B, D), (D,))]
 )
-def test_queries_and_keys_of_two_shapes_are_refused(queries, keys):
-    with pytest.raises(ValueError, match=r"queries and keys of one shape \(B, D\), got") as error:
+def test_queries_and_keys_of_different_shapes_are_refused(queries, keys):
+    with pytest.raises(ValueError, match=r"expected the same shape \(B, D\), got") as error:
         info_nce_loss(vectors(*queries), vectors(*keys))
     assert f"{queries} and {keys}" in str(error.value)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_query_without_negatives_is_refused(symmetric):
-    with pytest.raises(ValueError, match="one query in a batch has no negatives"):
+    with pytest.raises(ValueError, match="queries: expected at least 2 without negatives"):
         info_nce_loss(vectors(1, D), vectors(1, D), symmetric=symmetric)
 
 
 @pytest.mark.parametrize(
     "shape", [(M, D + 1), (B + 1, M, D), (0, D), (B, 0, D), (D,), (1, B, M, D)]
 )
-def test_negatives_that_do_not_fit_are_refused(shape):
+def test_negatives_of_the_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"negatives: expected \(M, 3\) or \(5, M, 3\)") as error:
         info_nce_loss(vectors(B, D), vectors(B, D), negatives=vectors(*shape))
     assert f"got {shape}" in str(error.value)
 
 
 def test_a_symmetric_loss_takes_no_negatives():
-    with pytest.raises(ValueError, match="symmetric: explicit negatives"):
+    with pytest.raises(ValueError, match="symmetric: expected in-batch negatives"):
         info_nce_loss(vectors(B, D), vectors(B, D), negatives=vectors(M, D), symmetric=True)
 
 
 # -- NCE ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nu", [1, 5, 0.5])
-def test_nce_is_its_definition(nu):
+@pytest.mark.parametrize("noise_ratio", [1, 5, 0.5])
+def test_nce_is_its_definition(noise_ratio):
     data, noise = vectors(7), vectors(21, seed=1)
-    assert float(nce_loss(data, noise, nu)) == pytest.approx(
-        slow_nce(data.tolist(), noise.tolist(), nu)
-    )
+    loss = nce_loss(data_logits=data, noise_logits=noise, noise_ratio=noise_ratio)
+    assert float(loss) == pytest.approx(slow_nce(data.tolist(), noise.tolist(), noise_ratio))
 
 
 def test_nce_stays_finite_where_sigmoids_are_0_or_1():
@@ -194,47 +193,49 @@ def test_nce_stays_finite_where_sigmoids_are_0_or_1():
 
 
 def test_nce_is_lowest_at_the_true_log_odds():
-    n, nu = 200_000, 3
-    data, noise = vectors(n), 2 * vectors(nu * n, seed=1)
+    n, ratio = 200_000, 3
+    data, noise = vectors(n), 2 * vectors(ratio * n, seed=1)
 
-    def odds(x):  # log N(0, 1) - log N(0, 4) - log nu
-        return torch.tensor(2 / nu).log() - x.square() * (1 / 2 - 1 / 8)
+    def logits(x):  # log N(0, 1) - log N(0, 4) - log ratio
+        return torch.tensor(2 / ratio).log() - x.square() * (1 / 2 - 1 / 8)
 
     def loss(shift, factor):
-        return float(nce_loss(factor * odds(data) + shift, factor * odds(noise) + shift, nu))
+        return float(nce_loss(factor * logits(data) + shift, factor * logits(noise) + shift, ratio))
 
     lowest = loss(0, 1)
     for shift, factor in ((0.3, 1), (-0.3, 1), (0, 1.3), (0, 0.7)):
         assert loss(shift, factor) > lowest
 
 
-def test_nce_wants_a_positive_nu():
-    with pytest.raises(ValueError, match="nu"):
-        nce_loss(vectors(2), vectors(2), 0)
+@pytest.mark.parametrize("noise_ratio", [0, -1, math.nan])
+def test_nce_refuses_a_noise_ratio_that_is_not_positive(noise_ratio):
+    message = f"noise_ratio: expected a positive number, got {noise_ratio}"
+    with pytest.raises(ValueError, match=message):
+        nce_loss(vectors(2), vectors(2), noise_ratio)
 
 
 # -- information ----------------------------------------------------------------------------------
 
 
 def correlated(n, rho, seed=0):
-    """Pairs (n, 2) of standard normal numbers; they know -log(1 - rho²) / 2 nats of one another."""
+    """Pairs (n, 2) of standard normal numbers; their mutual information is -log(1 - rho²) / 2."""
     x, other = vectors(2, n, seed=seed)
     return torch.stack([x, rho * x + math.sqrt(1 - rho**2) * other], 1)
 
 
-def put_together(pairs):
+def shuffled(pairs):
     return torch.stack([pairs[:, 0], pairs[:, 1].roll(1)], 1)
 
 
 def log_ratio(pairs, rho):
-    """How much likelier a pair is to belong together."""
+    """Log of the density of pairs drawn together over that of pairs drawn apart."""
     x, z = pairs.T
     square = (rho**2 * (x**2 + z**2) - 2 * rho * x * z) / (2 * (1 - rho**2))
     return -square - math.log(1 - rho**2) / 2
 
 
 def limit(kind, rho):
-    """What the bound comes to with the best T: in closed form, or by an integral over a grid."""
+    """The bound with the best critic: in closed form, or by an integral over a grid."""
     if kind == "donsker-varadhan":
         return -math.log(1 - rho**2) / 2
     axis = torch.linspace(-8, 8, 801, dtype=torch.float64)
@@ -248,9 +249,9 @@ def limit(kind, rho):
 
 @pytest.mark.parametrize("kind", ["jensen-shannon", "donsker-varadhan"])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
-def test_information_of_correlated_gaussians_is_reached_by_the_best_network(kind, rho):
+def test_the_best_critic_reaches_the_information_of_correlated_gaussians(kind, rho):
     pairs = correlated(200_000, rho)
-    values = log_ratio(pairs, rho), log_ratio(put_together(pairs), rho)
+    values = log_ratio(pairs, rho), log_ratio(shuffled(pairs), rho)
     found = float(information_bound(*values, kind=kind))
     assert found == pytest.approx(limit(kind, rho), abs=0.02)
     for worse in (lambda t: 0.7 * t, lambda t: 1.4 * t, lambda t: t.clamp(-1, 1)):
@@ -260,27 +261,27 @@ def test_information_of_correlated_gaussians_is_reached_by_the_best_network(kind
 
 
 @pytest.mark.parametrize("kind", ["jensen-shannon", "donsker-varadhan"])
-def test_information_of_correlated_gaussians_is_learned(kind):
+def test_a_trained_critic_finds_the_information_of_correlated_gaussians(kind):
     rho = 0.8
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = mlp(2, (32, 32), 1, norm=False).double()
 
-    def told(pairs):
-        return [network(each)[:, 0] for each in (pairs, put_together(pairs))]
+    def critic(pairs):
+        return [network(each)[:, 0] for each in (pairs, shuffled(pairs))]
 
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for step in range(300):
         optimizer.zero_grad()
-        (-information_bound(*told(correlated(1000, rho, seed=step + 1)), kind=kind)).backward()
+        (-information_bound(*critic(correlated(1000, rho, seed=step + 1)), kind=kind)).backward()
         optimizer.step()
     test = correlated(50_000, rho)
     with torch.no_grad():
-        values = told(test)
+        values = critic(test)
     assert float(information_bound(*values, kind=kind)) == pytest.approx(limit(kind, rho), abs=0.05)
     assert np.corrcoef(values[0], log_ratio(test, rho))[0, 1] > 0.95
 
 
-def test_bounds_that_are_not_there_are_refused():
+def test_unknown_bounds_are_refused():
     with pytest.raises(ValueError, match=r"kind: expected one of .*got 'nwj'"):
         information_bound(torch.zeros(2), torch.zeros(2), kind="nwj")

@@ -1,4 +1,4 @@
-"""The small network, alone and behind the one door for networks, and the MLP."""
+"""The networks that methods train: shapes, receptive fields, definitions, and states."""
 
 import numpy as np
 import pytest
@@ -78,14 +78,14 @@ def test_maps_are_those_of_the_stages_asked_for(indices):
     assert all(torch.equal(grid, every[i]) for grid, i in zip(some, indices, strict=True))
 
 
-def test_maps_stay_as_they_were_when_later_stages_ran():
+def test_later_stages_leave_earlier_maps_unchanged():
     network = convnet()
     first, *_ = network(batch())
     (alone,) = network.forward_intermediates(batch(), indices=[0])
     assert torch.equal(first, alone)
 
 
-def test_stages_that_are_not_needed_do_not_run():
+def test_later_stages_do_not_run():
     network, ran = convnet(), []
     for i, stage in enumerate(network.stages):
         stage.register_forward_hook(lambda *_, i=i: ran.append(i))
@@ -93,7 +93,7 @@ def test_stages_that_are_not_needed_do_not_run():
     assert ran == [0, 1]
 
 
-def test_pruned_stages_are_gone_and_the_others_the_same():
+def test_pruning_removes_later_stages_alone():
     network = convnet()
     expected = network(batch())[:2]
     network.prune_intermediate_layers([0, 1], prune_norm=True, prune_head=True)
@@ -136,7 +136,7 @@ def test_a_seed_gives_the_same_network():
     assert small().weights_sha256 != small(generator=seed(1)).weights_sha256
 
 
-def test_strides_that_are_not_there_are_refused_with_the_choices():
+def test_missing_strides_are_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"layers: 16 is not there.*strides \[1, 2, 4, 8\]"):
         small(layers=(8, 16))
 
@@ -158,7 +158,7 @@ def test_weights_are_read_from_a_file(tmp_path):
 
 @pytest.mark.parametrize("layers", ["last", (2, 4)])
 @pytest.mark.parametrize("embed", [False, True])
-def test_a_state_makes_an_equal_one(embed, layers):
+def test_a_state_makes_an_equal_backbone(embed, layers):
     backbone = small(layers=layers)
     again = Backbone.from_state(backbone.to_state(embed=embed))
     assert again.layer_names == backbone.layer_names
@@ -167,12 +167,12 @@ def test_a_state_makes_an_equal_one(embed, layers):
         assert torch.equal(grid, other)
 
 
-def test_a_network_of_the_callers_own_is_read_by_stride():
+def test_a_convnet_module_is_read_by_stride():
     backbone = Backbone(ConvNet((4, 8, 12)), layers=(2, 4), image_size=SIZE)
     assert shapes(backbone(batch())) == [(8, 16, 16), (12, 8, 8)]
 
 
-def test_a_network_that_was_pruned_is_read_again():
+def test_a_pruned_network_is_read_again():
     module = small(layers=(2,), frozen=False).module
     assert shapes(Backbone(module, layers="last", image_size=SIZE)(batch())) == [(32, 16, 16)]
 
@@ -201,40 +201,40 @@ def test_an_mlp_has_hidden_layers_of_the_widths_asked_for(hidden, norm, expected
 # -- networks that a file can hold ----------------------------------------------------------------
 
 
-def stored():
+STORED = {
+    "log-odds": lambda: (LogitMLP(5, (8,), start=-1.0), torch.rand(3, 5)),
+    "gray": lambda: (ConvAutoencoder((1, 28, 28), 4), torch.rand(3, 1, 28, 28)),
+    "color, odd sides": lambda: (ConvAutoencoder((3, 33, 47), 4, (4, 8)), torch.rand(3, 3, 33, 47)),
+    "rows": lambda: (MLPAutoencoder((6,), 2, (8, 4)), torch.rand(3, 6)),
+    "pixels": lambda: (MLPAutoencoder((3, 8, 9), 2, (8,)), torch.rand(3, 3, 8, 9)),
+    "residual": lambda: (ResidualEncoder(1, 16, 4, pool=False), torch.rand(3, 1, 16, 16)),
+    "bottleneck": lambda: (
+        ResidualEncoder(3, 64, 4, (1, 2, 1), bottleneck=True),
+        torch.rand(3, 3, 24, 16),
+    ),
+    "dense": lambda: (DenseEncoder(3, 16, 4, n_layers=2), torch.rand(3, 3, 16, 16)),
+    "linear": lambda: (LinearAutoencoder.from_data(torch.rand(20, 6), 2), torch.rand(3, 6)),
+    "generator": lambda: (UNetGenerator((1, 13, 9), (4, 6)), torch.rand(3, 1, 13, 9)),
+    "detector": lambda: (
+        PatchDetector(4, 3, 4),
+        torch.rand(3, 3, 9, 8),
+        coordinate_maps((6, 5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_state_makes_an_equal_network(name):
     with seeded(seed()):
-        return {
-            "log-odds": (LogitMLP(5, (8,), start=-1.0), torch.rand(3, 5)),
-            "gray": (ConvAutoencoder((1, 28, 28), 4), torch.rand(3, 1, 28, 28)),
-            "color, odd sides": (
-                ConvAutoencoder((3, 33, 47), 4, (4, 8)),
-                torch.rand(3, 3, 33, 47),
-            ),
-            "rows": (MLPAutoencoder((6,), 2, (8, 4)), torch.rand(3, 6)),
-            "pixels": (MLPAutoencoder((3, 8, 9), 2, (8,)), torch.rand(3, 3, 8, 9)),
-            "residual": (ResidualEncoder(1, 16, 4, pool=False), torch.rand(3, 1, 16, 16)),
-            "bottleneck": (
-                ResidualEncoder(3, 64, 4, (1, 2, 1), bottleneck=True),
-                torch.rand(3, 3, 24, 16),
-            ),
-            "dense": (DenseEncoder(3, 16, 4, n_layers=2), torch.rand(3, 3, 16, 16)),
-            "linear": (LinearAutoencoder.from_data(torch.rand(20, 6), 2), torch.rand(3, 6)),
-            "generator": (UNetGenerator((1, 13, 9), (4, 6)), torch.rand(3, 1, 13, 9)),
-            "detector": (PatchDetector(4, 3, 4), torch.rand(3, 3, 9, 8), coordinate_maps((6, 5))),
-        }
-
-
-@pytest.mark.parametrize("name", list(stored()))
-def test_state_makes_an_equal_network(name):
-    network, *x = stored()[name]
+        network, *x = STORED[name]()
     network = network.eval()
     before = torch.get_rng_state()
     again = type(network).from_state(network.to_state())
     assert torch.equal(torch.get_rng_state(), before)
-    for one, other in zip(network.to_state()["weights"], again.to_state()["weights"], strict=True):
-        assert one == other
-    one, other = network(*x), again(*x)
-    for a, b in zip(one, other, strict=True):
+    weights, others = network.state_dict(), again.state_dict()
+    assert list(weights) == list(others)
+    assert all(torch.equal(value, others[key]) for key, value in weights.items())
+    for a, b in zip(network(*x), again(*x), strict=True):
         assert torch.equal(a, b)
     assert not any(p.requires_grad for p in again.parameters())
 
@@ -262,7 +262,7 @@ def test_codes_have_mean_0_and_variance_1_in_training():
 
 
 @pytest.mark.parametrize("cls", [ConvAutoencoder, MLPAutoencoder])
-def test_colors_are_errors_of_an_autoencoder_without(cls):
+def test_a_gray_autoencoder_counts_color_as_error(cls):
     network = cls((1, 28, 28), 4).eval()
     gray = torch.rand(1, 1, 28, 28)
     color = gray.repeat(1, 3, 1, 1)
@@ -273,7 +273,7 @@ def test_colors_are_errors_of_an_autoencoder_without(cls):
     torch.testing.assert_close(errors[1] - errors[0], torch.tensor(0.08 / 3))
 
 
-def test_linear_autoencoder_is_scikit_learns_pca():
+def test_the_linear_autoencoder_is_scikit_learns_pca():
     rows = np.random.default_rng(0).normal(size=(40, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5]) + 3
     pca = PCA(3, whiten=True, svd_solver="full").fit(rows)
     network = LinearAutoencoder.from_data(torch.from_numpy(rows), 3)
@@ -282,7 +282,7 @@ def test_linear_autoencoder_is_scikit_learns_pca():
     np.testing.assert_allclose(back, pca.inverse_transform(pca.transform(rows)), atol=1e-9)
 
 
-def test_errors_are_their_definitions():
+def test_reconstruction_errors_are_their_definitions():
     x, back = torch.rand(4, 2, 3, generator=seed()), torch.rand(4, 2, 3, generator=seed(1))
     for one, two, found in zip(x, back, reconstruction_errors(x, back), strict=True):
         one, two = one.flatten().double().numpy(), two.flatten().double().numpy()
@@ -300,7 +300,7 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))
-def test_patches_are_encoded_alone(name):
+def test_a_patchs_embedding_does_not_depend_on_the_others(name):
     with seeded(seed()):
         encoder = ENCODERS[name]()
     patches = batch(3, 64, 64)
@@ -337,7 +337,7 @@ def test_a_residual_block_without_weights_passes_its_input_on():
     torch.testing.assert_close(block(x.clone()), x)
 
 
-# -- networks that look at windows ----------------------------------------------------------------
+# -- networks that read windows -------------------------------------------------------------------
 
 DISTANT = (40, 37)
 
@@ -363,7 +363,7 @@ def windows_that_see(pixel, level, size):
 
 @pytest.mark.parametrize("pixel", [(0, 0), (19, 22), (39, 36), (3, 30)])
 @pytest.mark.parametrize("level", KERNELS)
-def test_a_pixel_moves_the_windows_it_is_in_and_no_others(level, pixel):
+def test_a_pixel_changes_the_windows_it_is_in_and_no_others(level, pixel):
     x = torch.rand(3, 2, *DISTANT, generator=seed(), dtype=torch.float64)
     moved = x.clone()
     moved[1, :, *pixel] += 1
@@ -381,7 +381,7 @@ def test_a_pixel_moves_the_windows_it_is_in_and_no_others(level, pixel):
 
 
 @pytest.mark.parametrize("level", [1, 8])
-def test_a_place_moves_the_detector_there_alone(level):
+def test_a_coordinate_changes_the_output_there_alone(level):
     network, size = detector(level), (16, 14)
     x = torch.rand(2, 2, *size, generator=seed(), dtype=torch.float64)
     coordinates = coordinate_maps([side - level + 1 for side in size]).double()
@@ -393,7 +393,7 @@ def test_a_place_moves_the_detector_there_alone(level):
     assert change.sum() == 2
 
 
-def test_each_image_may_have_its_own_places():
+def test_each_image_may_have_its_own_coordinates():
     network = detector(2)
     x = torch.rand(2, 2, 6, 5, generator=seed(), dtype=torch.float64)
     coordinates = torch.rand(2, 2, 5, 4, generator=seed(), dtype=torch.float64)
@@ -403,7 +403,7 @@ def test_each_image_may_have_its_own_places():
         torch.testing.assert_close(together[i], alone)
 
 
-def test_detectors_normalize_nothing_and_discriminators_what_sees_neighbors():
+def test_only_discriminators_normalize_and_only_what_sees_neighbors():
     def normalized(network):
         layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
         return [hasattr(layer, "parametrizations") for layer in layers]
@@ -412,13 +412,13 @@ def test_detectors_normalize_nothing_and_discriminators_what_sees_neighbors():
     assert normalized(discriminator(8)) == [True] * 3 + [False] * (1 + 4 + 1)
 
 
-def test_levels_that_have_no_stack_are_refused():
+def test_unknown_levels_are_refused():
     for network in (PatchDetector, PatchDiscriminator):
         with pytest.raises(ValueError, match=r"level: expected one of 1, 2, .*got 3"):
             network(3, 1)
 
 
-def test_dropout_is_for_training():
+def test_dropout_acts_in_training_only():
     network, coordinates = detector(1, dropout=0.5), coordinate_maps((8, 8)).double()
     x = torch.rand(1, 2, 8, 8, generator=seed(), dtype=torch.float64)
     assert torch.equal(network(x, coordinates), network(x, coordinates))
@@ -426,7 +426,7 @@ def test_dropout_is_for_training():
     assert not torch.equal(network(x, coordinates), network(x, coordinates))
 
 
-def test_deviation_is_that_of_four_images_at_each_position():
+def test_batch_deviation_is_that_of_four_images_at_each_position():
     x = torch.randn(6, 10, 3, 2, generator=seed(), dtype=torch.float64)
     found = BatchDeviation()(x)[:, 10:]
     for image in range(6):
@@ -440,7 +440,7 @@ def test_deviation_is_that_of_four_images_at_each_position():
 @pytest.mark.parametrize(
     ("shape", "widths"), [((1, 28, 28), (4, 6, 8)), ((3, 33, 47), (4, 8)), ((1, 4, 5), (4,))]
 )
-def test_generated_images_have_the_shape_of_noise_and_begin_at_a_value(shape, widths):
+def test_generated_images_have_the_shape_of_noise_and_start_near_a_value(shape, widths):
     with seeded(seed()):
         network = UNetGenerator(shape, widths, start=0.1)
     images = network.sample(5, seed())
@@ -452,7 +452,7 @@ def test_generated_images_have_the_shape_of_noise_and_begin_at_a_value(shape, wi
     assert not torch.equal(network.sample(5, seed()), network.sample(5, seed(1)))
 
 
-def test_every_pixel_of_a_generated_image_may_hear_of_every_noise():
+def test_every_pixel_of_a_generated_image_depends_on_every_noise_pixel():
     with seeded(seed()):
         network = UNetGenerator((1, 32, 32), (4, 6, 8)).double().eval()
     z = torch.randn(1, 1, 32, 32, generator=seed(), dtype=torch.float64)
@@ -461,7 +461,7 @@ def test_every_pixel_of_a_generated_image_may_hear_of_every_noise():
     assert (network(moved) != network(z)).all()
 
 
-def test_statistics_are_of_pairs_and_take_every_stage():
+def test_the_critic_reads_pairs_at_every_stage():
     with seeded(seed()):
         network = InformationCritic(1, (4, 6, 8)).eval()
     x, z = (torch.rand(4, 1, 12, 12, generator=seed(i)) for i in range(2))

@@ -2,12 +2,13 @@
 
 import math
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from anomalib_lite.nn import Objective, bounded_sum, split_off, train, training
+from anomalib_lite.nn import Objective, bounded_sum, split_off, train, training, training_settings
 
 CPU = torch.device("cpu")
 N = 40
@@ -201,13 +202,68 @@ def test_steps_are_batches_and_win_over_epochs(steps, epochs):
     assert [entry["epoch"] for entry in history] == list(range(1, epochs + 1))
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.5])
-def test_what_is_split_off_is_the_rest(share):
-    rest, held_out = split_off(50, share, seed())
-    assert len(held_out) == round(50 * share)
+@pytest.mark.parametrize("options", [{"steps": 0}, {"epochs": 0}], ids=str)
+def test_no_steps_leave_the_network_as_it_is(options):
+    network = layer()
+    assert run(regression(network), network, **options) == []
+    assert same(values(network), values(layer()))
+    assert not network.training
+
+
+@pytest.mark.parametrize("fraction", [0, 0.1, 0.5])
+def test_splitting_off_partitions_the_samples_at_random(fraction):
+    rest, held_out = split_off(50, fraction, seed())
+    assert len(held_out) == round(50 * fraction)
     assert sorted([*rest.tolist(), *held_out.tolist()]) == list(range(50))
-    assert torch.equal(split_off(50, share, seed())[0], rest)
-    assert not torch.equal(split_off(50, share, seed(1))[0], rest)
+    assert torch.equal(split_off(50, fraction, seed())[0], rest)
+    assert not torch.equal(split_off(50, fraction, seed(1))[0], rest)
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": None}, "epochs: expected a number of epochs, or of steps, got neither"),
+        ({"epochs": -1}, "epochs: expected an int of at least 0, got -1"),
+        ({"steps": 1.5}, "steps: expected an int of at least 0, got 1.5"),
+        ({"batch_size": 0}, "batch_size: expected a positive int, got 0"),
+        ({"patience": 0}, "patience: expected a positive int, got 0"),
+        ({"optimizer": "lion"}, "optimizer: expected one of 'sgd', 'adam', 'adamw', got 'lion'"),
+        ({"schedule": "linear"}, "schedule: expected one of 'constant', 'cosine', got 'linear'"),
+        ({"on_interrupt": "ask"}, "on_interrupt: expected one of 'raise', 'finish', got 'ask'"),
+        ({"learning_rate": -0.1}, "learning_rate: expected a number of at least 0, got -0.1"),
+        ({"weight_decay": math.nan}, "weight_decay: expected a number of at least 0, got nan"),
+        ({"clip_norm": -1}, "clip_norm: expected a number of at least 0, got -1"),
+    ],
+    ids=str,
+)
+def test_invalid_options_are_refused_before_anything_moves(options, message):
+    network = layer()
+    with pytest.raises(ValueError, match=f"^{message}"):
+        run(regression(network), network, **options)
+    assert same(values(network), values(layer()))
+
+
+def test_an_unknown_option_is_refused():
+    network = layer()
+    with pytest.raises(TypeError, match="n_epochs"):
+        run(regression(network), network, n_epochs=3)
+
+
+def test_settings_of_an_estimator_are_options_by_other_names():
+    estimator = SimpleNamespace(
+        epochs=3, train_steps=None, train_batch_size=8, batch_size=32, optimizer="adam",
+        learning_rate=0.1, weight_decay=0.2, schedule="constant", clip_norm=0.3, patience=4,
+        on_interrupt="finish", verbose=True, image_size=64,
+    )  # fmt: skip
+    assert training_settings(estimator) == {
+        "epochs": 3, "steps": None, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.1,
+        "weight_decay": 0.2, "schedule": "constant", "clip_norm": 0.3, "patience": 4,
+        "on_interrupt": "finish", "verbose": True,
+    }  # fmt: skip
+    training.TrainingOptions(**training_settings(estimator))
 
 
 # -- learning rate and clipping -------------------------------------------------------------------
@@ -322,9 +378,10 @@ def test_patience_ends_training(script, patience, n_epochs):
     assert moved(network) == pytest.approx(best)
 
 
-def test_without_held_out_samples_the_last_weights_stay():
-    network = layer()
-    history = run(scripted(network, []), network, epochs=4, patience=1, **STEADY)
+@pytest.mark.parametrize("held_out", [None, torch.arange(0)], ids=["None", "empty"])
+def test_without_held_out_samples_the_last_weights_stay(held_out):
+    network, options = layer(), {"epochs": 4, "patience": 1, "or_first": True} | STEADY
+    history = run(scripted(network, []), network, held_out=held_out, **options)
     assert len(history) == 4
     assert "held_out" not in history[0]
     assert moved(network) == pytest.approx(4)
@@ -457,6 +514,14 @@ def test_an_objective_may_have_its_own_optimizer_and_rate():
     assert moved(both[0], layer(0)) == pytest.approx(1.0)
     assert moved(both[1], layer(1)) == pytest.approx(0.25)
     assert history[0]["learning_rate"] == 0.5
+
+
+def test_an_own_rate_of_zero_moves_nothing():
+    both = nn.ModuleList([layer(0), layer(1)])
+    objectives = [regression(both[0], name="a"), regression(both[1], name="b", learning_rate=0.0)]
+    run(objectives, both, learning_rate=0.1)
+    assert not same(values(both[0]), values(layer(0)))
+    assert same(values(both[1]), values(layer(1)))
 
 
 def test_the_first_objective_is_the_one_watched():
@@ -730,7 +795,10 @@ def test_on_cuda_losses_run_under_autocast_and_gradients_are_scaled(monkeypatch)
     monkeypatch.setattr(torch, "autocast", autocast)
     monkeypatch.setattr(torch.amp, "GradScaler", scaler)
     cuda = torch.device("cuda")
-    worker = training._Worker(regression(network), torch.optim.SGD, 0.1, 0.0, 1.0, cuda)
+    options = training.TrainingOptions(
+        epochs=1, optimizer=torch.optim.SGD, learning_rate=0.1, clip_norm=1.0
+    )
+    worker = training._Worker(regression(network), options, cuda)
     worker.step(torch.arange(4), seed(), 1.0)
     assert asked == [("cuda", True), ("cuda", torch.float16, True)]
     steps = [
