@@ -49,9 +49,11 @@ _PARTS = {
     "NetworkInput": "data",
     "PatchDetector": "nn",
     "PrincipalCodes": "search",
+    "Resampled": "fakes",
     "ResidualEncoder": "nn",
     "UNetGenerator": "nn",
     "ValueRange": "data",
+    "_MLSADSettings": "methods.mlsad",
 }
 
 
