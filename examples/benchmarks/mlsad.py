@@ -29,7 +29,7 @@ from cance import PIXELS, head, pixels, row
 from compare_methods import mnist
 from patchcore_accuracy import control_map
 
-from anomalib_lite import CANCE, MLSAD, PatchCore
+from anomalib_lite import CANCE, MLSAD, EntropyPatchGAN, PatchCore, PatchResampler
 from anomalib_lite.data import CORRUPTIONS, TEXTURES, corrupted, planted_texture
 from anomalib_lite.metrics import image_auroc, pixel_auroc
 
@@ -42,9 +42,18 @@ ON_DIGITS = {"image_size": 28, "width": 8, "n_blocks": 1, "dropout": 0.0, "learn
              "epochs": 30}  # fmt: skip
 ON_TEXTURES = {"image_size": 56, "crop_size": 32, "position": False, "n_fakes": 300, "width": 8,
                "n_blocks": 1, "learning_rate": 0.003, "epochs": 100}  # fmt: skip
-SMALL_GAN = {"width": 8, "steps": 300, "batch_size": 16, "learning_rate": 0.002,
-             "discriminator_learning_rate": 0.006, "critic_learning_rate": 0.006,
-             "schedule": "cosine"}  # fmt: skip
+FAKES = {
+    "resample": PatchResampler(),
+    "gan": EntropyPatchGAN(
+        width=8,
+        train_steps=300,
+        train_batch_size=16,
+        learning_rate=0.002,
+        discriminator_learning_rate=0.006,
+        critic_learning_rate=0.006,
+        schedule="cosine",
+    ),
+}
 TOGETHER = ("equal", "held out", "distance")
 
 
@@ -52,8 +61,7 @@ def fitted(X, fakes, seed, **how):
     """(detector, seconds)"""
     start = time.perf_counter()
     how = {"level_weights": "held_out", "combine": "distance", "random_state": seed, **how}
-    how["fake_options"] = SMALL_GAN if fakes == "gan" else None
-    detector = MLSAD(fakes=fakes, **how).fit(X)
+    detector = MLSAD(fakes=FAKES[fakes], **how).fit(X)
     return detector, time.perf_counter() - start
 
 
@@ -193,7 +201,7 @@ def main():
         "textures": on_textures, "cost": cost,
     }  # fmt: skip
     parser.add_argument("what", choices=what)
-    parser.add_argument("--fakes", choices=("resample", "gan"), default="resample")
+    parser.add_argument("--fakes", choices=tuple(FAKES), default="resample")
     parser.add_argument("--digits", nargs="+", type=int, default=[1, 7, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     chosen = parser.parse_args()

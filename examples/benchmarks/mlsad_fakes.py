@@ -62,7 +62,7 @@ def sources(seed, steps):
             EntropyPatchGAN(
                 2,
                 entropy_weight=weight,
-                steps=steps,
+                train_steps=steps,
                 random_state=seed,
                 **SETTINGS,
             ),
