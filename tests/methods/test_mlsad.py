@@ -90,6 +90,30 @@ def test_normal_values_in_the_wrong_place_are_found_if_positions_are_told(crop_s
     assert abs(gaps[1]) < 1e-6
 
 
+@pytest.mark.parametrize("level", [1, 4])
+def test_crops_are_random_and_keep_the_coordinates_of_their_windows(level, monkeypatch):
+    ramp, seen = np.arange(256, dtype=np.uint8).reshape(16, 16), []  # a pixel says where it is
+
+    def recorded(self, x, coordinates):
+        if self.training:
+            n_normal = len(x) // 3  # then fakes and wrong positions
+            seen.extend(zip(x[:n_normal], coordinates[:n_normal], strict=True))
+        return 0 * self.head[0].weight.sum() + coordinates.expand(len(x), -1, -1, -1)[:, 0]
+
+    monkeypatch.setattr(mlsad.PatchDetector, "forward", recorded)
+    small((level,), crop_size=8, input_noise=0, epochs=20).fit(np.stack([ramp] * 8))
+    corners, maps = [], coordinate_maps((17 - level,) * 2)
+    for crop, coordinates in seen:
+        values = (127.5 * (crop[0] + 1)).round().int().numpy()
+        top, left = divmod(values[0, 0], 16)
+        corners.append((top, left))
+        np.testing.assert_array_equal(values, ramp[top : top + 8, left : left + 8])
+        expected = maps[:, top : top + 9 - level, left : left + 9 - level]
+        torch.testing.assert_close(coordinates, expected)
+    for places in zip(*corners, strict=True):
+        assert set(places) == set(range(9))
+
+
 def test_without_position_a_window_is_the_same_everywhere():
     detector = small((4,), position=False, smoothing=0).fit(NORMAL)
     image = np.random.default_rng(0).random((1, 16, 16))
@@ -197,7 +221,9 @@ def test_held_out_weights_are_gaps_over_variances(monkeypatch, crop_size):
             return drawn[-1]
 
     monkeypatch.setattr(mlsad, "make_fakes", Remembered)
-    detector = small(level_weights="held_out", crop_size=crop_size, epochs=40).fit(NORMAL)
+    detector = small(level_weights="held_out", crop_size=crop_size, epochs=40, n_fakes=23)
+    detector.fit(NORMAL)
+    assert list(map(len, drawn)) == [23, 23]
     kept = NORMAL[~np.isnan(detector.calibration_scores_)]
     normal, weights = detector.level_scores(kept), detector.level_weights_.numpy()
     side, first = (16, 0) if crop_size is None else (8, 4)  # crops are put in the middle
@@ -362,16 +388,17 @@ def test_fakes_are_the_published_ones_by_default(asked):
 
 
 def test_the_detector_sets_level_positions_and_progress(asked):
-    for told, params, expected in (
-        (True, {}, True),
-        (True, {"position": False}, False),
-        (True, {"crop_size": 8}, False),
-        (False, {}, False),
+    for told, params, position, verbose in (
+        (True, {}, True, False),
+        (True, {"position": False}, False, False),
+        (True, {"crop_size": 8}, False, False),
+        (False, {"verbose": True}, False, True),
     ):
-        gan = EntropyPatchGAN(32, position=told, **SMALL_GAN, verbose=True)
+        gan = EntropyPatchGAN(32, position=told, verbose=not verbose, **SMALL_GAN)
         small((4, 8), fakes=gan, epochs=1, **params).fit(NORMAL)
         assert [one.get_params() for *_, one in asked] == [
-            EntropyPatchGAN(level, position=expected, **SMALL_GAN).get_params() for level in (2, 4)
+            EntropyPatchGAN(level, position=position, verbose=verbose, **SMALL_GAN).get_params()
+            for level in (2, 4)
         ]
         asked.clear()
 
