@@ -14,6 +14,7 @@ from anomalib_lite.methods import mlsad
 from anomalib_lite.methods.mlsad import _decay, window_map
 from anomalib_lite.metrics import image_auroc
 from anomalib_lite.nn import coordinate_maps
+from anomalib_lite.validation import check_choice
 
 NORMAL = stripes(8, 16)
 HALVES = np.broadcast_to(np.repeat([40, 220], 8).astype(np.uint8), (12, 16, 16)).copy()
@@ -366,7 +367,7 @@ SMALL_GAN = {"width": 4, "train_steps": 3, "train_batch_size": 4}
 
 
 class Uniform(Imitator):
-    """Makes noise at every level."""
+    """Makes noise, for levels 2 and 4 only."""
 
     def __init__(
         self, level=2, image_size=32, crop_size=None, crops_per_image=1, batch_size=32,
@@ -375,6 +376,9 @@ class Uniform(Imitator):
         self.level, self.image_size, self.crop_size = level, image_size, crop_size
         self.crops_per_image, self.batch_size, self.device = crops_per_image, batch_size, device
         self.random_state, self.verbose = random_state, verbose
+
+    def _check_params(self):
+        check_choice("level", self.level, (2, 4))
 
     def _imitate(self, images, generator):
         return UniformNoise(images)
@@ -473,6 +477,7 @@ def test_estimators_defined_elsewhere_make_fakes(tmp_path):
         ({"fakes": PatchResampler(tolerance=-1)}, "fakes: tolerance"),
         ({"fakes": EntropyPatchGAN(width=0), "levels": (1,)}, "fakes: width"),
         ({"fakes": EntropyPatchGAN(train_batch_size=2)}, "fakes: train_batch_size"),
+        ({"fakes": Uniform(), "levels": (1, 4, 16)}, "fakes: level"),
         ({"n_fakes": 0}, "n_fakes"),
         ({"width": 0}, "width"),
         ({"dropout": 1}, "dropout"),
