@@ -92,25 +92,19 @@ def test_normal_values_in_the_wrong_place_are_found_if_positions_are_told(crop_s
 
 
 @pytest.mark.parametrize("level", [1, 4])
-def test_crops_are_random_and_keep_the_coordinates_of_their_windows(level, monkeypatch):
-    ramp, seen = np.arange(256, dtype=np.uint8).reshape(16, 16), []  # a pixel says where it is
-
-    def recorded(self, x, coordinates):
-        if self.training:
-            n_normal = len(x) // 3  # then fakes and wrong positions
-            seen.extend(zip(x[:n_normal], coordinates[:n_normal], strict=True))
-        return 0 * self.head[0].weight.sum() + coordinates.expand(len(x), -1, -1, -1)[:, 0]
-
-    monkeypatch.setattr(mlsad.PatchDetector, "forward", recorded)
+def test_crops_are_random_and_keep_the_coordinates_of_their_windows(level, seen):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)  # a pixel says where it is
     small((level,), crop_size=8, input_noise=0, epochs=20).fit(np.stack([ramp] * 8))
     corners, maps = [], coordinate_maps((17 - level,) * 2)
-    for crop, coordinates in seen:
-        values = (127.5 * (crop[0] + 1)).round().int().numpy()
-        top, left = divmod(values[0, 0], 16)
-        corners.append((top, left))
-        np.testing.assert_array_equal(values, ramp[top : top + 8, left : left + 8])
-        expected = maps[:, top : top + 9 - level, left : left + 9 - level]
-        torch.testing.assert_close(coordinates, expected)
+    for x, coordinates in seen:
+        n = len(x) // 3  # images, then fakes and wrong positions
+        for crop, places in zip(x[:n], coordinates[:n], strict=True):
+            values = (127.5 * (crop[0] + 1)).round().int().numpy()
+            top, left = divmod(values[0, 0], 16)
+            corners.append((top, left))
+            np.testing.assert_array_equal(values, ramp[top : top + 8, left : left + 8])
+            expected = maps[:, top : top + 9 - level, left : left + 9 - level]
+            torch.testing.assert_close(places, expected)
     for places in zip(*corners, strict=True):
         assert set(places) == set(range(9))
 
@@ -128,11 +122,11 @@ def test_without_position_a_window_is_the_same_everywhere():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Arguments of every call for fakes: (level, shape of the images, imitator)."""
+    """Arguments of every call for fakes: (level, images, imitator)."""
     calls, make = [], mlsad.make_fakes
 
     def recorded(level, images, generator, imitator):
-        calls.append((level, tuple(images.shape), imitator))
+        calls.append((level, images, imitator))
         return make(level, images, generator, PatchResampler(level))
 
     monkeypatch.setattr(mlsad, "make_fakes", recorded)
@@ -146,7 +140,7 @@ def test_each_level_is_contrasted_with_the_one_below(asked):
 
 def test_images_kept_aside_are_not_trained_on(asked):
     detector = small((1,), calibration_fraction=0.5).fit(NORMAL)
-    assert asked[0][1] == (4, 1, 16, 16)
+    assert asked[0][1].shape == (4, 1, 16, 16)
     kept = ~np.isnan(detector.calibration_scores_)
     assert kept.sum() == 4
     np.testing.assert_array_equal(
@@ -154,10 +148,53 @@ def test_images_kept_aside_are_not_trained_on(asked):
     )
 
 
-def test_fakes_of_crops_are_crops(asked):
-    detector = small((1, 2), crop_size=8).fit(NORMAL)
-    assert [shape for _, shape, _ in asked] == [(1000, 1, 8, 8)] * 2
-    assert detector.anomaly_map(NORMAL[:2]).shape == (2, 16, 16)
+def test_fakes_of_crops_are_crops_of_all_images(asked):
+    flat = np.arange(10, 90, 10, dtype=np.uint8)[:, None, None] * np.ones((16, 16), np.uint8)
+    detector = small((1, 2), crop_size=8, epochs=1).fit(flat)
+    assert detector.anomaly_map(flat).shape == (8, 16, 16)
+    for _, crops, _ in asked:
+        assert crops.shape == (1000, 1, 8, 8)
+        _, counts = crops[:, 0, 0, 0].unique(return_counts=True)
+        assert sorted(counts.tolist()) == [166] * 2 + [167] * 4  # of the six not kept aside
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """(windows, coordinates) of every training step, in which nothing is learned."""
+    calls = []
+
+    def recorded(self, x, coordinates):
+        if self.training:
+            calls.append((x, coordinates))
+        return 0 * self.head[0].weight.sum() + coordinates.expand(len(x), -1, -1, -1)[:, 0]
+
+    monkeypatch.setattr(mlsad.PatchDetector, "forward", recorded)
+    return calls
+
+
+def test_a_step_has_images_random_fakes_and_wrong_positions(seen):
+    detector = small((4,), input_noise=0, epochs=30, train_batch_size=3).fit(NORMAL)
+    learned = NORMAL[np.isnan(detector.calibration_scores_)]
+    assert [len(x) for x, _ in seen] == [9] * 60
+    normal, fakes, again = torch.cat([x.view(3, 3, 256) for x, _ in seen], 1)
+    assert torch.equal(again, normal)
+    assert len(fakes.unique(dim=0)) == 20  # all of them
+    values = (127.5 * (normal + 1)).round().byte().unique(dim=0)
+    assert {*map(bytes, values.numpy())} == {*map(bytes, learned)}
+    right, of_fakes, wrong = torch.cat([places.view(3, 3, 2, 13, 13) for _, places in seen], 1)
+    assert torch.equal(right, coordinate_maps((13, 13)).expand_as(right))
+    assert torch.equal(of_fakes, right)
+    assert wrong.abs().max() <= 1
+    assert abs(wrong.mean(0)).max() < 0.3  # anywhere, whatever the window
+    assert wrong.std() == pytest.approx(3**-0.5, rel=0.01)  # uniform in [-1, 1]
+
+
+def test_noise_is_added_to_images_and_fakes(seen):
+    flat = np.full((8, 16, 16), 128, np.uint8)
+    small((4,), fakes=PatchResampler(), input_noise=0.1, epochs=10).fit(flat)
+    images = torch.cat([x for x, _ in seen])
+    assert images.mean() == pytest.approx(2 * 128 / 255 - 1, abs=0.01)
+    assert images.std() == pytest.approx(0.2, rel=0.02)  # of a range of 2
 
 
 @pytest.fixture
