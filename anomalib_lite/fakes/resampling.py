@@ -1,8 +1,11 @@
-"""Images put together pixel by pixel from the windows of normal ones."""
+"""Fakes put together pixel by pixel from the windows of normal images."""
+
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from ..annotations import Device, RandomState, Size
 from ..validation import check_count, check_number
 from .imitator import Imitator
 
@@ -10,54 +13,29 @@ _BLOCK = 2**24  # distances held at a time
 _ROUNDING = 1e-4  # by which equal squared distances of windows may differ in float32
 
 
-class Resampled:
-    """A source of images put together pixel by pixel, so that each window is one of ``images``.
+def resampled(
+    images: torch.Tensor, level: int, draws: torch.Tensor, *, tolerance: float
+) -> torch.Tensor:
+    """Images (n, C, H, W) made of pixels whose upper and left neighbors match those of an image.
 
-    From the upper left on, a pixel is drawn from images whose ``level`` x ``level`` window ending
-    there shows what was drawn before: see :func:`resampled`.
-
-    Parameters
-    ----------
-    images : torch.Tensor of shape (N, C, H, W)
-    level : int
-    tolerance : float, default=0.2
-    """
-
-    def __init__(self, images, level, tolerance=0.2):
-        self._images, self._level, self._tolerance = images, level, tolerance
-
-    def sample(self, n, generator):
-        """(n, C, H, W)"""
-        n_images, _, *size = self._images.shape
-        draws = torch.rand(n, *size, generator=generator, device="cpu").to(self._images)
-        block = max(1, _BLOCK // (n_images * min(size)))
-        parts = [
-            resampled(self._images, self._level, part, tolerance=self._tolerance)
-            for part in draws.split(block)
-        ]
-        return torch.cat(parts)
-
-
-def resampled(images, level, draws, *, tolerance):
-    """Images (n, C, H, W), each pixel of an image that looks the same above and to the left of it.
-
-    Of the ``level`` x ``level`` window whose last pixel is (i, j), all others have been drawn when
-    (i, j) is. It becomes that of one of the images whose window at the same place is not farther
-    from these than ``tolerance``, or of the nearest, where there is none. What pixels of one
-    anti-diagonal need has been drawn before the first of them, so they are drawn together.
+    When pixel (i, j) is drawn, the rest of the ``level`` x ``level`` window that ends there has
+    been drawn already. The pixel is copied from an image whose window at the same place is within
+    ``tolerance`` of this rest; if there is none, from the nearest. The pixels of an anti-diagonal
+    do not depend on one another, so they are drawn together.
 
     Parameters
     ----------
     images : torch.Tensor of shape (N, C, H, W)
     level : int
+        Side of the windows, in pixels.
     draws : torch.Tensor of shape (n, H, W)
-        In [0, 1): which of the images that match a pixel is taken from.
+        In [0, 1): which of the matching images a pixel is copied from.
     tolerance : float
-        A Euclidean distance, of pixel values; one of 0.01 is taken for none.
+        Euclidean distance, of pixel values; 0.01 or less counts as none.
     """
     height, width = images.shape[2:]
     margin = level - 1
-    known = F.pad(images, (margin, 0, margin, 0))  # beyond the edge all are alike
+    known = F.pad(images, (margin, 0, margin, 0))  # beyond the edge all images are alike
     made = known.new_zeros(len(draws), *known.shape[1:])
     for diagonal in range(height + width - 1):
         rows = torch.arange(max(0, diagonal - width + 1), min(diagonal, height - 1) + 1)
@@ -83,39 +61,73 @@ def _contexts(images, level, rows, columns):
     return windows.flatten(2)
 
 
-class PatchResampler(Imitator):
-    """Images put together, pixel by pixel, of those it was given: what stands in for a GAN.
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """Source of fakes by resampling: see :func:`resampled`.
 
-    From the upper left on, each pixel is drawn from images whose l x l window ending there shows
-    what has been drawn before; where none does, it is taken from the nearest. Nothing is trained,
-    so it takes seconds.
+    Parameters
+    ----------
+    images : torch.Tensor of shape (N, C, H, W)
+        Normal images, which fakes are put together from.
+    level : int
+        Side, in pixels, of the windows that match.
+    tolerance : float, default=0.2
+        Euclidean distance between windows that count as equal.
+    """
+
+    images: torch.Tensor
+    level: int
+    tolerance: float = 0.2
+
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """(n, C, H, W)"""
+        n_images, _, *size = self.images.shape
+        draws = torch.rand(n, *size, generator=generator, device="cpu").to(self.images)
+        block = max(1, _BLOCK // (n_images * min(size)))
+        parts = [
+            resampled(self.images, self.level, part, tolerance=self.tolerance)
+            for part in draws.split(block)
+        ]
+        return torch.cat(parts)
+
+
+class PatchResampler(Imitator):
+    """Fakes put together pixel by pixel from normal images: no training, done in seconds.
+
+    Starting at the upper left, each pixel is copied from an image whose l x l window ending there
+    shows what has been drawn before; if there is none, from the one with the nearest window.
 
     Parameters
     ----------
     level : int, default=4
-        l, in pixels; 1 draws each pixel on its own.
+        Side l, in pixels, of the windows that look normal; 1 draws each pixel independently.
     tolerance : float, default=0.2
-        Euclidean distance between windows, in units of pixel values in [0, 1], that counts as
-        none. Larger: more random, with windows that are less like those of the data.
+        Euclidean distance between windows, of pixel values in [0, 1], that count as equal. Larger
+        values make images more random, and their windows less like those of the data.
     image_size : int or tuple (H, W), default=32
-        Images are resized to it, whatever their proportions.
+        Images are resized to it, whatever their proportions. Small, as cost grows with the number
+        of pixels.
     crop_size : int or None, default=None
-        Draw from square crops of this side, and make such: for textures.
+        Side of the random square crops to learn from, in pixels of the resized image; None for
+        whole images. Samples are crops, too: for textures.
     crops_per_image : int, default=16
-        Drawn once.
+        Number of random crops of each image, drawn once.
     batch_size : int, default=32
-        Images that are read together on an accelerator.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
+        Nothing but reading depends on it here.
     device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     random_state : None, int, RandomState or Generator, default=None
-        Draws crops.
+        Seed of everything random. It draws the crops.
     verbose : bool, default=False
         Show progress bars.
 
     Attributes
     ----------
-    images_ : torch.Tensor of shape (N, C, H, W)
-        What is drawn from.
+    source_ : Resampled
+        ``source_.sample(n, generator)`` makes images as tensors.
     n_images_ : int
+        Images learned from.
     device_ : torch.device
 
     Examples
@@ -129,16 +141,16 @@ class PatchResampler(Imitator):
 
     def __init__(
         self,
-        level=4,
+        level: int = 4,
         *,
-        tolerance=0.2,
-        image_size=32,
-        crop_size=None,
-        crops_per_image=16,
-        batch_size=32,
-        device="auto",
-        random_state=None,
-        verbose=False,
+        tolerance: float = 0.2,
+        image_size: Size = 32,
+        crop_size: int | None = None,
+        crops_per_image: int = 16,
+        batch_size: int = 32,
+        device: Device = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.level = level
         self.tolerance = tolerance
@@ -155,11 +167,6 @@ class PatchResampler(Imitator):
         check_count("level", self.level)
         check_number("tolerance", self.tolerance, minimum=0)
 
-    def _imitate(self, images, _generator):
-        # what is fitted so is sampled so, whatever set_params says later
-        self._how_ = {"level": self.level, "tolerance": self.tolerance}
-        self.images_ = images
-
-    @property
-    def _source(self):
-        return Resampled(self.images_, **self._how_)
+    def _imitate(self, images, generator):
+        # Snapshot: later set_params calls must not alter a fitted estimator
+        return Resampled(images, self.level, self.tolerance)

@@ -1,67 +1,72 @@
-"""Images that look normal through a small window, and through no larger one.
+"""Fakes of each level: uniform noise, shuffled pixels, then what an imitator has learned to make.
 
-The fakes of level l keep what l x l windows show and break what goes beyond: uniform noise at level
-0, pixels shuffled among images at level 1, then what a :class:`EntropyPatchGAN` learns to make, or
-a :class:`PatchResampler` puts together.
+A fake of level l looks normal in every l x l window, but its windows do not fit together. Level 0
+is uniform noise, level 1 exchanges pixels among images, and the levels above come from an
+:class:`EntropyPatchGAN` or a :class:`PatchResampler`.
 """
 
 import torch
 
-from .patchgan import trained_generator
-from .resampling import Resampled
+from .imitator import FakeSource, Imitator
 
 
-def make_fakes(kind, level, images, generator, **options):
+def make_fakes(
+    level: int,
+    images: torch.Tensor,
+    generator: torch.Generator,
+    imitator: Imitator | None = None,
+) -> FakeSource:
     """A source of fakes of a level.
 
     Parameters
     ----------
-    kind : {"gan", "resample"}
-        How levels of 2 and more are made.
     level : int
-        Side, in pixels, of the windows that stay as they are in normal images.
+        Side, in pixels, of the windows that look normal.
     images : torch.Tensor of shape (N, C, H, W)
-        Normal ones, float32 in [0, 1].
+        Normal images, float32 in [0, 1].
     generator : torch.Generator
         The CPU's.
-    **options
-        Of the kind: see :func:`trained_generator`, and ``tolerance`` of :class:`Resampled`.
+    imitator : Imitator or None, default=None
+        Learns from ``images`` at level 2 and above; its own ``level`` must be this one.
 
     Returns
     -------
-    fakes : object
-        ``fakes.sample(n, generator)`` gives images (n, C, H, W) in [0, 1] on the device of
+    source : FakeSource
+        ``source.sample(n, generator)`` gives images (n, C, H, W) in [0, 1] on the device of
         ``images``.
 
     Examples
     --------
+    >>> from anomalib_lite import PatchResampler
     >>> seed = torch.Generator().manual_seed(0)
     >>> images = torch.rand(20, 1, 8, 8, generator=seed)
-    >>> tuple(make_fakes("resample", 2, images, seed).sample(5, seed).shape)
+    >>> tuple(make_fakes(2, images, seed, PatchResampler(2)).sample(5, seed).shape)
     (5, 1, 8, 8)
     """
     if level == 0:
         return UniformNoise(images)
     if level == 1:
         return ShuffledPixels(images)
-    if kind == "resample":
-        return Resampled(images, level, **options)
-    return trained_generator(images, level, generator, **options)[0]
+    if imitator is None or imitator.level != level:
+        raise ValueError(f"imitator: expected one of level {level}, got {imitator!r}.")
+    return imitator._imitate(images, generator)
 
 
-# -- by definition --------------------------------------------------------------------------------
-
-
-def uniform_noise(n, shape, generator, device="cpu"):
-    """Level 0: images ``(n, *shape)`` of pixels that are uniform in [0, 1), each on its own."""
+def uniform_noise(
+    n: int,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Level 0: images ``(n, *shape)`` of independent pixels, uniform in [0, 1)."""
     return torch.rand(n, *shape, generator=generator, device="cpu").to(device)
 
 
-def shuffled_pixels(images, generator):
-    """Level 1: images (N, C, H, W) that have exchanged pixels, each with those of its position.
+def shuffled_pixels(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Level 1: images (N, C, H, W) that have exchanged pixels at each position independently.
 
-    Every position keeps the pixels it has in ``images``, the channels of a pixel stay together, and
-    no position knows of another.
+    Every position keeps exactly the pixels it has in ``images``, and the channels of a pixel stay
+    together.
 
     Examples
     --------
@@ -75,29 +80,29 @@ def shuffled_pixels(images, generator):
 
 
 def _picked(images, index):
-    """Images (n, C, H, W) each pixel of which is that of the image ``index`` (n, H, W) says."""
+    """Images (n, C, H, W) with each pixel from the image that ``index`` (n, H, W) names."""
     index = index[:, None].expand(-1, images.shape[1], -1, -1)
     return images.gather(0, index.to(images.device))
 
 
 class UniformNoise:
-    """Level 0 as a source: see :func:`uniform_noise`. Takes shape and device from ``images``."""
+    """Source of level 0: see :func:`uniform_noise`. Takes shape and device from ``images``."""
 
-    def __init__(self, images):
+    def __init__(self, images: torch.Tensor):
         self._shape, self._device = images.shape[1:], images.device
 
-    def sample(self, n, generator):
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """(n, C, H, W)"""
         return uniform_noise(n, self._shape, generator, self._device)
 
 
 class ShuffledPixels:
-    """Level 1 as a source of any number of images: each pixel is that of an image drawn for it."""
+    """Source of level 1, for any number of images: each pixel comes from an image of its own."""
 
-    def __init__(self, images):
+    def __init__(self, images: torch.Tensor):
         self._images = images
 
-    def sample(self, n, generator):
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """(n, C, H, W)"""
         n_images, _, *size = self._images.shape
         index = torch.randint(n_images, (n, *size), generator=generator, device="cpu")

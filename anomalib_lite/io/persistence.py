@@ -50,10 +50,12 @@ _PARTS = {
     "NetworkInput": "data",
     "PatchDetector": "nn",
     "PrincipalCodes": "search",
+    "Resampled": "fakes",
     "ResidualEncoder": "nn",
     "TileLayout": "methods.cpc",
     "UNetGenerator": "nn",
     "ValueRange": "data",
+    "_MLSADSettings": "methods.mlsad",
 }
 
 

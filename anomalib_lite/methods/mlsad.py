@@ -1,119 +1,134 @@
-"""MLSAD: normal images broken up at every scale, and for each scale a detector that tells."""
+"""MLSAD: a detector of windows for each of several scales, trained on fakes of normal images."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from sklearn.base import clone
+from sklearn.model_selection import KFold
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
+from ..annotations import Device, Images, RandomState, Size
 from ..backbones.patches import MapRenderer
 from ..base import BaseDetector
-from ..data.augment import random_windows
+from ..data.augment import is_gray, random_windows
 from ..data.inputs import NetworkInput
 from ..density.gaussian import shrunk_gaussian
-from ..density.heads import folds
+from ..fakes.imitator import Imitator
+from ..fakes.patchgan import EntropyPatchGAN
 from ..fakes.sources import make_fakes
-from ..nn.training import Objective, check_training, split_off, train
-from ..nn.windows import PatchDetector, coordinate_maps
+from ..nn.training import Objective, check_training, split_off, train, training_settings
+from ..nn.windows import PatchDetector, concatenated, coordinate_maps
 from ..runtime import draw_seed, exact_dtype, seeded
-from ..validation import (
-    as_pair,
-    check_choice,
-    check_count,
-    check_enough,
-    check_fraction,
-    check_number,
-)
+from ..validation import check_choice, check_count, check_enough, check_fraction, check_number
 
-FAKES = ("gan", "resample")
 LEVEL_WEIGHTS = ("equal", "held_out")
 COMBINE = ("mean", "distance")
-_BELOW = {1: 0, 2: 1, 4: 2, 8: 4, 16: 8, 32: 16}  # the level of the fakes that a level tells
+_BELOW = {1: 0, 2: 1, 4: 2, 8: 4, 16: 8, 32: 16}  # level of a detector: level of its fakes
 _N_CROPS = 1000  # that fakes are learned from
-_N_PIXELS = 100_000  # of normal images, by which those of maps are judged
+_N_PIXELS = 100_000  # of normal maps, which distances of pixels are learned from
+_N_FOLDS = 5  # of the images kept aside, for their distances
+
+
+@dataclass(frozen=True)
+class _MLSADSettings:
+    """Snapshot: later set_params calls must not alter a fitted detector."""
+
+    n_channels: int  # of the images learned from: 1 or 3
+    position: bool
+    smoothing: float  # of the levels' maps that distances were learned from
 
 
 class MLSAD(BaseDetector):
-    r"""MLSAD: anomalies made by breaking up normal images, found by a detector for each scale.
+    r"""Multi-level structure anomaly detection: a detector of windows for each of several scales.
 
-    A fake of level :math:`l` is an image whose windows of :math:`l \times l` pixels are those of
-    normal images, while nothing beyond holds them together: see :mod:`anomalib_lite.fakes`. The
-    detector of level 1, 2, 4, 8 or 16 looks at windows of that size alone. It learns to tell normal
-    images :math:`x` from fakes :math:`\tilde x` of the level below it, and from normal windows that
-    are said to be elsewhere than they are:
+    A fake of level :math:`l` looks normal in every :math:`l \times l` window, but its windows do
+    not fit together: see :mod:`anomalib_lite.fakes`. The detector of level 1, 2, 4, 8 or 16 sees
+    windows of that size only. It learns to tell normal images :math:`x` from fakes
+    :math:`\tilde x` of the level below, and normal windows at their true positions :math:`c` from
+    the same windows at random positions :math:`\tilde c`, by the loss
 
     .. math::
         -\log (1 - D(x, c)) - \lambda_s \log D(\tilde x, c) - \lambda_p \log D(x, \tilde c)
 
-    averaged over all windows, :math:`c` being their places and :math:`\tilde c` random ones. The
-    anomaly score is the mean of :math:`D` over windows, then over levels.
+    averaged over all windows. The anomaly score is the mean of :math:`D` over windows, then over
+    levels.
 
     Parameters
     ----------
     levels : sequence of {1, 2, 4, 8, 16, 32}, default=(1, 2, 4, 8, 16)
-        Sides of windows in pixels, ascending. A level costs about as much as all those before it.
-    fakes : {"gan", "resample"}, default="gan"
-        What makes fakes of level 2 and above: see
-        :class:`~anomalib_lite.fakes.EntropyPatchGAN`, as published, and
-        :class:`~anomalib_lite.fakes.PatchResampler`, which takes seconds for small gray images.
-    fake_options : dict or None, default=None
-        Further arguments of what makes fakes: how the GAN is trained, or how closely windows are
-        matched in resampling.
+        Sides of the windows in pixels, ascending. A level costs about as much as all those before.
+    fakes : EntropyPatchGAN, PatchResampler or None, default=None
+        Estimator, cloned, that makes the fakes of level 2 and above. None is
+        :class:`~anomalib_lite.EntropyPatchGAN`, as published;
+        :class:`~anomalib_lite.PatchResampler` takes seconds for small gray images. Its level,
+        sizes, device, random numbers and progress bars are the detector's; it is told positions
+        only if the detector is, and never with ``crop_size``.
     n_fakes : int, default=1000
-        Drawn of each level, once.
+        Number of fakes of each level, drawn once.
     position : bool, default=True
-        Tell detectors where windows are. False is for textures.
+        Tell the networks where each window is; False is for textures.
     structure_weight : float, default=0.5
-        :math:`\lambda_s`, of fakes.
+        :math:`\lambda_s`, the weight of fakes.
     position_weight : float, default=0.5
-        :math:`\lambda_p`, of normal windows with wrong places.
+        :math:`\lambda_p`, the weight of normal windows at wrong positions.
     width : int, default=64
-        Channels of a detector's first convolution; see
-        :class:`~anomalib_lite.nn.PatchDetector`. Its cost grows with the square: 8 or 16 do
-        on a CPU.
+        Channels of the first convolution of each network; see
+        :class:`~anomalib_lite.nn.PatchDetector`. Cost grows with its square: on a CPU take 8 or 16.
     n_blocks : int, default=2
         Residual blocks of a detector.
     dropout : float, default=0.25
-        In those.
+        Dropout in the residual blocks.
     input_noise : float, default=0.05
-        Standard deviation of the noise put on images in training, whose range is [0, 1].
+        Standard deviation of the Gaussian noise added to training inputs.
     epochs : int, default=100
-        Of each detector. 10 to 30 do for a few hundred images, 3 for thousands.
+        Passes over the training images. For each level; 10 to 30 are enough for a few hundred
+        images, 3 for thousands.
     train_batch_size : int, default=8
-        Normal images of a training step, and as many fakes.
+        Images of a training step. Small, as a step takes as many fakes, and again as many images
+        with wrong positions.
     learning_rate : float, default=0.001
-        Of Adam, times 0.3 after half of the epochs, and again after three quarters.
+        Learning rate of the optimizer: Adam, times 0.3 after half of the epochs and again after
+        three quarters.
     weight_decay : float, default=1e-4
+        Weight decay of the optimizer.
     combine : {"mean", "distance"}, default="mean"
-        How levels become one score. "mean", as published: :math:`D` averaged over windows, then
-        over levels. "distance": how far the levels' averages, taken together, are from those of the
-        normal images kept aside, by Mahalanobis. It also finds what every level calls *more* normal
-        than the normal images, as a blurred one may be, and needs some dozens kept aside.
+        How levels become one score. "mean", as published: the mean of :math:`D` over windows, then
+        over levels. "distance": the Mahalanobis distance of the levels' means from those of the
+        normal images kept aside, of which it needs a few dozen. It also finds what every level
+        calls *more* normal than normal images, such as a blurred one.
     level_weights : {"equal", "held_out"} or sequence of float, default="equal"
-        What levels count for in their mean. "held_out": how far the level's mean score of fakes, of
-        all kinds alike, is from that of normal images kept aside, over the variance among these.
+        Weights of the levels in their mean. "held_out": how far a level's mean score of fakes of
+        all levels is above that of the normal images kept aside, over the variance of the latter.
     calibration_fraction : float, default=0.2
-        Share of the normal images, two at least, or three for "distance", that detectors do not
-        learn from: their scores set the threshold, and are what weights and distances rest on where
-        these are asked for.
+        Fraction of the normal images kept out of training to set the threshold. At least two
+        images, or three for "distance". Distances and "held_out" weights are learned from them.
     image_size : int or tuple (H, W), default=32
-        Images are resized to it, whatever their proportions.
+        Images are resized to it, whatever their proportions. Small, as cost grows with the number
+        of pixels.
     center_crop : int, tuple (H, W) or None, default=None
-        What to keep of the resized image.
+        Part of the resized image to keep.
     crop_size : int or None, default=None
-        Train on random crops of this size, in pixels of the resized image, and make fakes of crops.
-        Published for textures: ``image_size=256``. Scores and maps are of whole images.
+        Side of the random square crops to learn from, in pixels of the resized image; None for
+        whole images. Published for textures, with ``image_size=256``. Scores and maps are of whole
+        images.
     smoothing : float, default=1.0
-        Standard deviation of the Gaussian blur of maps, in pixels of the resized image.
+        Standard deviation of the maps' Gaussian blur, in pixels of the resized image. Small, since
+        images are. With "distance" it applies to each level's map, both when distances are learned
+        and when they are taken, so a change waits for the next fit.
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
     batch_size : int, default=32
-        Images that pass through the networks together on an accelerator, in scoring.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
     device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     random_state : None, int, RandomState or Generator, default=None
-        Draws the images kept aside, fakes, first weights, batches and crops.
+        Seed of everything random. It draws the images kept aside, fakes, first weights, batches and
+        crops.
     verbose : bool, default=False
         Show progress bars.
 
@@ -121,38 +136,39 @@ class MLSAD(BaseDetector):
     ----------
     levels_ : tuple of int
     detectors_ : list of PatchDetector
-        One a level.
+        One for each level.
     level_weights_ : tensor of shape (n_levels,)
-        They sum to 1.
+        Their sum is 1.
     levels_of_images_, levels_of_pixels_ : tuple of tensors (mean, whitener), or None
-        "distance" is the length of ``(values - mean) @ whitener``, ``values`` (..., n_levels) being
-        an image's, or those of maps, smoothed, at a pixel.
+        "distance" is the length of ``(values - mean) @ whitener``, where ``values`` (..., n_levels)
+        are the levels' means for an image, or their smoothed maps at a pixel.
     history_ : list of list of dict
         Losses by epoch of each level's training; see :func:`~anomalib_lite.nn.train`.
     calibration_scores_ : ndarray of shape (n_images,)
-        ``score_samples`` of the images kept aside; NaN of the others. A distance is taken from
-        those of other folds.
+        ``score_samples`` of the images kept aside, NaN of the others. Distances are cross-validated
+        among the images kept aside.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
+        Images learned from, those kept aside included.
     device_ : torch.device
 
     Notes
     -----
-    The unit of scores is that of the mean of probabilities, between 0 and 1, or that of a distance:
-    deviations of normal images.
+    Scores are means of probabilities, between 0 and 1, or distances in standard deviations of
+    normal images.
 
-    Maps. A window's value stands at its center; a pixel between the centers of some windows has
-    their mean, one nearer to the border than any center that of the nearest. Levels are averaged by
-    their weights; or each is smoothed, and the levels' values at a pixel are measured by their
-    distance from those at any pixel of the normal images kept aside.
+    Maps. A window's value stands at its center. A pixel between centers takes the mean of the
+    nearest windows; a pixel closer to the border than any center takes the nearest. Levels are
+    averaged by their weights. With "distance", each level is smoothed instead, and the values at a
+    pixel are compared with those at the pixels of normal images kept aside.
 
-    Left open by the paper, and chosen here: the first learning rate and Adam's other constants, the
-    probability of dropout, the deviation of the input's noise, of all of which the published text
-    lost the numbers; the windows of level 16. Fakes are drawn once, ``n_fakes`` a level, not anew
-    for every batch. Training passes over the images many times, so they are held in memory as the
-    networks see them. Images without any color are learned in one channel; a color image is then
-    read by the mean of its channels. The distance is this library's.
+    The paper leaves open, and we chose: the first learning rate and Adam's other constants, dropout
+    and input noise (the published text lost these numbers), and the windows of level 16. Fakes are
+    drawn once, ``n_fakes`` for each level, not anew for every batch. Training passes over the
+    images many times, so they are held in memory as the networks see them. Images without any color
+    are learned in one channel; a color image is then read by the mean of its channels. The distance
+    is this library's.
 
     References
     ----------
@@ -162,50 +178,49 @@ class MLSAD(BaseDetector):
     Examples
     --------
     >>> import numpy as np
-    >>> from anomalib_lite import MLSAD
+    >>> from anomalib_lite import MLSAD, PatchResampler
     >>> rng = np.random.default_rng(0)
     >>> images = np.repeat(rng.integers(0, 256, (20, 1, 16), dtype=np.uint8), 16, axis=1)
     >>> detector = MLSAD(
-    ...     levels=(1, 2), image_size=16, width=4, n_blocks=1, epochs=5, random_state=0,
+    ...     levels=(1, 2, 4), fakes=PatchResampler(tolerance=0.1), image_size=16, width=4,
+    ...     n_blocks=1, epochs=5, random_state=0,
     ... ).fit(images)
-    >>> detector.level_scores(images[:3]).shape
-    (3, 2)
+    >>> detector.level_scores(images[:5]).shape
+    (5, 3)
     """
 
     def __init__(
         self,
-        levels=(1, 2, 4, 8, 16),
+        levels: Sequence[int] = (1, 2, 4, 8, 16),
         *,
-        fakes="gan",
-        fake_options=None,
-        n_fakes=1000,
-        position=True,
-        structure_weight=0.5,
-        position_weight=0.5,
-        width=64,
-        n_blocks=2,
-        dropout=0.25,
-        input_noise=0.05,
-        epochs=100,
-        train_batch_size=8,
-        learning_rate=0.001,
-        weight_decay=1e-4,
-        combine="mean",
-        level_weights="equal",
-        calibration_fraction=0.2,
-        image_size=32,
-        center_crop=None,
-        crop_size=None,
-        smoothing=1.0,
-        false_alarm_rate=0.01,
-        batch_size=32,
-        device="auto",
-        random_state=None,
-        verbose=False,
+        fakes: Imitator | None = None,
+        n_fakes: int = 1000,
+        position: bool = True,
+        structure_weight: float = 0.5,
+        position_weight: float = 0.5,
+        width: int = 64,
+        n_blocks: int = 2,
+        dropout: float = 0.25,
+        input_noise: float = 0.05,
+        epochs: int = 100,
+        train_batch_size: int = 8,
+        learning_rate: float = 0.001,
+        weight_decay: float = 1e-4,
+        combine: str = "mean",
+        level_weights: str | Sequence[float] = "equal",
+        calibration_fraction: float = 0.2,
+        image_size: Size = 32,
+        center_crop: Size | None = None,
+        crop_size: int | None = None,
+        smoothing: float = 1.0,
+        false_alarm_rate: float = 0.01,
+        batch_size: int = 32,
+        device: Device = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.levels = levels
         self.fakes = fakes
-        self.fake_options = fake_options
         self.n_fakes = n_fakes
         self.position = position
         self.structure_weight = structure_weight
@@ -231,9 +246,16 @@ class MLSAD(BaseDetector):
         self.random_state = random_state
         self.verbose = verbose
 
+    @property
+    def _live_params(self):
+        """Distances were learned from maps of a given smoothing: changing it takes a refit."""
+        live = super()._live_params
+        if getattr(self, "levels_of_pixels_", None) is None:
+            return live
+        return tuple(name for name in live if name != "smoothing")
+
     def _check_params(self):
         _check_levels(self.levels)
-        check_choice("fakes", self.fakes, FAKES)
         check_choice("combine", self.combine, COMBINE)
         for name in ("n_fakes", "width", "n_blocks", "epochs", "train_batch_size"):
             check_count(name, getattr(self, name))
@@ -243,37 +265,51 @@ class MLSAD(BaseDetector):
         check_fraction("dropout", self.dropout)
         check_fraction("calibration_fraction", self.calibration_fraction)
         if self.structure_weight == 0 and not (self.position and self.position_weight):
-            raise ValueError("structure_weight: 0, and no position pairs: nothing to learn from.")
+            raise ValueError(
+                "structure_weight: 0, and no position pairs: nothing to learn from. Expected a "
+                "positive structure_weight, or position=True and a positive position_weight."
+            )
         _check_level_weights(self.level_weights, len(self.levels))
         if self.crop_size is not None:
             check_count("crop_size", self.crop_size)
+        self._check_fakes()
+
+    def _check_fakes(self):
+        if not isinstance(self.fakes, Imitator | None):
+            raise ValueError(
+                "fakes: expected an estimator such as EntropyPatchGAN() or PatchResampler(), or "
+                f"None, got {self.fakes!r}."
+            )
+        for level in self.levels:
+            try:
+                self._imitator(max(2, _BELOW[level]))._check_all_params()
+            except ValueError as error:
+                raise ValueError(f"fakes: {error}") from error
 
     # -- before the images ------------------------------------------------------------------------
 
     def _build(self, generator):
-        network_input = NetworkInput(
-            image_size=as_pair("image_size", self.image_size),
-            mean=(0.0,) * 3,
-            std=(1.0,) * 3,
-            patch_size=8,
-            center_crop=self.center_crop and as_pair("center_crop", self.center_crop),
-        )
-        shortest = min(network_input.seen_size)
-        if self.crop_size is not None and self.crop_size > shortest:
-            raise ValueError(
-                f"crop_size: {self.crop_size} px do not fit into images of "
-                f"{network_input.seen_size} px."
-            )
-        shortest = self.crop_size or shortest
+        network_input = NetworkInput.raw(self.image_size, self.center_crop)
+        size = network_input.seen_size
+        if self.crop_size is not None and self.crop_size > min(size):
+            raise ValueError(f"crop_size: {self.crop_size} px do not fit into images of {size} px.")
+        shortest = self.crop_size or min(size)
         if max(self.levels) > shortest:
             raise ValueError(
                 f"levels: windows of {max(self.levels)} px do not fit into {shortest} px. Leave "
                 "the level out, or take a larger image_size or crop_size."
             )
-        # what is fitted so is scored so, whatever set_params says later
         self.levels_ = tuple(map(int, self.levels))
-        self._how_ = {"n_channels": 3, "position": self.position, "smoothing": self.smoothing}
         return network_input
+
+    def _imitator(self, level):
+        """What makes the fakes of a level: a clone of ``fakes`` with the detector's settings."""
+        imitator = clone(EntropyPatchGAN() if self.fakes is None else self.fakes)
+        imitator.set_params(level=level, verbose=self.verbose)
+        if hasattr(imitator, "position"):
+            told = imitator.position and self.position and self.crop_size is None
+            imitator.set_params(position=told)
+        return imitator
 
     # -- learning ---------------------------------------------------------------------------------
 
@@ -282,34 +318,43 @@ class MLSAD(BaseDetector):
         images = torch.cat([batch.clone() for _, batch in batches])  # (n, 3, h, w)
         n_aside = 3 if self.combine == "distance" else 2
         check_enough(len(images), n_aside + 1, "scores of images kept aside")
-        if (images == images[:, :1]).all():
-            self._how_["n_channels"] = 1
+        self._settings_ = _MLSADSettings(1 if is_gray(images) else 3, self.position, self.smoothing)
         images = self._prepared(images).contiguous()
         share = max(self.calibration_fraction, n_aside / len(images))
         learned, kept_aside = split_off(len(images), share, generator)
-        samples = images[learned.to(images.device)]
-        crops = self._crops(samples, max(_N_CROPS, len(samples)), generator)
-        self.detectors_, self.history_, kinds = [], [], []
-        for level in self.levels_:
-            fakes = self._fakes(level, crops, generator)
-            detector, history = self._train(level, samples, fakes, generator)
-            self.detectors_.append(detector)
-            self.history_.append(history)
-            kinds.append(fakes[: len(kept_aside)])
+        fakes = self._train_levels(images[learned.to(images.device)], generator)
         normal = images[kept_aside.to(images.device)]
         values = self._level_scores_one_by_one(normal)
-        self.level_weights_ = self._weights(values, torch.cat(kinds))
+        kinds = torch.cat([some[: len(normal)] for some in fakes])
+        self.level_weights_ = self._weights(values, kinds)
         self.levels_of_images_ = self.levels_of_pixels_ = None
         scores = np.full(len(images), np.nan)
         scores[kept_aside.numpy()] = self._calibrate(normal, values, generator).cpu()
         return scores
 
+    def _train_levels(self, images, generator):
+        """Make fakes and train a detector of each level; the fakes (n_fakes, C, h, w) of each."""
+        crops = self._crops(images, max(_N_CROPS, len(images)), generator)
+        imitators = [self._imitator(_BELOW[level]) for level in self.levels_]
+        for imitator in imitators:  # before anything is trained
+            if imitator.level > 1:
+                imitator.check_images(crops)
+        self.detectors_, self.history_, fakes = [], [], []
+        for level, imitator in zip(self.levels_, imitators, strict=True):
+            source = make_fakes(imitator.level, crops, generator, imitator)
+            fakes.append(source.sample(self.n_fakes, generator))
+            detector, history = self._train(level, images, fakes[-1], generator)
+            self.detectors_.append(detector)
+            self.history_.append(history)
+        return fakes
+
     def _calibrate(self, normal, values, generator):
-        """Anomaly scores of normal images from their levels' ``values``; learns distances."""
+        """Out-of-sample anomaly scores of normal images kept aside; learns distances from them."""
         if self.combine == "mean":
             return self._combined(values)
         scores = torch.empty_like(values[:, 0])
-        for others, these in folds(len(values), draw_seed(generator)):
+        folds = KFold(min(_N_FOLDS, len(values)), shuffle=True, random_state=draw_seed(generator))
+        for others, these in folds.split(values.cpu()):
             scores[these] = _distance(values[these], _center(values[others]))
         self.levels_of_images_ = _center(values)
         n_pixels = -(-_N_PIXELS // len(normal))
@@ -322,26 +367,11 @@ class MLSAD(BaseDetector):
         return scores
 
     def _crops(self, images, n_crops, generator):
-        """Random crops of images, all of which take part; the images themselves if uncropped."""
+        """Random crops, an equal number of each image; the images if there is no crop_size."""
         if self.crop_size is None:
             return images
         which = torch.arange(n_crops, device="cpu") % len(images)
         return random_windows(images[which.to(images.device)], generator, self.crop_size)
-
-    def _fakes(self, level, images, generator):
-        """(n_fakes, C, h, w), of the level below."""
-        options = dict(self.fake_options or {})
-        if self.fakes == "gan":
-            position = self.position and self.crop_size is None
-            options = {"position": position, "verbose": self.verbose, **options}
-        source = make_fakes(self.fakes, _BELOW[level], images, generator, **options)
-        return source.sample(self.n_fakes, generator)
-
-    def _draw_corners(self, n, generator):
-        """(tops, lefts, side) of random crops."""
-        reach = [side - self.crop_size + 1 for side in self.input_.seen_size]
-        corners = (torch.randint(r, (n,), generator=generator, device="cpu") for r in reach)
-        return *corners, self.crop_size
 
     def _train(self, level, images, fakes, generator):
         """(detector of a level, history)"""
@@ -350,48 +380,48 @@ class MLSAD(BaseDetector):
                 level, images.shape[1], self.width, n_blocks=self.n_blocks, dropout=self.dropout
             )
         detector = detector.to(self.device_)
-        weights = [self.structure_weight]
-        if self.position and self.position_weight > 0:
-            weights.append(self.position_weight)
-
-        def loss(index, generator):
-            normal, places = self._drawn(images, level, index, generator)
-            drawn = torch.randint(len(fakes), (len(index),), generator=generator, device="cpu")
-            both = torch.cat([normal, fakes[drawn.to(fakes.device)]])
-            normal, fake = self._noisy(both, generator).split(len(index))
-            elsewhere = _elsewhere(places, generator)
-            pairs = [(normal, places), (fake, places), (normal, elsewhere)][: 1 + len(weights)]
-            windows, where = map(torch.cat, zip(*pairs, strict=True))
-            right, *wrong = detector(_centered(windows), where).split(len(index))
-            value = F.softplus(right).mean()
-            for weight, odds in zip(weights, wrong, strict=True):
-                value = value + weight * F.softplus(-odds).mean()
-            return value
-
         history = train(
-            Objective(loss, detector.parameters()),
+            Objective(partial(self._loss, detector, images, fakes), detector.parameters()),
             detector,
             torch.arange(len(images), device="cpu"),
             device=self.device_,
             generator=generator,
-            epochs=self.epochs,
-            batch_size=self.train_batch_size,
             optimizer="adam",
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
             schedule=_decay,
-            verbose=self.verbose,
+            **training_settings(self),
         )
         return detector.requires_grad_(False), history
 
+    def _loss(self, detector, images, fakes, index, generator):
+        """Cross-entropy of the windows of ``images[index]``, of fakes, and of wrong positions."""
+        normal, places = self._drawn(images, detector.level, index, generator)
+        drawn = torch.randint(len(fakes), (len(index),), generator=generator, device="cpu")
+        both = torch.cat([normal, fakes[drawn.to(fakes.device)]])
+        normal, fake = self._noisy(both, generator).split(len(index))
+        elsewhere = _elsewhere(places, generator)
+        pairs, weights = [(normal, places), (fake, places)], [self.structure_weight]
+        if self.position and self.position_weight > 0:
+            pairs.append((normal, elsewhere))
+            weights.append(self.position_weight)
+        windows, where = map(torch.cat, zip(*pairs, strict=True))
+        right, *wrong = detector(_centered(windows), where).split(len(index))
+        loss = F.softplus(right).mean()
+        for weight, logits in zip(weights, wrong, strict=True):
+            loss = loss + weight * F.softplus(-logits).mean()
+        return loss
+
     def _drawn(self, images, level, index, generator):
-        """Images, or a crop of each, and the coordinates (n, 2, h, w) of their windows."""
+        """Images, or a random crop of each, and the coordinates (n, 2, h, w) of their windows."""
         normal = images[index.to(images.device)]
-        places = self._coordinates(level).expand(len(index), -1, -1, -1)
+        places = self._coordinates(level)
         if self.crop_size is None:
-            return normal, places
-        tops, lefts, side = self._draw_corners(len(index), generator)
-        return _cropped(normal, tops, lefts, side), _cropped(places, tops, lefts, side - level + 1)
+            return normal, places.expand(len(index), -1, -1, -1)
+        # coordinates stand at the upper left pixel of their windows and are cropped along
+        rest = level - 1  # pixels at the lower right where no window begins
+        both = concatenated(normal, F.pad(places, (0, rest, 0, rest)))
+        crops = random_windows(both, generator, self.crop_size)
+        side = self.crop_size - rest
+        return crops[:, :-2], crops[:, -2:, :side, :side]
 
     def _noisy(self, batch, generator):
         if self.input_noise == 0:
@@ -400,7 +430,7 @@ class MLSAD(BaseDetector):
         return batch + self.input_noise * noise.to(batch)
 
     def _weights(self, held_out, fakes):
-        """Of levels, (n_levels,), from scores (n, n_levels) of normal images, and from fakes."""
+        """Weights (n_levels,) from level scores (n, n_levels) of normal images, and from fakes."""
         equal = torch.ones_like(held_out[0])
         if not isinstance(self.level_weights, str):
             weights = held_out.new_tensor(list(self.level_weights))
@@ -415,17 +445,17 @@ class MLSAD(BaseDetector):
     # -- what learning and scoring share ----------------------------------------------------------
 
     def _prepared(self, batch):
-        """Images in the number of channels that was learned."""
-        return batch.mean(1, keepdim=True) if self._how_["n_channels"] == 1 else batch
+        """Images in as many channels as were learned."""
+        return batch.mean(1, keepdim=True) if self._settings_.n_channels == 1 else batch
 
     def _coordinates(self, level):
-        """(2, h, w) of the windows of an image."""
+        """Coordinates (2, h, w) of the windows of an image."""
         size = tuple(side - level + 1 for side in self.input_.seen_size)
         maps = coordinate_maps(size, self.device_)
-        return maps if self._how_["position"] else torch.zeros_like(maps)
+        return maps if self._settings_.position else torch.zeros_like(maps)
 
     def _middle(self, level, size):
-        """(2, h, w) of the windows of a part of this size, as if from an image's middle."""
+        """Coordinates (2, h, w) of the windows of an image's middle part of this size."""
         top, left = (
             (seen - side) // 2 for seen, side in zip(self.input_.seen_size, size, strict=True)
         )
@@ -433,7 +463,7 @@ class MLSAD(BaseDetector):
         return self._coordinates(level)[:, top : top + height, left : left + width]
 
     def _grids(self, batch):
-        """Probabilities "abnormal" (B, h, w) of the windows of prepared images, by level."""
+        """Probabilities "anomalous" (B, h, w) of the windows of prepared images, by level."""
         for detector in self.detectors_:
             places = self._middle(detector.level, batch.shape[2:])
             yield detector(_centered(batch), places).sigmoid()
@@ -447,7 +477,7 @@ class MLSAD(BaseDetector):
 
     # -- scoring ----------------------------------------------------------------------------------
 
-    def level_scores(self, X):
+    def level_scores(self, X: Images) -> np.ndarray:
         """Anomaly score of each image by each level alone, higher = more anomalous.
 
         Parameters
@@ -458,7 +488,7 @@ class MLSAD(BaseDetector):
         Returns
         -------
         scores : ndarray of shape (n_images, n_levels)
-            In the order of ``levels_``; the anomaly score is their mean, weighted by
+            In the order of ``levels_``. The anomaly score is their mean, weighted by
             ``level_weights_``, or their distance from those of normal images.
         """
         check_is_fitted(self)
@@ -479,20 +509,28 @@ class MLSAD(BaseDetector):
             return scores, self._maps(grids) @ self.level_weights_
         return scores, _distance(self._smooth_maps(grids), self.levels_of_pixels_)
 
+    def _map_renderer(self, **options):
+        if self.levels_of_pixels_ is None:
+            return super()._map_renderer(**options)
+        # distances are of smoothed levels: a second blur would move them off the unit of scores
+        size = self.input_
+        return MapRenderer(size.image_size, size.seen_size, size.crop_offset, smoothing=0)
+
     def _combined(self, values):
-        """Anomaly scores (n,) of images from their levels' (n, n_levels)."""
+        """Anomaly scores (n,) of images from their level scores (n, n_levels)."""
         if self.levels_of_images_ is None:
             return values @ self.level_weights_
         return _distance(values, self.levels_of_images_)
 
     def _maps(self, grids):
-        """(B, H, W, n_levels)"""
+        """Levels (B, H, W, n_levels) at each pixel the networks see."""
         maps = map(window_map, grids, self.levels_)
         return torch.stack(list(maps), -1)
 
     def _smooth_maps(self, grids):
+        """The same, each level blurred by the ``smoothing`` of fit."""
         size = self.input_.seen_size
-        blur = MapRenderer(size, smoothing=self._how_["smoothing"])
+        blur = MapRenderer(size, smoothing=self._settings_.smoothing)
         return blur(self._maps(grids).movedim(-1, 1), size).movedim(1, -1)
 
 
@@ -508,20 +546,19 @@ def _distance(values, normal):
     return torch.linalg.vector_norm((values - mean) @ whitener, dim=-1).to(values.dtype)
 
 
-def window_map(grid, level):
-    """Values of windows at the pixels around their centers.
+def window_map(grid: torch.Tensor, level: int) -> torch.Tensor:
+    """Give each pixel the mean value of the windows whose centers are nearest to it.
 
     Parameters
     ----------
     grid : torch.Tensor of shape (B, H - level + 1, W - level + 1)
-        Of all windows of ``level`` x ``level`` pixels.
+        Values of all windows of ``level`` x ``level`` pixels.
     level : int
-        1, or even: the centers then lie between pixels.
+        1, or an even number: centers then lie between pixels.
 
     Returns
     -------
     map : torch.Tensor of shape (B, H, W)
-        Of each pixel, the mean value of the windows whose centers are nearest.
 
     Examples
     --------
@@ -535,7 +572,7 @@ def window_map(grid, level):
 
 
 def _level_means(grids):
-    """(B, n_levels) of a grid (B, h, w) a level."""
+    """Means (B, n_levels) of the grids (B, h, w) of all levels."""
     return torch.stack([grid.mean((1, 2)) for grid in grids], 1)
 
 
@@ -545,17 +582,8 @@ def _centered(batch):
 
 
 def _elsewhere(places, generator):
-    """Coordinates as many as ``places``, each value drawn on its own."""
+    """Random coordinates in the shape of ``places``, all independent."""
     return (2 * torch.rand(places.shape, generator=generator, device="cpu") - 1).to(places)
-
-
-def _cropped(batch, tops, lefts, side):
-    """Square parts (B, C, side, side) of images, each with a corner of its own."""
-    parts = [
-        image[:, top : top + side, left : left + side]
-        for image, top, left in zip(batch, tops.tolist(), lefts.tolist(), strict=True)
-    ]
-    return torch.stack(parts)
 
 
 def _decay(done):
@@ -580,7 +608,7 @@ def _check_level_weights(weights, n_levels):
     weights = list(weights) if isinstance(weights, Sequence | np.ndarray) else []
     if len(weights) != n_levels or not sum(weights) > 0:
         raise ValueError(
-            f"level_weights: expected one for each of the {n_levels} levels, not all 0, or one of "
+            f"level_weights: expected a weight for each of {n_levels} levels, not all 0, or one of "
             f"{', '.join(map(repr, LEVEL_WEIGHTS))}, got {weights!r}."
         )
     for weight in weights:

@@ -1,6 +1,7 @@
-"""The networks of a PatchGAN: generator, discriminator of windows, statistics network."""
+"""The networks of a PatchGAN: generator, discriminator of windows, critic of information."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -13,19 +14,23 @@ from .windows import concatenated, pixel_head, window_convolutions
 
 
 class PatchDiscriminator(nn.Module):
-    """Log-odds "real" of each ``level`` x ``level`` window of images, which come in batches.
+    """Logits "real" of each ``level`` x ``level`` window of a batch of images.
 
-    As :class:`PatchDetector`, but the coordinates join at the image, the convolutions of more than
-    one pixel are divided by their spectral norms, and after each come four channels that say how
-    much images of the batch differ (:class:`BatchDeviation`). The text has spectral norms in the
-    1x1 convolutions, too; a small discriminator so bound is slow to tell anything.
+    Like :class:`PatchDetector`, but coordinates join at the image, the convolutions of more than
+    one pixel are divided by their spectral norms, and after each of them come four channels that
+    measure how much the images of the batch differ (:class:`BatchDeviation`). The paper has
+    spectral norms in the 1x1 convolutions, too; small discriminators then learn too slowly.
 
     Parameters
     ----------
     level : {1, 2, 4, 8, 16, 32}
+        Side of the windows, in pixels.
     n_channels : int
+        Channels of the images.
     width : int, default=64
+        Channels of the first convolution.
     n_blocks : int, default=2
+        Residual blocks.
 
     Examples
     --------
@@ -35,7 +40,7 @@ class PatchDiscriminator(nn.Module):
     (4, 27, 27)
     """
 
-    def __init__(self, level, n_channels, width=64, n_blocks=2):
+    def __init__(self, level: int, n_channels: int, width: int = 64, n_blocks: int = 2):
         super().__init__()
         layers, n_in = [], n_channels + 2
         for kernel, n_out in window_convolutions(level, width):
@@ -48,18 +53,18 @@ class PatchDiscriminator(nn.Module):
         self.windows = nn.Sequential(*layers)
         self.head = pixel_head(n_in, 2 * n_out, n_blocks)
 
-    def forward(self, x, coordinates):
-        """Log-odds (n, h, w) of images (n, C, H, W) at coordinates (2, H, W) or (n, 2, H, W)."""
+    def forward(self, x: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+        """Logits (n, h, w) of images (n, C, H, W) at coordinates (2, H, W) or (n, 2, H, W)."""
         return self.head(self.windows(concatenated(x, coordinates)))
 
 
 class BatchDeviation(nn.Module):
-    """Four channels more: how far the images of a batch differ at each position.
+    """Adds four channels: how much the images of a batch differ at each position.
 
-    An image is compared with the three after it, the first ones coming after the last: of the
-    standard deviations of these four, channel by channel, the means over four parts of the channels
-    are taken. StyleGAN2 averages over positions, too, and so tells a window about the whole image;
-    here a window learns of itself alone.
+    An image is compared with the three that follow it in the batch, cyclically: the standard
+    deviations of the four, channel by channel, are averaged over four groups of channels. StyleGAN2
+    averages over positions as well, which tells a window about the whole image; here a window
+    learns nothing beyond itself.
 
     Examples
     --------
@@ -69,7 +74,8 @@ class BatchDeviation(nn.Module):
 
     n_maps = 4
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, C + 4, h, w) of (n, C, h, w)."""
         group = torch.stack([x.roll(-i, 0) for i in range(min(4, len(x)))])
         deviation = ((group - group.mean(0)).square().mean(0) + 1e-8).sqrt()
         parts = deviation.tensor_split(self.n_maps, 1)
@@ -80,22 +86,22 @@ _SAMPLED = 32  # images that a generator makes at once
 
 
 class UNetGenerator(StoredNetwork):
-    """Images in [0, 1] from noise of their own shape.
+    """Generator of images in [0, 1] from noise of the same shape.
 
-    Down by 4x4 convolutions of stride 2, each followed by a 1x1 one, then by one as large as what
-    is left to a vector; from there, by a linear layer, up again: bilinear upsampling, a 3x3
-    convolution and a 1x1 one, with the map of that size from the way down beside it. BatchNorm and
-    leaky ReLU after each layer, spectral norm on the way down; the last layer has neither, and ends
-    in a sigmoid, which is tanh for images in [0, 1].
+    The way down: 4x4 convolutions of stride 2, each followed by a 1x1 convolution, then a
+    convolution of the whole map to a vector. The way up: a linear layer, then bilinear upsampling
+    with a 3x3 and a 1x1 convolution, each with the map of the same size from the way down.
+    BatchNorm and leaky ReLU follow every layer but the last, spectral norm is applied on the way
+    down. The last layer ends in a sigmoid: the paper's tanh, for images in [0, 1].
 
     Parameters
     ----------
     shape : tuple (C, H, W)
-        Of images, each side of at least 2 ** len(widths) pixels.
+        Shape of the images, with sides of at least 2 ** len(widths) pixels.
     widths : sequence of int, default=(64, 128, 256)
-        Channels at the strides 2, 4, 8 and so on.
+        Channels at strides 2, 4, 8 and so on.
     start : float, default=0.5
-        The value, between 0 and 1, about which outputs begin.
+        Value, between 0 and 1, around which untrained outputs lie.
 
     References
     ----------
@@ -108,7 +114,12 @@ class UNetGenerator(StoredNetwork):
     (2, 1, 28, 31)
     """
 
-    def __init__(self, shape, widths=(64, 128, 256), start=0.5):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        widths: Sequence[int] = (64, 128, 256),
+        start: float = 0.5,
+    ):
         super().__init__()
         self.shape = tuple(shape)
         self.arguments = {"shape": self.shape, "widths": list(widths), "start": start}
@@ -150,7 +161,7 @@ class UNetGenerator(StoredNetwork):
         )
         self.up = nn.ModuleList(ups)
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Images (n, C, H, W) of noise (n, C, H, W)."""
         passed = []
         for stage in self.down:
@@ -162,11 +173,11 @@ class UNetGenerator(StoredNetwork):
             x = stage(x)
         return x
 
-    def sample(self, n, generator):
-        """``n`` images (n, C, H, W) of standard normal noise drawn from ``generator``, a CPU's."""
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Images (n, C, H, W) of standard normal noise drawn from ``generator``, the CPU's."""
         z = torch.randn(n, *self.shape, generator=generator, device="cpu")
         z = z.to(self.up[-1][-2].weight.device)
-        if self.training:  # BatchNorm wants all of them
+        if self.training:  # BatchNorm needs the whole batch
             return self(z)
         return torch.cat([self(part) for part in z.split(_SAMPLED)])
 
@@ -176,15 +187,15 @@ def _normed(layer, width):
 
 
 class InformationCritic(nn.Module):
-    """How well an image and a noise go together: values (n,) of pairs, each (n, C, H, W).
+    """Values (n,) of how well images and noise, both (n, C, H, W), belong together.
 
-    Both are laid on one another as channels. Each stage's map is pooled to its mean and weighed;
-    the value is the sum over stages, so that pairs are compared at every scale.
+    The two are stacked as channels. The mean of each stage's map passes a linear layer, and the
+    value is the sum over stages, so pairs are compared at every scale.
 
     Parameters
     ----------
     n_channels : int
-        Of images, and of noise.
+        Channels of the images, and of the noise.
     widths : sequence of int, default=(64, 128, 256)
         Channels of the stages: a 3x3 convolution of stride 1, then 4x4 ones of stride 2.
 
@@ -195,7 +206,7 @@ class InformationCritic(nn.Module):
     (2,)
     """
 
-    def __init__(self, n_channels, widths=(64, 128, 256)):
+    def __init__(self, n_channels: int, widths: Sequence[int] = (64, 128, 256)):
         super().__init__()
         self.stages, self.weights = nn.ModuleList(), nn.ModuleList()
         n_in = 2 * n_channels
@@ -208,7 +219,8 @@ class InformationCritic(nn.Module):
             self.weights.append(nn.Linear(width, 1))
             n_in = width
 
-    def forward(self, x, z):
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Values (n,) of images ``x`` and noise ``z``."""
         both, value = torch.cat([x, z], 1), 0
         for stage, weight in zip(self.stages, self.weights, strict=True):
             both = stage(both)

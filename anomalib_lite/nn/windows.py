@@ -1,4 +1,6 @@
-"""A network that judges every small window of an image."""
+"""A network that gives a logit for every small window of an image."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -15,8 +17,8 @@ KERNELS = {
 }
 
 
-def coordinate_maps(size, device=None):
-    """Where each position is: (2, H, W), rows then columns, from -1 to 1.
+def coordinate_maps(size: Sequence[int], device: torch.device | str | None = None) -> torch.Tensor:
+    """Coordinates (2, H, W) of positions, rows then columns, from -1 to 1.
 
     Examples
     --------
@@ -28,19 +30,19 @@ def coordinate_maps(size, device=None):
 
 
 def window_convolutions(level, width):
-    """(kernel, channels) of a stack whose outputs see ``level`` x ``level`` pixels."""
+    """(kernel, channels) of stacked convolutions that see ``level`` x ``level`` pixels."""
     if level not in KERNELS:
         raise ValueError(f"level: expected one of {', '.join(map(str, KERNELS))}, got {level!r}.")
     return [(kernel, width * 2 ** min(i, 2)) for i, kernel in enumerate(KERNELS[level])]
 
 
 def concatenated(x, maps):
-    """``x`` (n, C, h, w) and maps (2, h, w) or (n, 2, h, w) beside it."""
+    """``x`` (n, C, h, w) with maps (2, h, w) or (n, 2, h, w) as further channels."""
     return torch.cat([x, maps.expand(len(x), -1, -1, -1)], 1)
 
 
 class PixelBlock(nn.Module):
-    """What came in, plus two 1x1 convolutions of it."""
+    """Residual block of two 1x1 convolutions."""
 
     def __init__(self, width, dropout):
         super().__init__()
@@ -57,7 +59,7 @@ class PixelBlock(nn.Module):
 
 
 def pixel_head(n_in, width, n_blocks, dropout=0.0):
-    """1x1 convolutions to one channel: what is said of a position depends on nothing beside it."""
+    """1x1 convolutions to one value per position, which depends on that position only."""
     return nn.Sequential(
         nn.Conv2d(n_in, width, 1),
         *(PixelBlock(width, dropout) for _ in range(n_blocks)),
@@ -68,25 +70,25 @@ def pixel_head(n_in, width, n_blocks, dropout=0.0):
 
 
 class PatchDetector(StoredNetwork):
-    """Log-odds "abnormal" of each ``level`` x ``level`` window of an image, given its place.
+    """Logits "anomalous" of each ``level`` x ``level`` window of an image, given its position.
 
-    Valid convolutions of stride 1 (``KERNELS``: each level's begin as the one's below, levels 16
-    and 32, of which the paper says nothing, too), then the coordinates join, then residual blocks
-    of 1x1 convolutions. Nothing is normalized.
+    Valid convolutions of stride 1, then the coordinates join, then residual blocks of 1x1
+    convolutions, without normalization layers. ``KERNELS`` has the kernels: each level's begin with
+    those of the level below. Levels 16 and 32, which the paper leaves open, continue the pattern.
 
     Parameters
     ----------
     level : {1, 2, 4, 8, 16, 32}
         Side of the windows, in pixels.
     n_channels : int
-        Of images.
+        Channels of the images.
     width : int, default=64
-        Channels of the first convolution; the second has twice, the further ones four times as
-        many, and the 1x1 convolutions twice as many as the last.
+        Channels of the first convolution; the second has twice, all others four times as many, and
+        the 1x1 convolutions twice as many as the last.
     n_blocks : int, default=2
-        Residual ones.
+        Residual blocks.
     dropout : float, default=0.25
-        In those.
+        Dropout in the residual blocks.
 
     References
     ----------
@@ -99,7 +101,14 @@ class PatchDetector(StoredNetwork):
     (2, 25, 25)
     """
 
-    def __init__(self, level, n_channels, width=64, n_blocks=2, dropout=0.25):
+    def __init__(
+        self,
+        level: int,
+        n_channels: int,
+        width: int = 64,
+        n_blocks: int = 2,
+        dropout: float = 0.25,
+    ):
         super().__init__()
         self.level = level
         self.arguments = {
@@ -121,18 +130,18 @@ class PatchDetector(StoredNetwork):
     def from_state(cls, state):
         return super().from_state(state).to(memory_format=torch.channels_last)
 
-    def forward(self, x, coordinates):
-        """Log-odds of windows.
+    def forward(self, x: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+        """Logits of all windows.
 
         Parameters
         ----------
         x : torch.Tensor of shape (n, C, H, W)
         coordinates : torch.Tensor of shape (2, h, w) or (n, 2, h, w)
-            Of the windows, h = H - level + 1 and w = W - level + 1.
+            Coordinates of the windows; h = H - level + 1, w = W - level + 1.
 
         Returns
         -------
-        log_odds : torch.Tensor of shape (n, h, w)
+        logits : torch.Tensor of shape (n, h, w)
         """
         x = x.contiguous(memory_format=torch.channels_last)
         return self.head(concatenated(self.windows(x), coordinates))

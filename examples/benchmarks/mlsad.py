@@ -1,4 +1,4 @@
-"""MLSAD: level against scale, digits, corruptions, textures, and what levels and crops cost.
+"""MLSAD: levels against scales, digits, corruptions, textures, and the cost of levels and crops.
 
     pip install ".[benchmark]"
     python examples/benchmarks/mlsad.py scales --seeds 0 1
@@ -7,13 +7,13 @@
     python examples/benchmarks/mlsad.py textures --seeds 0
     python examples/benchmarks/mlsad.py cost
 
-``--fakes gan`` takes a small GAN for fakes, which are resampled otherwise. Columns: image AUROC of
-each level alone, of their plain mean, of the mean weighted as ``level_weights="held_out"`` does,
-and of ``combine="distance"``. ``scales``: a planted world, odd at one scale at a time. ``mnist``:
-one digit against the rest, 400 to fit on. ``corruptions``: 400 of each digit are normal, against
-corruptions of others of the same digits. ``textures``: pixel AUROC beside PatchCore's and
-|pixel - local mean|'s, then image AUROC. ``cost``: time and memory of a fit by level, and by size
-of crops, each in a process of its own.
+``--fakes gan`` makes fakes by a small GAN instead of resampling. Columns: image AUROC of each level
+alone, of their plain mean, of the mean weighted by ``level_weights="held_out"``, and of
+``combine="distance"``. ``scales``: a planted world with anomalies of one scale at a time.
+``mnist``: one digit against the rest, fitted on 400. ``corruptions``: 400 of each digit are normal,
+against corruptions of unseen images of the same digits. ``textures``: pixel AUROC beside those of
+PatchCore and of |pixel - local mean|, then image AUROC. ``cost``: time and memory of a fit by level
+and by crop size, each in its own process.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from cance import PIXELS, head, pixels, row
 from compare_methods import mnist
 from patchcore_accuracy import control_map
 
-from anomalib_lite import CANCE, MLSAD, PatchCore
+from anomalib_lite import CANCE, MLSAD, EntropyPatchGAN, PatchCore, PatchResampler
 from anomalib_lite.data import CORRUPTIONS, TEXTURES, corrupted, planted_texture
 from anomalib_lite.metrics import image_auroc, pixel_auroc
 
@@ -42,9 +42,18 @@ ON_DIGITS = {"image_size": 28, "width": 8, "n_blocks": 1, "dropout": 0.0, "learn
              "epochs": 30}  # fmt: skip
 ON_TEXTURES = {"image_size": 56, "crop_size": 32, "position": False, "n_fakes": 300, "width": 8,
                "n_blocks": 1, "learning_rate": 0.003, "epochs": 100}  # fmt: skip
-SMALL_GAN = {"width": 8, "steps": 300, "batch_size": 16, "learning_rate": 0.002,
-             "discriminator_learning_rate": 0.006, "critic_learning_rate": 0.006,
-             "schedule": "cosine"}  # fmt: skip
+FAKES = {
+    "resample": PatchResampler(),
+    "gan": EntropyPatchGAN(
+        width=8,
+        train_steps=300,
+        train_batch_size=16,
+        learning_rate=0.002,
+        discriminator_learning_rate=0.006,
+        critic_learning_rate=0.006,
+        schedule="cosine",
+    ),
+}
 TOGETHER = ("equal", "held out", "distance")
 
 
@@ -52,13 +61,12 @@ def fitted(X, fakes, seed, **how):
     """(detector, seconds)"""
     start = time.perf_counter()
     how = {"level_weights": "held_out", "combine": "distance", "random_state": seed, **how}
-    how["fake_options"] = SMALL_GAN if fakes == "gan" else None
-    detector = MLSAD(fakes=fakes, **how).fit(X)
+    detector = MLSAD(fakes=FAKES[fakes], **how).fit(X)
     return detector, time.perf_counter() - start
 
 
 def all_scores(detector, X):
-    """Anomaly scores of ``X`` by each level, and by all together."""
+    """Anomaly scores of ``X`` by each level and by the three ways to combine them."""
     levels = detector.level_scores(X)
     mean, whitener = map(np.asarray, detector.levels_of_images_)
     return {
@@ -151,7 +159,7 @@ def on_textures(seeds, fakes):
 
 def cost(fakes):
     digits, texture = mnist(7).train, planted_texture("grass", random_state=0).train
-    head("images", "levels", "crop", "of detectors, s", "in all, s", "peak, MB")
+    head("images", "level", "crop", "detectors, s", "total, s", "peak, MB")
     for level in (1, 2, 4, 8, 16):
         report("400 digits, 28 px", digits, fakes, **ON_DIGITS | {"levels": (level,), "epochs": 2})
     for crop_size in (16, 32, 48):
@@ -166,7 +174,7 @@ def report(name, X, fakes, **how):
 
 
 def measured(X, fakes, how):
-    """(seconds of training detectors, of everything, peak memory) of a fit."""
+    """(seconds of training detectors, seconds in total, peak memory) of a fit."""
     seconds, train = [], MLSAD._train
 
     def timed(*arguments):
@@ -181,7 +189,7 @@ def measured(X, fakes, how):
 
 
 def peak_memory():
-    """Of this process, in MB; ``ru_maxrss`` would be its parent's at least."""
+    """Peak memory of this process in MB; ``ru_maxrss`` would be at least its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
 
@@ -193,7 +201,7 @@ def main():
         "textures": on_textures, "cost": cost,
     }  # fmt: skip
     parser.add_argument("what", choices=what)
-    parser.add_argument("--fakes", choices=("resample", "gan"), default="resample")
+    parser.add_argument("--fakes", choices=tuple(FAKES), default="resample")
     parser.add_argument("--digits", nargs="+", type=int, default=[1, 7, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     chosen = parser.parse_args()

@@ -1,13 +1,13 @@
-"""How random fakes are, and whether their windows are the data's: with and without entropy.
+"""Variety of fakes and correctness of their windows, with and without the entropy term.
 
     python examples/benchmarks/mlsad_fakes.py --seeds 0 1
 
-A toy whose windows are known: nine cells, 4 px a side, each with a bright 2 x 2 dot or without,
-in six arrangements. Of the 16 patterns of 2 x 2 bright and dark pixels it has ten: no diagonals and
-no corners. Any image without those, such as one of other arrangements, or of other rectangles, is
-as good through every window. ``windows``: share of windows, values rounded to 0 or 1, whose pattern
-is one of the ten; ``whole``: share of images all of whose windows are so; ``images``: how many
-different ones there are among 1000; ``whole images``: the same among the whole.
+A toy whose windows are known: nine cells of 4 px, each with or without a bright 2 x 2 dot, in six
+arrangements. It shows ten of the 16 patterns of 2 x 2 bright and dark pixels: no diagonals and no
+corners. Any other image without those, such as another arrangement, is just as normal through every
+window. ``windows``: share of windows, values rounded to 0 or 1, that show one of the ten;
+``whole``: share of images all of whose windows do; ``images``: number of different images among
+1000; ``whole images``: the same among the whole ones.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SETTINGS = {
 
 
 def cells(n, generator, n_arrangements=6):
-    """(n, 12, 12) of as many different arrangements."""
+    """Images (n, 12, 12) of ``n_arrangements`` random arrangements."""
     arrangements = torch.randint(2, (n_arrangements, 3, 3), generator=generator).float()
     drawn = arrangements[torch.randint(n_arrangements, (n,), generator=generator)]
     dot = torch.zeros(4, 4)
@@ -39,13 +39,13 @@ def cells(n, generator, n_arrangements=6):
 
 
 def windows(images):
-    """Which of 16 patterns each 2 x 2 window shows (n, places)."""
+    """Pattern, one of 16, that each 2 x 2 window shows: (n, places)."""
     seen = torch.as_tensor(images).round().unfold(1, 2, 1).unfold(2, 2, 1).flatten(3).flatten(1, 2)
     return seen.long() @ torch.tensor([1, 2, 4, 8])
 
 
 def judge(fakes, images):
-    """(share of windows, share of whole images, different images, different whole ones)"""
+    """(share of windows, share of whole images, different images, different whole images)"""
     known = windows(images).unique()
     good = torch.isin(windows(fakes), known)
     fakes = torch.as_tensor(fakes).round().flatten(1)
@@ -55,14 +55,14 @@ def judge(fakes, images):
 
 
 def sources(seed, steps):
-    """(name, source of fakes)"""
+    """(name, estimator of fakes)"""
     for weight in (0.0, 1.0):
         yield (
             f"GAN, entropy weight {weight:g}",
             EntropyPatchGAN(
                 2,
                 entropy_weight=weight,
-                steps=steps,
+                train_steps=steps,
                 random_state=seed,
                 **SETTINGS,
             ),

@@ -1,4 +1,6 @@
-"""Fakes of every level: what they keep of normal images, and what they break."""
+"""Fakes of every level keep what small windows of normal images show and break the rest."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,7 +8,14 @@ import torch
 from oracles import slow_resampled
 
 from anomalib_lite import EntropyPatchGAN, PatchResampler, load
-from anomalib_lite.fakes import make_fakes, resampled, shuffled_pixels, uniform_noise
+from anomalib_lite.fakes import (
+    Imitator,
+    Resampled,
+    make_fakes,
+    resampled,
+    shuffled_pixels,
+    uniform_noise,
+)
 from anomalib_lite.fakes.patchgan import _Game
 from anomalib_lite.nn.losses import INFORMATION_BOUNDS
 
@@ -51,11 +60,11 @@ def test_level_1_keeps_the_pixels_of_each_position(n_channels):
     assert not torch.equal(before, after)
 
 
-def test_level_1_breaks_what_positions_know_of_one_another():
+def test_level_1_makes_positions_independent():
     images = torch.rand(4000, 1, 1, 1, generator=seed()).expand(-1, -1, 3, 3)
     for fakes in (
         shuffled_pixels(images, seed(1)),
-        make_fakes("gan", 1, images, seed()).sample(4000, seed(1)),
+        make_fakes(1, images, seed()).sample(4000, seed(1)),
     ):
         correlation = np.corrcoef(fakes.flatten(1).T) - np.eye(9)
         assert abs(correlation).max() < 0.08
@@ -63,7 +72,7 @@ def test_level_1_breaks_what_positions_know_of_one_another():
 
 def test_samples_of_level_1_have_the_marginals_of_the_data():
     images = grays(50, 3, (4, 4))
-    fakes = make_fakes("gan", 1, images, seed()).sample(20_000, seed(1))
+    fakes = make_fakes(1, images, seed()).sample(20_000, seed(1))
     torch.testing.assert_close(fakes.mean(0), images.mean(0), atol=0.02, rtol=0)
     known = {
         (i, j, *image[:, i, j].tolist()) for image in images for i in range(4) for j in range(4)
@@ -83,19 +92,19 @@ def test_samples_of_level_1_have_the_marginals_of_the_data():
 @pytest.mark.parametrize("level", [1, 2, 3, 8])
 @pytest.mark.parametrize("tolerance", [0.0, 0.6])
 @pytest.mark.parametrize("n_channels", [1, 3])
-def test_resampled_is_its_definition(level, tolerance, n_channels):
+def test_resampled_agrees_with_its_oracle(level, tolerance, n_channels):
     images, own = grays(20, n_channels), draws(4)
     found = resampled(images, level, own, tolerance=tolerance)
     np.testing.assert_array_equal(found, slow_resampled(images, level, own, tolerance))
 
 
-def test_resampled_is_its_definition_where_no_window_meets_again():
+def test_resampled_agrees_with_its_oracle_where_no_window_matches():
     images, own = torch.rand(20, 1, 9, 7, generator=seed()), draws(4)
     found = resampled(images, 3, own, tolerance=0.4)
     np.testing.assert_allclose(found, slow_resampled(images, 3, own, 0.4), rtol=1e-6)
 
 
-def test_the_slow_resampler_has_teeth():
+def test_the_oracle_of_resampling_notices_other_settings():
     images, own = grays(20), draws(4)
     expected = slow_resampled(images, 3, own, 0.0)
     assert not np.array_equal(resampled(images, 2, own, tolerance=0.0), expected)
@@ -103,37 +112,37 @@ def test_the_slow_resampler_has_teeth():
     assert not np.array_equal(resampled(images, 3, draws(4, value=2), tolerance=0.0), expected)
 
 
-def test_resampled_windows_are_of_the_data_and_images_are_new():
+def test_resampled_windows_are_from_the_data_and_images_are_new():
     images = grays(3000, levels=2)
-    fakes = make_fakes("resample", 2, images, seed()).sample(50, seed(1))
+    fakes = Resampled(images, 2).sample(50, seed(1))
     known = [set(map(tuple, place.tolist())) for place in windows(images, 2).transpose(0, 1)]
     for place, every in zip(windows(fakes, 2).transpose(0, 1), known, strict=True):
         assert set(map(tuple, place.tolist())) <= every
     assert not {image.numpy().tobytes() for image in fakes} & {i.numpy().tobytes() for i in images}
 
 
-def test_what_neighbors_know_of_one_another_is_kept_from_level_2_on():
+def test_neighbors_stay_dependent_from_level_2_on():
     plain = grays(40, size=(1, 1), levels=5).expand(-1, -1, 9, 7)
 
     def spread(level):
-        fakes = make_fakes("resample", level, plain, seed()).sample(60, seed(1)).flatten(1)
+        fakes = Resampled(plain, level).sample(60, seed(1)).flatten(1)
         return fakes.amax(1) - fakes.amin(1)
 
     assert spread(2).max() == 0
     assert spread(1).min() > 0
 
 
-def test_a_large_sample_is_drawn_in_parts_and_the_same(monkeypatch):
+def test_a_large_sample_is_drawn_in_parts_without_changing(monkeypatch):
     images = grays(30)
-    whole = make_fakes("resample", 2, images, seed()).sample(20, seed(1))
+    whole = Resampled(images, 2).sample(20, seed(1))
     monkeypatch.setattr("anomalib_lite.fakes.resampling._BLOCK", 30 * 7 * 3)
-    parts = make_fakes("resample", 2, images, seed()).sample(20, seed(1))
+    parts = Resampled(images, 2).sample(20, seed(1))
     assert torch.equal(whole, parts)
 
 
 # -- by an entropy-regularized PatchGAN -----------------------------------------------------------
 
-GAN = {"image_size": 8, "width": 4, "steps": 3, "random_state": 0}
+GAN = {"image_size": 8, "width": 4, "train_steps": 3, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -148,34 +157,46 @@ def pictures(n=12, size=(9, 8), n_channels=1):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def game(level=2, **settings):
+def game(level=2, images=None, **settings):
     how = {"width": 4, "bound": "jensen-shannon", "position": True, "generator": seed()} | settings
-    return _Game(torch.rand(12, 1, 8, 8, generator=seed()), level, **how).train()
+    images = torch.rand(12, 1, 8, 8, generator=seed()) if images is None else images
+    return _Game(images, level, **how).train()
+
+
+def objectives(one, **settings):
+    """The three, in order."""
+    how = {"entropy_weight": 1.0, "discriminator_learning_rate": None, "critic_learning_rate": None}
+    return one.objectives(**how | settings)
 
 
 class Brightness(torch.nn.Module):
-    """A discriminator that takes for real what is brighter than fakes begin."""
+    """A discriminator that takes for real what is brighter than fakes are at first."""
 
     def forward(self, x, _coordinates):
         return 20 * (x[:, 0] - 0.5)
 
 
-def test_the_discriminator_is_told_real_from_fake_and_the_generator_the_other_way_round():
-    one = game()
-    one.discriminator, one._images = Brightness(), torch.ones(12, 1, 8, 8)
-    assert one.discriminator_loss(torch.arange(8), seed()) < 1  # right about both
-    assert one.generator_losses(None, None)[0] > 5
-    one._images = -one._images
-    assert one.discriminator_loss(torch.arange(8), seed()) > 20
+def test_the_discriminator_separates_real_from_fake_and_the_generator_opposes():
+    one = game(images=torch.ones(12, 1, 8, 8))
+    one.discriminator = Brightness()
+    with torch.no_grad():
+        one.generator.up[-1][-2].bias.fill_(-2.0)  # dark fakes
+        dealt = one.deal(torch.arange(8), seed())
+        assert one.discriminator_loss(dealt) < 1  # right about both
+        assert one.generator_losses(dealt)[0] > 5
+        swapped = dataclasses.replace(dealt, real=dealt.fakes, fakes=dealt.real)
+        assert one.discriminator_loss(swapped) > 20
+        assert one.generator_losses(swapped)[0] < 1
 
 
 def test_losses_reach_the_networks_they_are_for():
     one = game()
+    dealt = one.deal(torch.arange(8), seed())
 
     def reached(loss):
         return {
             name
-            for name in ("generator", "discriminator", "statistics")
+            for name in ("generator", "discriminator", "critic")
             if all(
                 gradient.any()
                 for gradient in torch.autograd.grad(
@@ -187,51 +208,95 @@ def test_losses_reach_the_networks_they_are_for():
             )
         }
 
-    assert reached(one.discriminator_loss(torch.arange(8), seed())) == {"discriminator"}
-    adversarial, entropy = one.generator_losses(None, None)
+    assert reached(one.discriminator_loss(dealt)) == {"discriminator"}
+    adversarial, entropy = one.generator_losses(dealt)
     assert reached(adversarial) == {"generator", "discriminator"}
-    assert reached(entropy) == {"generator", "statistics"}
-    assert reached(one.statistics_loss(None, None)) == {"statistics"}
+    assert reached(entropy) == {"generator", "critic"}
+    assert reached(one.critic_loss(dealt)) == {"critic"}
+
+
+def test_the_first_turn_deals_the_round_that_all_three_play_with():
+    one = game().eval()  # spectral norms stay
+    first, second, third = objectives(one)
+    names = [objective.name for objective in (first, second, third)]
+    assert names == ["discriminator", "generator", "critic"]
+    index, generator, same = torch.arange(8), seed(), seed()
+    for _ in range(2):
+        dealt = one.deal(index, same)
+        assert torch.equal(first.loss(index, generator), one.discriminator_loss(dealt))
+        for found, expected in zip(
+            second.loss(index, None), one.generator_losses(dealt), strict=True
+        ):
+            assert torch.equal(found, expected)
+        assert torch.equal(third.loss(index, None), one.critic_loss(dealt))
+
+
+def test_each_network_has_its_optimizer():
+    one = game()
+    found = objectives(
+        one, entropy_weight=0.3, discriminator_learning_rate=0.1, critic_learning_rate=0.2
+    )
+    assert [objective.learning_rate for objective in found] == [0.1, None, 0.2]
+    assert [objective.bounded for objective in found] == [None, 0.3, None]
+    for objective in found:
+        network = getattr(one, objective.name)
+        assert [*map(id, objective.parameters)] == [*map(id, network.parameters())]
+
+
+def test_a_round_has_the_images_asked_for_and_fakes_of_its_noise():
+    images = torch.rand(12, 1, 8, 8, generator=seed(5))
+    one = game(images=images).eval()
+    dealt = one.deal(torch.tensor([7, 2]), seed(3))
+    assert torch.equal(dealt.real, images[[7, 2]])
+    assert torch.equal(dealt.noise, torch.randn(2, 1, 8, 8, generator=seed(3)))
+    assert torch.equal(dealt.fakes, one.generator(dealt.noise))
+
+
+def test_fakes_start_from_the_median_of_the_images():
+    for value in (0.2, 0.7):
+        one = game(images=torch.full((12, 1, 8, 8), value)).eval()
+        fakes = one.deal(torch.arange(12), seed()).fakes.detach()
+        assert float(fakes.median()) == pytest.approx(value, abs=0.1)
 
 
 def test_without_position_the_discriminator_knows_no_place():
     flat = torch.full((4, 1, 8, 8), 0.3)
     with torch.no_grad():
         for position in (True, False):
-            judged = game(position=position)._judged(flat)
+            judged = game(position=position).judge(flat)
             same = torch.allclose(judged, judged[:, :1, :1].expand_as(judged), atol=1e-6)
             assert same != position
 
 
 class Likeness(torch.nn.Module):
-    """A statistics network that is right where images are as bright as their noise."""
+    """A critic that is right if images are as bright as their noise."""
 
     def forward(self, x, z):
         return 4 * (x * z).mean((1, 2, 3))
 
 
 def played(one, which, n_steps=25):
-    """The generator after steps on one of its two losses, and these."""
+    """Values of one of the generator's two losses while it is lowered, and the last round."""
     optimizer = torch.optim.Adam(one.generator.parameters(), lr=0.01)
-    generator, told = seed(), []
+    generator, values = seed(), []
     for _ in range(n_steps):
-        one.discriminator_loss(torch.arange(12), generator)  # makes new fakes
-        loss = one.generator_losses(None, None)[which]
+        dealt = one.deal(torch.arange(12), generator)
+        loss = one.generator_losses(dealt)[which]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        told.append(float(loss.detach()))
-    return told
+        values.append(float(loss.detach()))
+    return values, dealt
 
 
 @pytest.mark.parametrize("bound", INFORMATION_BOUNDS)
-def test_entropy_makes_images_tell_their_noise(bound):
+def test_the_entropy_loss_makes_images_tell_their_noise(bound):
     one = game(bound=bound)
-    one.statistics = Likeness()
-    told = played(one, 1)
-    assert told[-1] < told[0] - 0.1
-    together = one.statistics(2 * one._fakes - 1, one._noise)
-    assert (together > one.statistics(2 * one._fakes - 1, one._noise.roll(1, 0))).all()
+    one.critic = Likeness()
+    values, dealt = played(one, 1)
+    assert values[-1] < values[0] - 0.1
+    together = one.critic(2 * dealt.fakes - 1, dealt.noise)
+    assert (together > one.critic(2 * dealt.fakes - 1, dealt.noise.roll(1, 0))).all()
 
 
 class Taste(torch.nn.Module):
@@ -241,13 +306,15 @@ class Taste(torch.nn.Module):
         return -4 * x[:, 0] * coordinates[0].sign()
 
 
-def test_images_become_what_the_discriminator_likes():
+def test_the_adversarial_loss_makes_images_that_the_discriminator_likes():
+    def contrast(dealt):
+        return dealt.fakes[:, :, :3].mean() - dealt.fakes[:, :, 5:].mean()
+
     one = game()
     one.discriminator = Taste()
-    one.discriminator_loss(torch.arange(12), seed())
-    before = one._fakes[:, :, :3].mean() - one._fakes[:, :, 5:].mean()
-    played(one, 0)
-    assert one._fakes[:, :, :3].mean() - one._fakes[:, :, 5:].mean() > before + 0.3
+    before = contrast(one.deal(torch.arange(12), seed()))
+    _, dealt = played(one, 0)
+    assert contrast(dealt) > before + 0.3
 
 
 # -- the same for images of any kind --------------------------------------------------------------
@@ -297,10 +364,11 @@ def test_a_saved_one_gives_the_same_images(name, tmp_path):
     np.testing.assert_array_equal(again.sample(3, 0), fitted.sample(3, 0))
 
 
-def test_what_is_fitted_is_sampled_whatever_set_params_says():
+def test_parameters_set_after_fit_do_not_alter_samples():
     fitted = IMITATORS["resampler"](tolerance=0.0).fit(pictures())
     expected = fitted.sample(3, 0)
-    fitted.set_params(level=1, tolerance=9.0)
+    with pytest.warns(UserWarning, match="level, tolerance: changed after fit"):
+        fitted.set_params(level=1, tolerance=9.0)
     np.testing.assert_array_equal(fitted.sample(3, 0), expected)
 
 
@@ -309,18 +377,17 @@ def test_settings_reach_the_training(gan):
     np.testing.assert_array_equal(again.sample(2, 0), gan.sample(2, 0))
     changes = (
         {"entropy_weight": 0.0}, {"bound": "donsker-varadhan"}, {"position": False}, {"width": 5},
-        {"steps": 4}, {"learning_rate": 1e-3}, {"discriminator_learning_rate": 1e-2},
+        {"train_steps": 4}, {"learning_rate": 1e-3}, {"discriminator_learning_rate": 1e-2},
         {"critic_learning_rate": 1e-2}, {"schedule": "cosine"}, {"train_batch_size": 6},
     )  # fmt: skip
     for change in changes:
         other = EntropyPatchGAN(2, **GAN | change).fit(pictures())
         assert not np.array_equal(other.sample(2, 0), gan.sample(2, 0)), change
     assert set(gan.history_[0]) == {
-        "epoch", "discriminator", "generator", "statistics", "learning_rate"
+        "epoch", "discriminator", "generator", "critic", "learning_rate"
     }  # fmt: skip
-    assert (
-        len(EntropyPatchGAN(2, **GAN | {"steps": None, "epochs": 2}).fit(pictures()).history_) == 2
-    )
+    by_epochs = EntropyPatchGAN(2, **GAN | {"train_steps": None, "epochs": 2}).fit(pictures())
+    assert len(by_epochs.history_) == 2
 
 
 @pytest.mark.parametrize(
@@ -332,7 +399,7 @@ def test_settings_reach_the_training(gan):
         ("gan", {"bound": "nwj"}, "bound"),
         ("gan", {"width": 0}, "width"),
         ("gan", {"epochs": 0}, "epochs"),
-        ("gan", {"steps": 0}, "steps"),
+        ("gan", {"train_steps": 0}, "train_steps"),
         ("gan", {"train_batch_size": 2}, "train_batch_size"),
         ("gan", {"learning_rate": -1}, "learning_rate"),
         ("gan", {"discriminator_learning_rate": "x"}, "discriminator_learning_rate"),
@@ -343,37 +410,41 @@ def test_settings_reach_the_training(gan):
         ("resampler", {"crops_per_image": 0}, "crops_per_image"),
     ],
 )
-def test_senseless_parameters_are_refused_and_nothing_is_learned(name, params, match):
+def test_invalid_parameters_are_refused_and_nothing_is_learned(name, params, match):
     estimator = IMITATORS[name](**params)
     with pytest.raises(ValueError, match=match):
         estimator.fit(pictures())
     assert not [key for key in vars(estimator) if key.endswith("_")]
 
 
-def test_few_images_are_enough():
+def test_two_images_are_enough_for_the_gan():
     for n in (2, 3, 4, 5):
         IMITATORS["gan"](train_batch_size=3).fit(pictures(n))
 
 
 def test_one_image_is_refused_by_the_gan():
-    with pytest.raises(ValueError, match="2 images or more"):
+    with pytest.raises(ValueError, match="needs 2 images or more, got 1"):
         IMITATORS["gan"]().fit(pictures(1))
+    assert IMITATORS["gan"](crop_size=5).fit(pictures(1)).n_images_ == 1
 
 
 @pytest.mark.parametrize("n", [0, 2.5])
-def test_a_senseless_number_of_images_is_refused(gan, n):
+def test_an_invalid_number_of_samples_is_refused(gan, n):
     with pytest.raises(ValueError, match="n: expected a positive int"):
         gan.sample(n)
 
 
-# -- what sources owe -----------------------------------------------------------------------------
+# -- sources --------------------------------------------------------------------------------------
+
+GAN_OF_2 = EntropyPatchGAN(2, train_steps=2, width=4)
 
 
-@pytest.mark.parametrize(("kind", "level"), [("gan", 0), ("gan", 1), ("resample", 2), ("gan", 2)])
-def test_a_source_draws_from_the_generator_alone(kind, level):
+@pytest.mark.parametrize(
+    ("level", "imitator"), [(0, None), (1, None), (2, PatchResampler(2)), (2, GAN_OF_2)]
+)
+def test_a_source_draws_from_the_generator_alone(level, imitator):
     images, before = grays(n_channels=3), torch.get_rng_state()
-    options = {"steps": 2, "width": 4} if (kind, level) == ("gan", 2) else {}
-    fakes = make_fakes(kind, level, images, seed(), **options)
+    fakes = make_fakes(level, images, seed(), imitator)
     first, second = fakes.sample(5, seed(1)), fakes.sample(5, seed(1))
     assert first.shape == (5, 3, 9, 7)
     assert first.dtype == torch.float32
@@ -382,3 +453,20 @@ def test_a_source_draws_from_the_generator_alone(kind, level):
     assert torch.equal(first, second)
     assert not torch.equal(first, fakes.sample(5, seed(2)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_fakes_of_a_level_are_from_an_imitator_of_that_level():
+    images = grays()
+    found = make_fakes(2, images, seed(), PatchResampler(2, tolerance=0.4)).sample(3, seed(1))
+    assert torch.equal(found, Resampled(images, 2, 0.4).sample(3, seed(1)))
+    for imitator in (None, PatchResampler(4)):
+        with pytest.raises(ValueError, match="imitator: expected one of level 2"):
+            make_fakes(2, images, seed(), imitator)
+
+
+def test_a_subclass_must_say_how_it_imitates():
+    class Nothing(PatchResampler):
+        _imitate = Imitator._imitate
+
+    with pytest.raises(NotImplementedError, match="Nothing must implement _imitate"):
+        Nothing(2, image_size=8).fit(pictures())

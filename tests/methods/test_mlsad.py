@@ -1,13 +1,20 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from oracles import slow_distances, slow_window_map
+from scipy import ndimage
+from sklearn.base import clone
 from worlds import SCALES, frames, scratched, stripes
 
-from anomalib_lite import MLSAD, load
+from anomalib_lite import MLSAD, EntropyPatchGAN, PatchResampler, load
+from anomalib_lite.fakes import Imitator, UniformNoise
 from anomalib_lite.methods import mlsad
 from anomalib_lite.methods.mlsad import _decay, window_map
 from anomalib_lite.metrics import image_auroc
+from anomalib_lite.nn import coordinate_maps
+from anomalib_lite.validation import check_choice
 
 NORMAL = stripes(8, 16)
 HALVES = np.broadcast_to(np.repeat([40, 220], 8).astype(np.uint8), (12, 16, 16)).copy()
@@ -15,7 +22,7 @@ HALVES = np.broadcast_to(np.repeat([40, 220], 8).astype(np.uint8), (12, 16, 16))
 
 def small(levels=(1, 2), **params):
     how = {
-        "fakes": "resample",
+        "fakes": PatchResampler(),
         "image_size": 16,
         "width": 4,
         "n_blocks": 1,
@@ -34,7 +41,7 @@ def small(levels=(1, 2), **params):
 @pytest.mark.parametrize(
     ("level", "finds", "is_blind_to"), [(1, "pixel", "pair"), (2, "pair", "arrangement")]
 )
-def test_a_level_finds_what_is_odd_at_its_scale(level, finds, is_blind_to):
+def test_a_level_finds_anomalies_of_its_scale_only(level, finds, is_blind_to):
     detector = small((level,), image_size=24, width=8, epochs=20, n_fakes=200, learning_rate=0.01)
     detector.fit(frames(80))
     good, truth = frames(60, seed=1), np.repeat([0, 1], 60)
@@ -42,13 +49,13 @@ def test_a_level_finds_what_is_odd_at_its_scale(level, finds, is_blind_to):
         scale: image_auroc(
             truth, detector.anomaly_score(np.concatenate([good, frames(60, scale, seed=2)]))
         )
-        for scale in SCALES
+        for scale in (finds, is_blind_to)
     }
     assert auroc[finds] > 0.9
     assert auroc[is_blind_to] < 0.65
 
 
-def test_what_is_odd_at_a_scale_is_as_ever_below_it():
+def test_planted_anomalies_are_normal_below_their_scale():
     """Windows of half the scale, each at its place, occur in normal images."""
     normal, below = frames(400), {"pair": 1, "part": 4, "arrangement": 8}
     assert SCALES == ("pixel", *below)
@@ -61,8 +68,8 @@ def test_what_is_odd_at_a_scale_is_as_ever_below_it():
             assert apart.max() < 20  # noise alone
 
 
-def test_maps_show_the_place():
-    detector = small((1, 2), epochs=60).fit(HALVES)
+def test_the_map_is_highest_at_an_odd_pixel():
+    detector = small((1, 2), epochs=40).fit(HALVES)
     odd = HALVES[:1].copy()
     odd[:, 3, 4] = 130
     heat = detector.set_params(smoothing=0).anomaly_map(odd)[0]
@@ -73,22 +80,41 @@ def test_maps_show_the_place():
 
 
 @pytest.mark.parametrize("crop_size", [None, 8])
-def test_values_in_the_wrong_place_are_found(crop_size):
+def test_normal_values_in_the_wrong_place_are_found_if_positions_are_told(crop_size):
     how = {"crop_size": crop_size, "width": 16, "learning_rate": 0.01}
     swapped = HALVES[:, :, ::-1].copy()
     told, untold = (
-        small((1,), epochs=100, position=position, **how).fit(HALVES) for position in (True, False)
+        small((1,), epochs=60, position=position, **how).fit(HALVES) for position in (True, False)
     )
     gaps = [one.anomaly_score(swapped)[0] - one.anomaly_score(HALVES)[0] for one in (told, untold)]
     assert gaps[0] > 0.2
     assert abs(gaps[1]) < 1e-6
 
 
+@pytest.mark.parametrize("level", [1, 4])
+def test_crops_are_random_and_keep_the_coordinates_of_their_windows(level, seen):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)  # a pixel says where it is
+    small((level,), crop_size=8, input_noise=0, epochs=20).fit(np.stack([ramp] * 8))
+    corners, maps = [], coordinate_maps((17 - level,) * 2)
+    for x, coordinates in seen:
+        n = len(x) // 3  # images, then fakes and wrong positions
+        for crop, places in zip(x[:n], coordinates[:n], strict=True):
+            values = (127.5 * (crop[0] + 1)).round().int().numpy()
+            top, left = divmod(values[0, 0], 16)
+            corners.append((top, left))
+            np.testing.assert_array_equal(values, ramp[top : top + 8, left : left + 8])
+            expected = maps[:, top : top + 9 - level, left : left + 9 - level]
+            torch.testing.assert_close(places, expected)
+    for places in zip(*corners, strict=True):
+        assert set(places) == set(range(9))
+
+
 def test_without_position_a_window_is_the_same_everywhere():
-    detector = small((4,), position=False).fit(NORMAL)
-    image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    (grid,), (moved,) = (list(detector._grids(x)) for x in (image, image.roll(2, 3)))
-    torch.testing.assert_close(grid[..., :-2], moved[..., 2:])
+    detector = small((4,), position=False, smoothing=0).fit(NORMAL)
+    image = np.random.default_rng(0).random((1, 16, 16))
+    heat, moved = (detector.anomaly_map(x) for x in (image, np.roll(image, 3, 2)))
+    np.testing.assert_allclose(heat[..., 3:-6], moved[..., 6:-3], rtol=1e-5)
+    assert heat[..., 3:-6].std() > 0
 
 
 # -- learning -------------------------------------------------------------------------------------
@@ -96,12 +122,12 @@ def test_without_position_a_window_is_the_same_everywhere():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What fakes were asked for: (kind, level, shape of the images, options)."""
+    """Arguments of every call for fakes: (level, images, imitator)."""
     calls, make = [], mlsad.make_fakes
 
-    def recorded(kind, level, images, generator, **options):
-        calls.append((kind, level, tuple(images.shape), options))
-        return make("resample", level, images, generator)
+    def recorded(level, images, generator, imitator):
+        calls.append((level, images, imitator))
+        return make(level, images, generator, PatchResampler(level))
 
     monkeypatch.setattr(mlsad, "make_fakes", recorded)
     return calls
@@ -109,16 +135,12 @@ def asked(monkeypatch):
 
 def test_each_level_is_contrasted_with_the_one_below(asked):
     small((1, 2, 4, 8, 16), epochs=1).fit(NORMAL)
-    assert [level for _, level, *_ in asked] == [0, 1, 2, 4, 8]
-    asked.clear()
-    small((8,), epochs=1, fakes="gan", fake_options={"steps": 7}).fit(NORMAL)
-    options = {"position": True, "verbose": False, "steps": 7}
-    assert asked == [("gan", 4, (6, 1, 16, 16), options)]
+    assert [level for level, *_ in asked] == [0, 1, 2, 4, 8]
 
 
-def test_images_kept_aside_are_learned_by_nobody(asked):
+def test_images_kept_aside_are_not_trained_on(asked):
     detector = small((1,), calibration_fraction=0.5).fit(NORMAL)
-    assert asked[0][2] == (4, 1, 16, 16)
+    assert asked[0][1].shape == (4, 1, 16, 16)
     kept = ~np.isnan(detector.calibration_scores_)
     assert kept.sum() == 4
     np.testing.assert_array_equal(
@@ -126,20 +148,68 @@ def test_images_kept_aside_are_learned_by_nobody(asked):
     )
 
 
-def test_fakes_of_crops_are_crops(asked):
-    detector = small((1, 2), crop_size=8).fit(NORMAL)
-    assert [shape for _, _, shape, _ in asked] == [(1000, 1, 8, 8)] * 2
-    assert detector.anomaly_map(NORMAL[:2]).shape == (2, 16, 16)
+def test_fakes_of_crops_are_crops_of_all_images(asked):
+    flat = np.arange(10, 90, 10, dtype=np.uint8)[:, None, None] * np.ones((16, 16), np.uint8)
+    detector = small((1, 2), crop_size=8, epochs=1).fit(flat)
+    assert detector.anomaly_map(flat).shape == (8, 16, 16)
+    for _, crops, _ in asked:
+        assert crops.shape == (1000, 1, 8, 8)
+        _, counts = crops[:, 0, 0, 0].unique(return_counts=True)
+        assert sorted(counts.tolist()) == [166] * 2 + [167] * 4  # of the six not kept aside
 
 
-def test_the_loss_is_that_of_the_pairs(monkeypatch):
-    """Of a detector that knows nothing, and so says one half: log 2 each, weighted."""
+@pytest.fixture
+def seen(monkeypatch):
+    """(windows, coordinates) of every training step, in which nothing is learned."""
+    calls = []
+
+    def recorded(self, x, coordinates):
+        if self.training:
+            calls.append((x, coordinates))
+        return 0 * self.head[0].weight.sum() + coordinates.expand(len(x), -1, -1, -1)[:, 0]
+
+    monkeypatch.setattr(mlsad.PatchDetector, "forward", recorded)
+    return calls
+
+
+def test_a_step_has_images_random_fakes_and_wrong_positions(seen):
+    detector = small((4,), input_noise=0, epochs=30, train_batch_size=3).fit(NORMAL)
+    learned = NORMAL[np.isnan(detector.calibration_scores_)]
+    assert [len(x) for x, _ in seen] == [9] * 60
+    normal, fakes, again = torch.cat([x.view(3, 3, 256) for x, _ in seen], 1)
+    assert torch.equal(again, normal)
+    assert len(fakes.unique(dim=0)) == 20  # all of them
+    values = (127.5 * (normal + 1)).round().byte().unique(dim=0)
+    assert {*map(bytes, values.numpy())} == {*map(bytes, learned)}
+    right, of_fakes, wrong = torch.cat([places.view(3, 3, 2, 13, 13) for _, places in seen], 1)
+    assert torch.equal(right, coordinate_maps((13, 13)).expand_as(right))
+    assert torch.equal(of_fakes, right)
+    assert wrong.abs().max() <= 1
+    assert abs(wrong.mean(0)).max() < 0.3  # anywhere, whatever the window
+    assert wrong.std() == pytest.approx(3**-0.5, rel=0.01)  # uniform in [-1, 1]
+
+
+def test_noise_is_added_to_images_and_fakes(seen):
+    flat = np.full((8, 16, 16), 128, np.uint8)
+    small((4,), fakes=PatchResampler(), input_noise=0.1, epochs=10).fit(flat)
+    images = torch.cat([x for x, _ in seen])
+    assert images.mean() == pytest.approx(2 * 128 / 255 - 1, abs=0.01)
+    assert images.std() == pytest.approx(0.2, rel=0.02)  # of a range of 2
+
+
+@pytest.fixture
+def ignorant(monkeypatch):
+    """Detectors say one half of everything."""
 
     def nothing(self, x, coordinates):
-        odds = 0 * (self.head[0].weight.sum() + coordinates.expand(len(x), -1, -1, -1))
-        return odds[:, 0]
+        logits = 0 * (self.head[0].weight.sum() + coordinates.expand(len(x), -1, -1, -1))
+        return logits[:, 0]
 
     monkeypatch.setattr(mlsad.PatchDetector, "forward", nothing)
+
+
+@pytest.mark.usefixtures("ignorant")
+def test_the_loss_of_ignorant_detectors_is_the_weighted_sum_of_log_2():
     for structure, position, is_told, total in (
         (0.5, 0.5, True, 2),
         (0.3, 0.9, True, 2.2),
@@ -152,7 +222,7 @@ def test_the_loss_is_that_of_the_pairs(monkeypatch):
         assert detector.history_[0][0]["loss"] == pytest.approx(total * np.log(2), rel=1e-5)
 
 
-def test_rates_fall_after_half_and_three_quarters():
+def test_the_learning_rate_falls_after_half_and_three_quarters():
     assert [round(_decay(done), 2) for done in (0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [
         1, 1, 0.3, 0.3, 0.09, 0.09,
     ]  # fmt: skip
@@ -177,7 +247,7 @@ def test_the_score_is_the_weighted_mean_of_levels():
 
 
 @pytest.mark.parametrize("crop_size", [None, 8])
-def test_held_out_weights_are_distances_over_variances(monkeypatch, crop_size):
+def test_held_out_weights_are_gaps_over_variances(monkeypatch, crop_size):
     drawn, make = [], mlsad.make_fakes
 
     class Remembered:
@@ -189,7 +259,9 @@ def test_held_out_weights_are_distances_over_variances(monkeypatch, crop_size):
             return drawn[-1]
 
     monkeypatch.setattr(mlsad, "make_fakes", Remembered)
-    detector = small(level_weights="held_out", crop_size=crop_size, epochs=40).fit(NORMAL)
+    detector = small(level_weights="held_out", crop_size=crop_size, epochs=40, n_fakes=23)
+    detector.fit(NORMAL)
+    assert list(map(len, drawn)) == [23, 23]
     kept = NORMAL[~np.isnan(detector.calibration_scores_)]
     normal, weights = detector.level_scores(kept), detector.level_weights_.numpy()
     side, first = (16, 0) if crop_size is None else (8, 4)  # crops are put in the middle
@@ -197,7 +269,7 @@ def test_held_out_weights_are_distances_over_variances(monkeypatch, crop_size):
     expected = []
     for scores, network in zip(normal.T, detector.detectors_, strict=True):
         part = slice(first, first + side - network.level + 1)
-        places = mlsad.coordinate_maps((17 - network.level,) * 2)[:, part, part]
+        places = coordinate_maps((17 - network.level,) * 2)[:, part, part]
         with torch.no_grad():
             apart = float(network(2 * fakes - 1, places).sigmoid().mean()) - scores.mean()
         expected.append(apart / scores.var(ddof=1))
@@ -205,27 +277,28 @@ def test_held_out_weights_are_distances_over_variances(monkeypatch, crop_size):
     np.testing.assert_allclose(weights, np.array(expected) / sum(expected), rtol=1e-3)
 
 
-def test_levels_that_tell_nothing_count_alike():
-    detector = small(level_weights="held_out", learning_rate=0.0).fit(NORMAL)
-    detector._level_scores_one_by_one = lambda images: torch.zeros(len(images), 2)
-    torch.testing.assert_close(
-        detector._weights(torch.ones(3, 2), torch.zeros(4, 1, 16, 16)), torch.tensor([0.5, 0.5])
-    )
+@pytest.mark.usefixtures("ignorant")
+def test_levels_that_separate_nothing_get_equal_weights():
+    detector = small(level_weights="held_out").fit(NORMAL)
+    assert detector.level_weights_.tolist() == [0.5, 0.5]
+
+
+def grids(detector, images):
+    """Probabilities (n, h, w) of all windows of 16 px images, by level."""
+    x = torch.from_numpy(images / 255.0).float()[:, None]
+    for network in detector.detectors_:
+        with torch.no_grad():
+            yield network(2 * x - 1, coordinate_maps((17 - network.level,) * 2)).sigmoid()
 
 
 def test_level_scores_are_means_of_probabilities():
     detector = small().fit(NORMAL)
-    x = torch.from_numpy(NORMAL[:1] / 255.0).float()[:, None]
-    with torch.no_grad():
-        for i, network in enumerate(detector.detectors_):
-            odds = network(2 * x - 1, mlsad.coordinate_maps((17 - network.level,) * 2))
-            assert detector.level_scores(NORMAL[:1])[0, i] == pytest.approx(
-                float(odds.sigmoid().mean()), rel=1e-5
-            )
+    expected = np.stack([grid.mean((1, 2)) for grid in grids(detector, NORMAL)], 1)
+    np.testing.assert_allclose(detector.level_scores(NORMAL), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("level", [1, 2, 4, 8])
-def test_window_map_is_the_slow_one(level):
+def test_window_map_agrees_with_its_oracle(level):
     grid = torch.rand(2, 13 - level, 10 - level, generator=torch.Generator().manual_seed(0))
     for values, image_map in zip(grid, window_map(grid, level), strict=True):
         np.testing.assert_allclose(image_map, slow_window_map(values.numpy(), level), rtol=1e-5)
@@ -233,9 +306,7 @@ def test_window_map_is_the_slow_one(level):
 
 def test_maps_are_averaged_by_the_weights():
     detector = small(level_weights=[3, 1], smoothing=0).fit(NORMAL)
-    x = torch.from_numpy(NORMAL[:1] / 255.0).float()[:, None]
-    with torch.no_grad():
-        one, two = detector._grids(x)
+    one, two = grids(detector, NORMAL[:1])
     expected = 0.75 * one + 0.25 * window_map(two, 2)
     np.testing.assert_allclose(detector.anomaly_map(NORMAL[:1]), expected, rtol=1e-5)
 
@@ -266,9 +337,7 @@ def test_distances_are_calibrated_by_other_images(distant):
 
 def test_maps_are_distances_at_pixels(distant):
     detector, _ = distant
-    x = torch.from_numpy(scratched(2, 16) / 255.0).float()[:, None]
-    with torch.no_grad():
-        one, two = detector._grids(x)
+    one, two = grids(detector, scratched(2, 16))
     values = torch.stack([one, window_map(two, 2)], -1).double()
     mean, whitener = detector.levels_of_pixels_
     expected = ((values - mean) @ whitener).square().sum(-1).sqrt()
@@ -281,24 +350,35 @@ def test_pixels_of_normal_maps_have_distances_around_one(distant):
     assert squares == pytest.approx(len(detector.levels_), rel=0.05)
 
 
-def test_distances_find_what_looks_more_normal_than_any():
-    normal, truth = stripes(100, 16, noise=15), np.repeat([0, 1], 30)
+def test_distances_find_images_that_look_more_normal_than_any():
+    normal, truth = stripes(80, 16, noise=15), np.repeat([0, 1], 30)
     clean = stripes(30, 16, noise=5, seed=2)
     both = np.concatenate([stripes(30, 16, noise=15, seed=1), clean])
-    for how, low, high in (("mean", 0, 0.1), ("distance", 0.95, 1)):
-        detector = small(combine=how, width=8, epochs=10, learning_rate=0.01).fit(normal)
-        assert low <= image_auroc(truth, detector.anomaly_score(both)) <= high
+    detector = small(combine="distance", width=8, epochs=10, learning_rate=0.01).fit(normal)
+    assert image_auroc(truth, detector.level_scores(both).mean(1)) < 0.1
+    assert image_auroc(truth, detector.anomaly_score(both)) > 0.95
 
 
-def test_distances_are_of_maps_as_smooth_as_in_fit():
-    normal = stripes(30, 16)
-    detector = small(combine="distance", smoothing=2.0).fit(normal)
-    generator = torch.Generator().manual_seed(0)
-    grids = [torch.rand(1, 17 - n, 17 - n, generator=generator) for n in detector.levels_]
-    smooth = detector._smooth_maps(grids)
-    assert smooth.shape == (1, 16, 16, 2)
-    assert smooth.std() < 0.5 * torch.stack([*map(window_map, grids, (1, 2))]).std()
-    torch.testing.assert_close(detector.set_params(smoothing=0)._smooth_maps(grids), smooth)
+def test_distance_maps_are_distances_of_smoothed_levels_and_not_blurred_again():
+    detector = small(combine="distance", smoothing=2.0).fit(stripes(30, 16))
+    levels = [
+        window_map(*one) for one in zip(grids(detector, scratched(2, 16)), (1, 2), strict=True)
+    ]
+    smooth = [ndimage.gaussian_filter(level, (0, 2, 2), mode="nearest") for level in levels]
+    mean, whitener = map(np.asarray, detector.levels_of_pixels_)
+    expected = np.linalg.norm((np.stack(smooth, -1) - mean) @ whitener, axis=-1)
+    np.testing.assert_allclose(detector.anomaly_map(scratched(2, 16)), expected, rtol=1e-4)
+
+
+def test_smoothing_waits_for_the_next_fit_only_with_distances(distant):
+    detector = copy.copy(distant[0])
+    before = detector.anomaly_map(NORMAL)
+    with pytest.warns(UserWarning, match="smoothing: changed after fit"):
+        detector.set_params(smoothing=3)
+    np.testing.assert_array_equal(detector.anomaly_map(NORMAL), before)
+    averaged = small(smoothing=0).fit(NORMAL)
+    before = averaged.anomaly_map(NORMAL)
+    assert averaged.set_params(smoothing=3).anomaly_map(NORMAL).std() < before.std()
 
 
 def test_distances_need_levels_that_vary():
@@ -306,7 +386,7 @@ def test_distances_need_levels_that_vary():
         small((1,), combine="distance").fit(np.repeat(NORMAL[:1], 8, axis=0))
 
 
-def test_colors_are_learned_where_there_are_some():
+def test_colors_are_learned_if_there_are_any():
     color = np.stack([NORMAL, NORMAL // 2, NORMAL], -1)
     detector = small(epochs=10).fit(color)
     assert detector.detectors_[0].arguments["n_channels"] == 3
@@ -318,14 +398,107 @@ def test_colors_are_learned_where_there_are_some():
     )
 
 
-def test_saved_ones_give_the_same_levels(tmp_path):
-    detector = small((1, 2, 8), fake_options={"tolerance": 0.1}, level_weights=(1, 0, 2)).fit(
-        NORMAL
-    )
+# -- the estimator of fakes -----------------------------------------------------------------------
+
+SMALL_GAN = {"width": 4, "train_steps": 3, "train_batch_size": 4}
+
+
+class Uniform(Imitator):
+    """Makes noise, for levels 2 and 4 only."""
+
+    def __init__(
+        self, level=2, image_size=32, crop_size=None, crops_per_image=1, batch_size=32,
+        device="auto", random_state=None, verbose=False,
+    ):  # fmt: skip
+        self.level, self.image_size, self.crop_size = level, image_size, crop_size
+        self.crops_per_image, self.batch_size, self.device = crops_per_image, batch_size, device
+        self.random_state, self.verbose = random_state, verbose
+
+    def _check_params(self):
+        check_choice("level", self.level, (2, 4))
+
+    def _imitate(self, images, generator):
+        return UniformNoise(images)
+
+
+def test_fakes_are_the_published_ones_by_default(asked):
+    small((1, 4), fakes=None, epochs=1).fit(NORMAL)
+    imitator = asked[1][2]
+    assert type(imitator) is EntropyPatchGAN
+    assert imitator.get_params() == EntropyPatchGAN(level=2).get_params()
+
+
+def test_the_detector_sets_level_positions_and_progress(asked):
+    for told, params, position, verbose in (
+        (True, {}, True, False),
+        (True, {"position": False}, False, False),
+        (True, {"crop_size": 8}, False, False),
+        (False, {"verbose": True}, False, True),
+    ):
+        gan = EntropyPatchGAN(32, position=told, verbose=not verbose, **SMALL_GAN)
+        small((4, 8), fakes=gan, epochs=1, **params).fit(NORMAL)
+        assert [one.get_params() for *_, one in asked] == [
+            EntropyPatchGAN(level, position=position, verbose=verbose, **SMALL_GAN).get_params()
+            for level in (2, 4)
+        ]
+        asked.clear()
+
+
+def test_the_estimator_of_fakes_is_cloned():
+    gan = EntropyPatchGAN(**SMALL_GAN)
+    before = gan.get_params()
+    small((4,), fakes=gan, epochs=1).fit(NORMAL)
+    assert vars(gan) == before
+
+
+def test_nested_parameters_can_be_read_set_and_cloned():
+    detector = small((4,), fakes=EntropyPatchGAN(**SMALL_GAN), epochs=1)
+    assert detector.get_params()["fakes__train_steps"] == 3
+    copied = clone(detector).set_params(fakes__train_steps=5)
+    assert copied.fakes.train_steps == 5
+    assert detector.fakes.train_steps == 3
+    expected = small((4,), fakes=EntropyPatchGAN(**SMALL_GAN | {"train_steps": 5}), epochs=1)
+    scores = copied.fit(NORMAL).score_samples(NORMAL)
+    np.testing.assert_array_equal(scores, expected.fit(NORMAL).score_samples(NORMAL))
+    assert (scores != detector.fit(NORMAL).score_samples(NORMAL)).any()
+
+
+def test_nested_parameters_wait_for_the_next_fit():
+    detector = small((4,), fakes=PatchResampler()).fit(NORMAL)
+    before = detector.score_samples(NORMAL)
+    with pytest.warns(UserWarning, match="fakes__tolerance: changed after fit"):
+        detector.set_params(fakes__tolerance=0.0)
+    np.testing.assert_array_equal(detector.score_samples(NORMAL), before)
+    assert (detector.fit(NORMAL).score_samples(NORMAL) != before).any()
+
+
+@pytest.mark.parametrize(
+    "fakes", [None, PatchResampler(tolerance=0.1), EntropyPatchGAN(**SMALL_GAN)]
+)
+def test_saved_detectors_give_the_same_levels_and_parameters(fakes, tmp_path):
+    levels, weights = ((1, 2), (1, 0)) if fakes is None else ((1, 2, 4), (1, 0, 2))
+    detector = small(levels, fakes=fakes, level_weights=weights, epochs=1).fit(NORMAL)
     detector.save(tmp_path / "saved.alite")
     again = load(tmp_path / "saved.alite")
     np.testing.assert_array_equal(again.level_scores(NORMAL), detector.level_scores(NORMAL))
-    assert again.levels_ == (1, 2, 8)
+    np.testing.assert_array_equal(again.anomaly_map(NORMAL), detector.anomaly_map(NORMAL))
+    assert again.levels_ == levels
+    assert type(again.fakes) is type(fakes)
+    assert again.get_params() | {"fakes": fakes} == detector.get_params()  # fakes__ ones included
+    refitted = clone(again).fit(NORMAL)
+    np.testing.assert_array_equal(refitted.level_scores(NORMAL), detector.level_scores(NORMAL))
+
+
+def test_estimators_defined_elsewhere_make_fakes(tmp_path):
+    detector = small((4,), fakes=Uniform()).fit(NORMAL)
+    resampled = small((4,)).fit(NORMAL)
+    assert (detector.score_samples(NORMAL) != resampled.score_samples(NORMAL)).any()
+    detector.save(tmp_path / "saved.alite")
+    again = load(tmp_path / "saved.alite", classes=[Uniform])
+    np.testing.assert_array_equal(again.score_samples(NORMAL), detector.score_samples(NORMAL))
+
+
+# -- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -336,7 +509,12 @@ def test_saved_ones_give_the_same_levels(tmp_path):
         ({"levels": (3,)}, "levels"),
         ({"levels": "12"}, "levels"),
         ({"levels": (1, 32)}, "windows of 32 px"),
-        ({"fakes": "vae"}, "fakes"),
+        ({"fakes": "gan"}, r"fakes: expected an estimator .* got 'gan'"),
+        ({"fakes": PatchResampler}, "fakes: expected an estimator"),
+        ({"fakes": PatchResampler(tolerance=-1)}, "fakes: tolerance"),
+        ({"fakes": EntropyPatchGAN(width=0), "levels": (1,)}, "fakes: width"),
+        ({"fakes": EntropyPatchGAN(train_batch_size=2)}, "fakes: train_batch_size"),
+        ({"fakes": Uniform(), "levels": (1, 4, 16)}, "fakes: level"),
         ({"n_fakes": 0}, "n_fakes"),
         ({"width": 0}, "width"),
         ({"dropout": 1}, "dropout"),
@@ -352,13 +530,23 @@ def test_saved_ones_give_the_same_levels(tmp_path):
         ({"crop_size": 8, "levels": (16,)}, "windows of 16 px"),
     ],
 )
-def test_senseless_parameters_are_refused(params, match):
+def test_invalid_parameters_are_refused_before_training(params, match, monkeypatch):
+    monkeypatch.delattr(mlsad, "train")
     detector = small(**params)
     with pytest.raises(ValueError, match=match):
         detector.fit(NORMAL)
     assert not [name for name in vars(detector) if name.endswith("_")]
 
 
-def test_two_images_are_too_few():
-    with pytest.raises(ValueError, match="at least 3"):
-        small().fit(NORMAL[:2])
+@pytest.mark.parametrize(("combine", "n"), [("mean", 2), ("distance", 3)])
+def test_too_few_images_are_refused(combine, n):
+    with pytest.raises(ValueError, match=f"at least {n + 1}"):
+        small(combine=combine).fit(NORMAL[:n])
+    scores = small((1,), epochs=1).fit(NORMAL[:3]).calibration_scores_
+    assert np.isnan(scores).sum() == 1
+
+
+def test_too_few_images_for_fakes_are_refused_before_training(monkeypatch):
+    monkeypatch.delattr(mlsad, "train")
+    with pytest.raises(ValueError, match="EntropyPatchGAN needs 2 images or more, got 1"):
+        small((1, 2, 4), fakes=EntropyPatchGAN()).fit(NORMAL[:3])
