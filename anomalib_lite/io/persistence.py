@@ -52,6 +52,8 @@ _PARTS = {
     "ResidualEncoder": "nn",
     "UNetGenerator": "nn",
     "ValueRange": "data",
+    "_OneClassSettings": "methods.deep_one_class",
+    "_PatchCoreSettings": "methods.patchcore",
 }
 
 
