@@ -65,6 +65,12 @@ def test_ties_go_to_the_lowest_index():
     assert NearestRows.from_rows(stored).query(rows, ranges=late)[1].tolist() == [50, 50, 51]
 
 
+def test_a_difference_in_the_last_digit_is_no_tie():
+    stored = torch.tensor([[1.0000001], [1.0], [1.0000001]])
+    distance, index = NearestRows.from_rows(stored).query(torch.tensor([[0.0]]))
+    assert (distance.item(), index.item()) == (1.0, 1)
+
+
 def test_excluded_rows_do_not_count():
     stored, rows = gaussian_rows(2500, 20), gaussian_rows(30, 20, seed=1)
     exclude = torch.arange(0, 2500, 3)
@@ -157,7 +163,9 @@ def test_results_do_not_depend_on_code_length_or_memory(monkeypatch, n_component
     assert_plain(nearest.query(rows), rows, stored)
 
 
-def test_one_long_row_does_not_make_the_others_expensive(monkeypatch):
+@pytest.mark.parametrize("n_pairs", [2**10, 2**18])
+def test_one_long_row_does_not_make_the_others_expensive(monkeypatch, n_pairs):
+    monkeypatch.setattr(nearest_module, "_PAIRS", n_pairs)
     stored, rows = gaussian_rows(3000, 40), gaussian_rows(60, 40, seed=1)
     stored[7] *= 300
     measured = []
