@@ -1,11 +1,11 @@
 """Greedy k-center coresets: few rows that leave no row far from all of them.
 
-The plain algorithm takes, again and again, the row farthest from those taken so far, and touches
-all N rows for each pick. Distances to a growing set only ever fall, so an old distance is an upper
-bound. :func:`greedy_coreset` therefore works in phases: it brings only the rows with the largest
-bounds up to date (in blocked products against the picks each has not seen yet), then picks among
-these for as long as the farthest of them is farther than any bound outside. Every pick is the one
-the plain loop would make: squared distances in float64, the lowest index on ties.
+The plain algorithm repeatedly picks the row farthest from all earlier picks, and touches all N rows
+for each pick. Distances to a growing set only fall, so an old distance is an upper bound.
+:func:`greedy_coreset` therefore works in phases: it brings only the rows with the largest bounds up
+to date (in blocked products with the picks that each has not seen yet), then picks among these
+while the farthest of them is farther than any bound outside. Every pick is that of the plain
+algorithm: squared distances in float64, the lowest index on ties.
 """
 
 from numbers import Integral, Real
@@ -151,7 +151,7 @@ class _Cover:
         """Pick greedily inside ``group`` while no row outside can be farther; gives their number.
 
         Only rows that could be picked now are brought up to date with the new picks; the others
-        wait for their next turn, as rows outside do.
+        wait for a later phase, as rows outside do.
         """
         limit_gap, limit_row = outside
         gap = self.gap[group]

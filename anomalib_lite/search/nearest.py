@@ -15,7 +15,7 @@ import torch
 from ..runtime import exact_dtype, make_generator
 from .codes import PrincipalCodes
 
-# Results depend on none of these, only time and memory do. Timed on two cores of an AMD EPYC.
+# Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
 CHUNK = 64  # neighboring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 4096  # one block of products: 13 MB of float32
 _COVER = 1024  # stored rows that give the first, rough distances
@@ -93,7 +93,7 @@ def cheapest_codes(rows: torch.Tensor, sample: torch.Tensor) -> PrincipalCodes:
 
 
 class NearestRows:
-    """The nearest of a growing set of stored rows, for any rows.
+    """Index of a growing set of stored rows that finds the nearest of them exactly.
 
     Parameters
     ----------
@@ -197,8 +197,8 @@ class NearestRows:
             The lowest on exact ties; -1 where every stored row is left out.
         """
         codes, nearest, index = self._start(rows)
-        everyone = torch.arange(len(rows), device=rows.device)
-        self._tighten_all(everyone, rows, codes, nearest, index, exclude=exclude, ranges=ranges)
+        all_rows = torch.arange(len(rows), device=rows.device)
+        self._tighten_all(all_rows, rows, codes, nearest, index, exclude=exclude, ranges=ranges)
         return nearest.sqrt_(), index
 
     def farthest(
@@ -351,9 +351,9 @@ class NearestRows:
     def _probe(self, rows, queries, within, exclude):
         """Upper bounds of the squared distances to the nearest stored row of a range."""
         bound = rows.new_full((len(rows),), torch.inf)
-        everyone = torch.arange(len(rows), device=rows.device)
+        all_rows = torch.arange(len(rows), device=rows.device)
         for left, chunks, lowest in self._products(queries, exclude, [within]):
-            promising = self._most_promising(rows, everyone, chunks, lowest, left)
+            promising = self._most_promising(rows, all_rows, chunks, lowest, left)
             bound = torch.minimum(bound, promising)
         return bound
 
@@ -407,7 +407,7 @@ class NearestRows:
         return squares, queries
 
     def _measure(self, rows, nearest, index, row, stored):
-        """Take true distances of pairs (row[i], stored[i]) into account."""
+        """Lower ``nearest`` by the true distances of pairs (row[i], stored[i])."""
         n_pairs = max(1, _PAIR_VALUES // rows.shape[1])
         for row, stored in zip(row.split(n_pairs), stored.split(n_pairs), strict=True):  # noqa: B020
             low, high = self._distance_bounds(rows, row, stored)
@@ -424,7 +424,7 @@ class NearestRows:
                 index.scatter_reduce_(0, row[won], stored[won], "amin")
 
     def _distance_bounds(self, rows, row, stored):
-        """What the squared distances of pairs lie between, by float32 differences."""
+        """Lower and upper bounds of the squared distances of pairs, from float32 differences."""
         rough = rows.index_select(0, row).sub_(self._rows.index_select(0, stored))
         rough = rough.square_().sum(1)
         error = (rows.shape[1] + 8) * 2.0**-23
