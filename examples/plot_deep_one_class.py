@@ -2,7 +2,7 @@
 One set of features, many classifiers
 =====================================
 
-DeepOneClass puts any one-class classifier on a pretrained network's pooled features: the baseline
+DeepOneClass fits any one-class classifier to a pretrained network's pooled features: the baseline
 for everything that is trained.
 """
 
@@ -27,7 +27,7 @@ data = load_elpv()
 is_anomalous = data.test_labels == -1
 
 # %%
-# Kernels and distances like vectors of one length; Gaussians and trees take them as they are.
+# Kernels and distances work best with vectors of length one; Gaussians and trees need no scaling.
 detectors = {
     "Gaussian": DeepOneClass(random_state=0),
     "Gaussian, largest values": DeepOneClass(pooling="max", random_state=0),
@@ -44,7 +44,7 @@ for name, detector in detectors.items():
     print(f"{name}: AUROC {image_auroc(is_anomalous, detector.anomaly_score(data.test)):.3f}")
 
 # %%
-# Scores of good and defective cells, and the threshold that good cells alone have set.
+# Scores of good and defective cells, and the threshold computed from good cells alone.
 chosen = detectors["Gaussian, largest values"]
 figure, ax = plt.subplots(figsize=(6, 3.5))
 plot_score_histogram(
@@ -55,7 +55,7 @@ output.mkdir(exist_ok=True)
 figure.savefig(output / "deep_one_class_scores.png", dpi=110)
 
 # %%
-# A copy of the classifier, fitted on single patches, makes the maps.
+# Maps come from a copy of the classifier that is fitted on single patches.
 worst = chosen.anomaly_score(data.test).argsort()[-6:]
 display = AnomalyMapDisplay.from_estimator(chosen, data.test[worst])
 display.figure_.savefig(output / "deep_one_class_maps.png", dpi=110)

@@ -2,8 +2,9 @@
 PaDiM on solar cells, learned from batches
 ==========================================
 
-Every cell is photographed in the same pose, with its busbars where they always are: PaDiM learns
-what each place looks like. New good cells arrive in batches, and nothing is kept of the old ones.
+Every cell is photographed in the same pose, with its busbars in the same place: PaDiM learns what
+each place looks like. New good cells arrive in batches, and the images of earlier batches are not
+needed again.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ for batch in np.split(data.train, 4):
     print(f"{detector.n_images_} good cells: AUROC {auroc:.4f}, offset {detector.offset_:.1f}")
 
 # %%
-# The same Gaussians as of one fit on all of them.
+# The Gaussians are those of one fit on all cells.
 at_once = PaDiM(random_state=0).fit(data.train)
 ours, theirs = (one.anomaly_map(data.test[:8]) for one in (detector, at_once))
 print(f"largest relative difference of the maps: {np.abs(ours - theirs).max() / theirs.max():.1e}")

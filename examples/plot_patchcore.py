@@ -2,8 +2,8 @@
 PatchCore on a texture with planted defects
 ===========================================
 
-Fit on crops of the left half of a photograph of bricks, look for defects planted into crops of the
-right half, and see how the size of the memory bank matters.
+Fit on crops of the left half of a photograph of bricks, find defects planted in crops of the right
+half, and compare sizes of the memory bank.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from anomalib_lite.report import AnomalyMapDisplay, plot_score_histogram
 data = planted_texture("brick", n_train=40, n_test=20, random_state=0)
 
 # %%
-# A share keeps the bank in proportion to the data, a count keeps it bounded.
+# A share keeps the bank proportional to the data, a count keeps it bounded.
 for coreset in (0.1, 0.01, 100):
     detector = PatchCore(coreset=coreset, random_state=0).fit(data.train)
     maps = detector.anomaly_map(data.test)
@@ -33,7 +33,7 @@ for coreset in (0.1, 0.01, 100):
     )
 
 # %%
-# One color scale for all images, the planted mask outlined.
+# All images on one color scale, with the planted masks outlined.
 detector = PatchCore(random_state=0).fit(data.train)
 defective = [i for i, label in enumerate(data.test_labels) if label == -1][:5]
 display = AnomalyMapDisplay.from_estimator(
@@ -47,9 +47,9 @@ output.mkdir(exist_ok=True)
 display.figure_.savefig(output / "patchcore_brick.png", dpi=110)
 
 # %%
-# Scores of normal and defective crops are apart, but the threshold is too strict here: crops of
-# one half of a photograph overlap, so leaving one out leaves much of it in the others. It holds
-# for images that were taken one by one, as the solar cells of the quickstart were.
+# The scores separate normal from defective crops, but the threshold is too strict here: crops of
+# one half of a photograph overlap, so leaving one out leaves much of it in the others. It holds for
+# images that were taken one by one, such as the solar cells of the quickstart.
 ax = plot_score_histogram(
     detector.score_samples(data.test), data.test_labels, offset=detector.offset_, bins=15
 )

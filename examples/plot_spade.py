@@ -1,9 +1,9 @@
 """
-SPADE where normal images come in kinds
-=======================================
+SPADE on two kinds of normal images
+===================================
 
-Two materials, both normal. SPADE first finds the normal images most like the one at hand and looks
-for each pixel's counterpart among these alone: a piece of brick is an anomaly on grass.
+Two materials, both normal. SPADE first retrieves the normal images most similar to the one at hand,
+then looks for each pixel's counterpart among these alone: a piece of brick is an anomaly on grass.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from anomalib_lite.metrics import pixel_auroc
 from anomalib_lite.report import AnomalyMapDisplay
 
 # %%
-# 20 normal crops of each material; in the test crops of one a square of the other.
+# 20 normal crops of each material; each test crop contains a square of the other material.
 brick, grass = (
     planted_texture(name, n_train=20, n_test=12, random_state=0) for name in ("brick", "grass")
 )
@@ -36,8 +36,8 @@ for i, (image, other) in enumerate(zip(images, np.concatenate([good[1], good[0]]
     masks[i][place] = True
 
 # %%
-# With ten neighbors all retrieved images are of the right material; with forty all materials are
-# there, and the square has its counterparts. PatchCore's one memory bank has them too.
+# With ten neighbors all retrieved images are of the right material; with forty both materials are
+# retrieved, and the square has its counterparts. PatchCore's one memory bank has them too.
 for n_neighbors in (10, 40):
     detector = SPADE(n_neighbors=n_neighbors).fit(normal)
     auroc = pixel_auroc(masks, detector.anomaly_map(images))
@@ -46,7 +46,7 @@ auroc = pixel_auroc(masks, PatchCore(random_state=0).fit(normal).anomaly_map(ima
 print(f"PatchCore: pixel AUROC {auroc:.3f}")
 
 # %%
-# Three of each material, the square outlined.
+# Three of each material, with the square outlined.
 chosen = [0, 1, 2, 6, 7, 8]
 display = AnomalyMapDisplay.from_estimator(
     SPADE(n_neighbors=10).fit(normal), images[chosen], masks=masks[chosen]

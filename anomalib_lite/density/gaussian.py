@@ -1,13 +1,16 @@
 """Gaussian densities: statistics that merge exactly, and one full Gaussian as an estimator."""
 
 import math
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.covariance import ledoit_wolf
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..annotations import Device
 from ..io.persistence import SaveMixin
 from ..runtime import exact_dtype, resolve_device
 
@@ -15,11 +18,11 @@ _PLACES = 64  # whose statistics are updated together
 
 
 class GaussianStatistics:
-    """Count, mean and scatter of rows, at one place or at each of many; they merge exactly.
+    """Count, mean and scatter of rows at each of P places; merging two of them is exact.
 
-    Merging adds no squares of raw values: the scatter is taken about the mean, and the gap between
-    two means enters as one more row (Chan, Golub and LeVeque). E[x²] - E[x]² loses every digit once
-    the mean is large against the deviation; this does not.
+    Merging adds no squares of raw values: the scatter is taken about the mean, and the difference
+    of two means enters as one more row (Chan, Golub and LeVeque). E[x²] - E[x]² loses all digits
+    where the mean is large compared with the deviation; this does not.
 
     Parameters
     ----------
@@ -42,11 +45,11 @@ class GaussianStatistics:
     (3, 3.0, 14.0)
     """
 
-    def __init__(self, count, mean, scatter):
+    def __init__(self, count: int, mean: torch.Tensor, scatter: torch.Tensor):
         self.count, self.mean, self.scatter = count, mean, scatter
 
     @classmethod
-    def from_rows(cls, rows):
+    def from_rows(cls, rows: torch.Tensor) -> Self:
         """Statistics of rows (P, n, D) at P places, in float64 where the device has it."""
         n_places, _, n_features = rows.shape
         dtype = exact_dtype(rows.device)
@@ -58,19 +61,20 @@ class GaussianStatistics:
         statistics.update(rows)
         return statistics
 
-    def update(self, rows):
-        """Take rows (P, n, D) into account, in place."""
+    def update(self, rows: torch.Tensor) -> None:
+        """Add rows (P, n, D), in place."""
         n_rows, dtype = rows.shape[1], self.mean.dtype
         for part, mean, scatter in self._blocks():
             here = rows[part].to(dtype)
-            apart = here.mean(1)
-            here = torch.cat([here - apart[:, None], self._gap(apart, mean, n_rows)], 1)
+            their_mean = here.mean(1)
+            gap = self._gap(their_mean, mean, n_rows)
+            here = torch.cat([here - their_mean[:, None], gap], 1)
             scatter.baddbmm_(here.mT, here)
-            mean += (apart - mean) * (n_rows / (self.count + n_rows))
+            mean += (their_mean - mean) * (n_rows / (self.count + n_rows))
         self.count += n_rows
 
-    def merge(self, other):
-        """Take the rows of other statistics of the same places into account, in place."""
+    def merge(self, other: Self) -> None:
+        """Add the rows of other statistics of the same places, in place."""
         for part, mean, scatter in self._blocks():
             gap = self._gap(other.mean[part], mean, other.count)
             scatter += other.scatter[part]
@@ -79,33 +83,34 @@ class GaussianStatistics:
         self.count += other.count
 
     def _gap(self, other, mean, count):
-        """(n, 1, D), the row by which the gap between two means enters the scatter."""
+        """(n, 1, D), the row by which the difference of two means enters the scatter."""
         return ((other - mean) * math.sqrt(self.count * count / (self.count + count)))[:, None]
 
     def _blocks(self):
-        """(places, their means, their scatters), a few at a time, which stay in the cache."""
+        """(places, their means, their scatters), a few at a time, to stay in the cache."""
         for first in range(0, len(self.mean), _PLACES):
             part = slice(first, first + _PLACES)
             yield part, self.mean[part], self.scatter[part]
 
-    def copy(self):
-        """One that can be updated while this stays as it is."""
+    def copy(self) -> "GaussianStatistics":
+        """An independent copy."""
         return GaussianStatistics(self.count, self.mean.clone(), self.scatter.clone())
 
-    def covariance(self, places=slice(None)):
-        """(n, D, D) at some places, divided by count - 1."""
+    def covariance(self, places: slice | torch.Tensor = slice(None)) -> torch.Tensor:
+        """Covariances (n, D, D) at some places: the scatter divided by count - 1."""
         return self.scatter[places] / (self.count - 1)
 
-    def to_state(self):
-        """What :meth:`from_state` makes an equal one of."""
+    def to_state(self) -> dict[str, Any]:
+        """The state that :meth:`from_state` restores."""
         return {"count": self.count, "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Statistics with the state that :meth:`to_state` gave."""
         return cls(**state)
 
 
-def whiteners(covariance):
+def whiteners(covariance: torch.Tensor) -> torch.Tensor:
     """Transposed inverse Cholesky factors (n, D, D) of covariances; ValueError if one is singular.
 
     A row times its whitener has uncorrelated coordinates of variance 1.
@@ -117,8 +122,10 @@ def whiteners(covariance):
     return torch.linalg.solve_triangular(factor, identity, upper=False).mT
 
 
-def squared_mahalanobis(rows, mean, whitener):
-    """Squared Mahalanobis distances of rows at their places.
+def squared_mahalanobis(
+    rows: torch.Tensor, mean: torch.Tensor, whitener: torch.Tensor
+) -> torch.Tensor:
+    """Squared Mahalanobis distances of rows from the Gaussians of their places.
 
     Parameters
     ----------
@@ -135,18 +142,21 @@ def squared_mahalanobis(rows, mean, whitener):
     return torch.bmm(centered, whitener).square_().sum(2).T
 
 
-def leave_one_out_squares(squares, count):
-    """Squared Mahalanobis distances, had each row been left out of the ``count`` rows."""
-    share = count * squares / (count - 1) ** 2  # of the scatter along it that is its own
-    return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - share)
+def leave_one_out_squares(squares: torch.Tensor, count: int) -> torch.Tensor:
+    """Squared Mahalanobis distances of rows from the Gaussian of the ``count - 1`` others.
+
+    ``squares`` are those from the Gaussian of all ``count`` rows.
+    """
+    fraction = count * squares / (count - 1) ** 2  # of the scatter along the row: its own part
+    return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - fraction)
 
 
-def shrunk_gaussian(rows):
-    """Mean, a root of the covariance, and its transposed inverse, of rows (n, d).
+def shrunk_gaussian(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean, a root of the shrunk covariance, and the root's transposed inverse, of rows (n, d).
 
-    The root is the symmetric one of the correlations, shrunk as Ledoit and Wolf do, each row times
-    its column's deviation: white coordinates, ``(rows - mean) @ inverse``, are as near to the
-    columns as they can be, whatever these are measured in.
+    The root is that of the correlations, symmetric and shrunk as by Ledoit and Wolf, each row times
+    its column's deviation: white coordinates, ``(rows - mean) @ inverse``, stay as close to the
+    columns as possible, whatever units these have.
 
     Raises
     ------
@@ -160,7 +170,7 @@ def shrunk_gaussian(rows):
         raise ValueError(
             f"X: its {len(rows)} samples vary too little for a density: are they all the same?"
         )
-    std = torch.where(std > 0, std, std[std > 0].min())  # what never changed may do so later
+    std = torch.where(std > 0, std, std[std > 0].min())  # a constant column may vary in new rows
     correlation, _ = ledoit_wolf(((rows - mean) / std).cpu().numpy(), assume_centered=True)
     values, vectors = torch.linalg.eigh(torch.from_numpy(correlation).to(rows))
     values = values.clamp_min(1e-9 * values.max()).sqrt()
@@ -169,16 +179,16 @@ def shrunk_gaussian(rows):
 
 
 class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
-    """One Gaussian with a full covariance, shrunk as Ledoit and Wolf do.
+    """One Gaussian with a full covariance, shrunk as by Ledoit and Wolf.
 
-    The one-class classifier for deep features that are few and wide: shrinkage towards a multiple
-    of the identity, by the amount that the data themselves ask for, makes the covariance invertible
-    with fewer rows than features.
+    The one-class classifier for few rows of many deep features: shrinkage toward a multiple of the
+    identity, by an amount estimated from the data, makes the covariance invertible even with fewer
+    rows than features.
 
     Parameters
     ----------
     device : str or torch.device, default="auto"
-        Where mean and Cholesky factor live and scores are computed.
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
 
     Attributes
     ----------
@@ -203,10 +213,10 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
     True
     """
 
-    def __init__(self, *, device="auto"):
+    def __init__(self, *, device: Device = "auto"):
         self.device = device
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn mean and covariance.
 
         Parameters
@@ -221,7 +231,7 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If ``X`` is not a table of finite numbers with two rows at least, or if its rows are all
+            If ``X`` is not a table of finite numbers with at least two rows, or if all its rows are
             the same.
         """
         device = resolve_device(self.device)
@@ -239,7 +249,7 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         self.shrinkage_ = float(shrinkage)
         return self
 
-    def score_samples(self, X):
+    def score_samples(self, X: ArrayLike) -> np.ndarray:
         """Log-density of each row, in nats: lower = more anomalous.
 
         Parameters
@@ -257,6 +267,6 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         volume = self.factor_.diagonal().log().sum() + len(self.mean_) * math.log(2 * math.pi) / 2
         return (-white.square().sum(0) / 2 - volume).cpu().numpy().astype(np.float64)
 
-    def score(self, X, y=None):
+    def score(self, X: ArrayLike, y: object = None) -> float:
         """Total log-density of the rows, in nats."""
         return float(self.score_samples(X).sum())

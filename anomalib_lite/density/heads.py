@@ -1,7 +1,9 @@
 """One-class heads: any scikit-learn outlier detector or density over rows of deep features."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from sklearn.base import OutlierMixin, clone
+from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.svm import OneClassSVM
@@ -9,10 +11,9 @@ from sklearn.svm import OneClassSVM
 from .gaussian import GaussianDensity
 
 NAMED = ("gaussian", "kde", "knn", "ocsvm")
-_N_FOLDS = 5
 
 
-def check_head(classifier):
+def check_head(classifier: object) -> None:
     """Raise ValueError unless ``classifier`` can be a head; see :func:`fit_head`."""
     if isinstance(classifier, str):
         known = classifier in NAMED
@@ -28,15 +29,15 @@ def check_head(classifier):
         )
 
 
-def fit_head(classifier, rows, seed):
-    """A head fitted on rows of normal images.
+def fit_head(classifier: str | BaseEstimator, rows: np.ndarray, seed: int) -> BaseEstimator:
+    """Fit a head on rows of normal images.
 
     Parameters
     ----------
     classifier : str or estimator
         ``"gaussian"`` is :class:`~anomalib_lite.GaussianDensity`; ``"ocsvm"`` and ``"kde"`` are
-        scikit-learn's, with the Gaussian kernel exp(-gamma r²), gamma = 10 / (n_features *
-        variance of the values), of the two-stage papers; ``"knn"`` is the mean distance to the 5
+        scikit-learn's, with the Gaussian kernel of the two-stage papers: exp(-gamma r²),
+        gamma = 10 / (n_features * variance of the values); ``"knn"`` is the mean distance to the 5
         nearest rows. An estimator is cloned, never changed.
     rows : ndarray of shape (n, n_features)
     seed : int
@@ -63,7 +64,7 @@ def _named(name, rows):
     return NearestNeighbors(n_neighbors=min(5, len(rows)))
 
 
-def head_scores(head, rows):
+def head_scores(head: BaseEstimator, rows: np.ndarray) -> np.ndarray:
     """Anomaly scores (n,) of rows (n, n_features), higher = more anomalous.
 
     Minus ``score_samples``, or the mean distance to the ``n_neighbors`` nearest rows.
@@ -74,14 +75,16 @@ def head_scores(head, rows):
     return distance.mean(1)
 
 
-def folds(n, seed, n_folds=_N_FOLDS):
-    """(those to fit on, those held out) of n rows, ``n_folds`` times; of fewer rows, n times."""
+def folds(n: int, seed: int, n_folds: int = 5) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows to fit on, rows held out) of n rows for each of ``n_folds`` folds, n at most."""
     return KFold(min(n_folds, n), shuffle=True, random_state=seed).split(np.empty(n))
 
 
-def held_out_scores(classifier, rows, seed):
-    """Anomaly scores (n,) of 3 rows or more by heads fitted on the other folds."""
+def held_out_scores(
+    classifier: str | BaseEstimator, rows: np.ndarray, seed: int, n_folds: int = 5
+) -> np.ndarray:
+    """Anomaly scores (n,) of 3 rows or more, each by a head fitted without the row's fold."""
     scores = np.empty(len(rows))
-    for fit, held_out in folds(len(rows), seed):
+    for fit, held_out in folds(len(rows), seed, n_folds):
         scores[held_out] = head_scores(fit_head(classifier, rows[fit], seed), rows[held_out])
     return scores

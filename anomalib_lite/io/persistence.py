@@ -56,6 +56,8 @@ _PARTS = {
     "UNetGenerator": "nn",
     "ValueRange": "data",
     "_MLSADSettings": "methods.mlsad",
+    "_OneClassSettings": "methods.deep_one_class",
+    "_PatchCoreSettings": "methods.patchcore",
 }
 
 

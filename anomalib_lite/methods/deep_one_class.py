@@ -1,9 +1,15 @@
 """DeepOneClass: pretrained features and a classic one-class classifier, nothing trained."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
+from torch import nn
 from torch.nn import functional as F
 
+from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 from ..base import BaseDetector
@@ -11,55 +17,71 @@ from ..density.heads import check_head, fit_head, head_scores, held_out_scores
 from ..runtime import draw_seed
 from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
 
-_PATCHES_OF_A_STREAM = 32  # kept of each image where nobody knows how many will come
+_PATCHES_OF_A_STREAM = 32  # kept of each image of a stream of unknown length
+
+
+@dataclass(frozen=True)
+class _OneClassSettings:
+    """Snapshot: later set_params calls must not alter a fitted detector."""
+
+    pooling: str
+    normalize: bool
+    neighborhood: int
 
 
 class DeepOneClass(BaseDetector):
     """DeepOneClass: a one-class classifier on the pooled features of a pretrained network.
 
-    The baseline that every learned representation has to beat: the layers of a frozen network,
-    pooled over all places, make one vector an image; a classic outlier detector or density learns
-    the vectors of the normal images. For maps another copy of the same classifier learns vectors of
+    The baseline for every learned representation: the feature maps of a frozen network, pooled over
+    all places, describe each image by one vector, and a classic outlier detector or density learns
+    the vectors of the normal images. For maps, a copy of the same classifier learns vectors of
     single patches and scores every patch of an image.
 
     Parameters
     ----------
     backbone : str or nn.Module, default="efficientnet_lite0"
-        The default has ImageNet weights that come with the installation; see
-        :class:`~anomalib_lite.backbones.Backbone`.
+        The network; see :class:`~anomalib_lite.backbones.Backbone`. The default has ImageNet
+        weights that come with the installation.
     classifier : {"gaussian", "kde", "knn", "ocsvm"} or estimator, default="gaussian"
         Any scikit-learn outlier detector or density, or ``NearestNeighbors``; it is cloned. For the
         names see :func:`~anomalib_lite.density.fit_head`.
-    layers : sequence or None, default=(8, 16, 32)
-        Strides, transformer blocks, or module names; None for the backbone's two usual layers.
+    layers : sequence, "last" or None, default=(8, 16, 32)
+        Strides, transformer blocks or module names of the feature maps to use. None: the backbone's
+        two usual layers.
     weights : {"pretrained", "random"} or path, default="pretrained"
+        Where the network's weights come from.
     pooling : {"mean", "max"}, default="mean"
         How each layer's map becomes one vector.
     normalize : bool, default=False
         Scale every vector to length 1, as the two-stage papers do before a kernel.
     n_patches : int, default=2000
-        How many normal patches, drawn at random, the classifier of patches is fitted on.
+        Number of normal patches, drawn at random, that the patch model is fitted on.
     neighborhood : int, default=3
-        Side in cells, odd, of the neighborhood that is averaged to describe a patch.
+        Side, in cells, odd, of the neighborhood averaged to describe a patch.
+    n_folds : int, default=5
+        Number of folds: out-of-sample scores come from models fitted without the image's fold.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
-        What to keep of the resized image.
+        Part of the resized image to keep.
     smoothing : float, default=4.0
         Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
     batch_size : int, default=32
-        Images that pass through the network together on an accelerator.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
     device : str or torch.device, default="auto"
-        Of the network; scikit-learn's classifiers run on the CPU.
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU. Classifiers of
+        scikit-learn run on the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
-        What runs the network; see :class:`~anomalib_lite.backbones.Backbone`.
+        What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
+        extra ``onnx``.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the network.
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Draws patches, folds, random weights, and seeds a classifier that has no seed of its own.
+        Seed of everything random: patches, folds, random weights, and a classifier that has no seed
+        of its own.
     verbose : bool, default=False
         Show progress bars.
 
@@ -70,10 +92,11 @@ class DeepOneClass(BaseDetector):
     patch_classifier_ : estimator
         Fitted on vectors of patches.
     calibration_scores_ : ndarray of shape (n_images,)
-        ``score_samples`` of each training image by a classifier fitted without its fold (one of 5).
+        ``score_samples`` of each training image by a classifier fitted without its fold.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
+        Images learned from.
     backbone_ : Backbone
     device_ : torch.device
 
@@ -101,25 +124,26 @@ class DeepOneClass(BaseDetector):
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
-        classifier="gaussian",
+        backbone: str | nn.Module = "efficientnet_lite0",
+        classifier: str | BaseEstimator = "gaussian",
         *,
-        layers=(8, 16, 32),
-        weights="pretrained",
-        pooling="mean",
-        normalize=False,
-        n_patches=2000,
-        neighborhood=3,
-        image_size=None,
-        center_crop=None,
-        smoothing=4.0,
-        false_alarm_rate=0.01,
-        batch_size=32,
-        device="auto",
-        engine="torch",
-        dtype="auto",
-        random_state=None,
-        verbose=False,
+        layers: Sequence[int | str] | str | None = (8, 16, 32),
+        weights: Path = "pretrained",
+        pooling: str = "mean",
+        normalize: bool = False,
+        n_patches: int = 2000,
+        neighborhood: int = 3,
+        n_folds: int = 5,
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        smoothing: float = 4.0,
+        false_alarm_rate: float = 0.01,
+        batch_size: int = 32,
+        device: Device = "auto",
+        engine: str = "torch",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.backbone = backbone
         self.classifier = classifier
@@ -129,6 +153,7 @@ class DeepOneClass(BaseDetector):
         self.normalize = normalize
         self.n_patches = n_patches
         self.neighborhood = neighborhood
+        self.n_folds = n_folds
         self.image_size = image_size
         self.center_crop = center_crop
         self.smoothing = smoothing
@@ -145,15 +170,11 @@ class DeepOneClass(BaseDetector):
         check_choice("pooling", self.pooling, POOLINGS)
         check_count("n_patches", self.n_patches)
         check_odd("neighborhood", self.neighborhood)
+        check_count("n_folds", self.n_folds, minimum=2)
 
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator)
-        # what is fitted so is scored so, whatever set_params says later
-        self._embedding_ = {
-            "pooling": self.pooling,
-            "normalize": self.normalize,
-            "neighborhood": self.neighborhood,
-        }
+        self._settings_ = _OneClassSettings(self.pooling, self.normalize, self.neighborhood)
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
@@ -171,22 +192,22 @@ class DeepOneClass(BaseDetector):
         draw = torch.randperm(len(patches), generator=generator, device="cpu")[: self.n_patches]
         seed = draw_seed(generator)
         check_enough(len(vectors), 3, "scores of images by classifiers fitted on others")
-        scores = held_out_scores(self.classifier, vectors, seed)
+        scores = held_out_scores(self.classifier, vectors, seed, self.n_folds)
         self.classifier_ = fit_head(self.classifier, vectors, seed)
         self.patch_classifier_ = fit_head(self.classifier, patches[draw.numpy()], seed)
         return scores
 
     def _pooled(self, maps):
-        """(B, D), one vector an image."""
-        return self._normalized(pool_maps(maps, self._embedding_["pooling"]))
+        """One vector for each image, (B, D)."""
+        return self._normalized(pool_maps(maps, self._settings_.pooling))
 
     def _patches(self, maps):
-        """(B, P, D), one vector a patch."""
-        embedding = patch_embedding(maps, neighborhood=self._embedding_["neighborhood"])
+        """One vector for each patch, (B, P, D)."""
+        embedding = patch_embedding(maps, neighborhood=self._settings_.neighborhood)
         return self._normalized(grid_rows(embedding))
 
     def _normalized(self, rows):
-        return F.normalize(rows, dim=-1) if self._embedding_["normalize"] else rows
+        return F.normalize(rows, dim=-1) if self._settings_.normalize else rows
 
     def _score(self, batch):
         return self._image_scores(self.backbone_(batch))

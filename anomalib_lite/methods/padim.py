@@ -1,7 +1,11 @@
 """PaDiM: a Gaussian over patch features at every position."""
 
-import torch
+from collections.abc import Sequence
 
+import torch
+from torch import nn
+
+from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import RowStore, grid_rows, patch_embedding, rebatch
 from ..base import BaseDetector, PartialFitMixin
@@ -14,7 +18,7 @@ from ..density.gaussian import (
 from ..runtime import parse_memory
 from ..validation import check_count, check_enough, check_finite, check_number
 
-_PLACES = 32  # places whose covariances are factorised together
+_PLACES = 32  # places whose covariances are factorized together
 _BLOCK = 32  # images whose rows enter the statistics together
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
@@ -22,50 +26,55 @@ _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when
 class PaDiM(PartialFitMixin, BaseDetector):
     r"""PaDiM: a Gaussian over the patch features at each position of the grid.
 
-    Feature maps of strides 4, 8 and 16 are brought to the finest grid and concatenated; a random
-    choice of ``n_features`` of their channels describes each position. The normal images give each
-    position (i, j) a mean :math:`\mu_{ij}` and a regularized covariance :math:`\Sigma_{ij}`; a
-    patch :math:`x` is as anomalous as its Mahalanobis distance
+    Feature maps of strides 4, 8 and 16 are resized to the finest grid and concatenated;
+    ``n_features`` of their channels, drawn at random, describe each position. The normal images
+    give each position (i, j) a mean :math:`\mu_{ij}` and a regularized covariance
+    :math:`\Sigma_{ij}`. The anomaly of a patch :math:`x` is its Mahalanobis distance
 
     .. math:: M(x) = \sqrt{(x - \mu_{ij})^T \Sigma_{ij}^{-1} (x - \mu_{ij})},
 
-    an image as its most anomalous patch. Positions are not interchangeable here: parts must be
-    photographed in one and the same pose.
+    the score of an image that of its most anomalous patch. Positions are not interchangeable: all
+    parts must be photographed in the same pose.
 
     Parameters
     ----------
     backbone : str or nn.Module, default="efficientnet_lite0"
-        The default has ImageNet weights that come with the installation; see
-        :class:`~anomalib_lite.backbones.Backbone`.
-    layers : sequence or None, default=(4, 8, 16)
-        Strides, transformer blocks, or module names; None for the backbone's two usual layers.
+        The network; see :class:`~anomalib_lite.backbones.Backbone`. The default has ImageNet
+        weights that come with the installation.
+    layers : sequence, "last" or None, default=(4, 8, 16)
+        Strides, transformer blocks or module names of the feature maps to use. None: the backbone's
+        two usual layers.
     weights : {"pretrained", "random"} or path, default="pretrained"
+        Where the network's weights come from.
     n_features : int or None, default=100
-        How many channels to keep, drawn from ``random_state``; None, or more than there are, keeps
+        Number of channels to keep, drawn from ``random_state``; None, or more than there are, keeps
         all. The paper keeps 100 for ResNet18 and 550 for WideResNet50.
     eps : float, default=0.01
         Added to the diagonal of every covariance.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
-        What to keep of the resized image.
+        Part of the resized image to keep.
     smoothing : float, default=4.0
         Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
-    memory_budget : int, str or None, default="2GB"
-        Bytes, or text such as ``"500MB"``, for the rows from which the threshold is read; as many
-        of the first images as fit are used for it. The Gaussians come on top, see Notes.
+    memory_budget : int, str or None, default="4GB"
+        Memory that fitting may use for what it stores of images, in bytes or as ``"500MB"``; None
+        for no limit. It covers the rows from which the threshold is read: as many of the first
+        images as fit are used for it. The Gaussians come on top, see Notes.
     batch_size : int, default=32
-        Images that pass through the network together on an accelerator.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
     device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
-        What runs the network; see :class:`~anomalib_lite.backbones.Backbone`.
+        What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
+        extra ``onnx``.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the network.
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Draws the channels, and random weights.
+        Seed of everything random: the channels, random weights.
     verbose : bool, default=False
         Show progress bars.
 
@@ -78,8 +87,8 @@ class PaDiM(PartialFitMixin, BaseDetector):
     whiteners_ : torch.Tensor of shape (P, d, d)
         Transposed inverse Cholesky factors of the regularized covariances, float32.
     calibration_scores_ : ndarray of shape (n_images,)
-        ``score_samples`` of each training image had it been left out; NaN where the budget had no
-        room.
+        ``score_samples`` of each training image had it been left out; NaN where the memory budget
+        had no room.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
@@ -95,7 +104,8 @@ class PaDiM(PartialFitMixin, BaseDetector):
     merges new statistics into old ones, which gives what one ``fit`` on all images gives.
 
     Leaving one of n images out changes a mean and a covariance in a known way (a rank-one
-    downdate), so its distance from the Gaussian of the others follows from that within:
+    downdate), so its distance from the Gaussian of the others follows from that to the Gaussian of
+    all:
     :math:`M_{-i}^2 = \frac{n^2 (n-2)}{(n-1)^3} \cdot \frac{M^2}{1 - n M^2 / (n-1)^2}`, exactly, but
     for a ridge that is (n-1)/(n-2) times ``eps``.
 
@@ -119,23 +129,23 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: str | nn.Module = "efficientnet_lite0",
         *,
-        layers=(4, 8, 16),
-        weights="pretrained",
-        n_features=100,
-        eps=0.01,
-        image_size=None,
-        center_crop=None,
-        smoothing=4.0,
-        false_alarm_rate=0.01,
-        memory_budget="2GB",
-        batch_size=32,
-        device="auto",
-        engine="torch",
-        dtype="auto",
-        random_state=None,
-        verbose=False,
+        layers: Sequence[int | str] | str | None = (4, 8, 16),
+        weights: Path = "pretrained",
+        n_features: int | None = 100,
+        eps: float = 0.01,
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        smoothing: float = 4.0,
+        false_alarm_rate: float = 0.01,
+        memory_budget: int | str | None = "4GB",
+        batch_size: int = 32,
+        device: Device = "auto",
+        engine: str = "torch",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.backbone = backbone
         self.layers = layers
@@ -183,7 +193,9 @@ class PaDiM(PartialFitMixin, BaseDetector):
             store.append(rows[: room - store.n_images])
         check_enough(statistics.count, 3, "distances from Gaussians of the other images")
         self.statistics_ = statistics
-        return self._calibrate(store.by_image)
+        old, new = self._old_scores(), self._calibrate(store.by_image)
+        unknown = new.new_full((self.n_images_ - len(old) - len(new),), torch.nan)
+        return torch.cat([old, new, unknown])
 
     def _rows(self, batches):
         for images, batch in batches:
@@ -203,9 +215,8 @@ class PaDiM(PartialFitMixin, BaseDetector):
         return grid_rows(embedding), embedding.shape[-2:]
 
     def _calibrate(self, rows):
-        """Whiteners from the statistics; scores of old and of new images (n, P, d), left out."""
+        """Make whiteners of the statistics; gives leave-one-out scores of new images (n, P, d)."""
         count, mean = self.statistics_.count, self.statistics_.mean
-        old = self._old_scores()
         self.whiteners_ = rows.new_empty(self.statistics_.scatter.shape)
         squares = rows.new_empty(rows.shape[:2], dtype=mean.dtype)  # (n, P)
         for places in torch.arange(len(mean), device=rows.device).split(_PLACES):
@@ -219,10 +230,10 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 torch.cat(both) for both in zip(self._suspects_, (places, worst), strict=True)
             )
         self._suspects_ = places, worst  # places (n, k) and rows (n, k, d)
-        return torch.cat([old, leave_one_out_squares(squares.amax(1), count).sqrt()]).cpu()
+        return leave_one_out_squares(squares.amax(1), count).sqrt()
 
     def _old_scores(self):
-        """Scores of the earlier images, left out of what the statistics have become."""
+        """Leave-one-out scores of the earlier images, by what the statistics have become."""
         mean = self.statistics_.mean
         if not self._suspects_:
             return mean.new_empty(0)
@@ -230,7 +241,11 @@ class PaDiM(PartialFitMixin, BaseDetector):
             squared_mahalanobis(rows[None], mean[places], self._whitener(places)).amax()
             for places, rows in zip(*self._suspects_, strict=True)
         ]
-        return leave_one_out_squares(mean.new_tensor(squares), self.statistics_.count).sqrt()
+        known = ~torch.from_numpy(self.calibration_scores_).isnan()  # images with suspects
+        scores = mean.new_full(known.shape, torch.nan)
+        found = leave_one_out_squares(mean.new_tensor(squares), self.statistics_.count).sqrt()
+        scores[known.to(mean.device)] = found
+        return scores
 
     def _whitener(self, places):
         covariance = self.statistics_.covariance(places)

@@ -1,9 +1,13 @@
 """PatchCore: the distance of every patch to a memory bank of normal patches."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 
 import torch
+from torch import nn
 
+from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import DTYPES, ENGINES, Backbone
 from ..backbones.patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
 from ..base import BaseDetector, PartialFitMixin
@@ -18,18 +22,27 @@ from ..search.coreset import (
 from ..search.nearest import NearestRows, squared_distance
 from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
 
-_PART_COUNT = 2  # times ``coreset`` rows are chosen from a part: a finer cover before the reduction
+_PART_COUNT = 2  # a part's coreset, in units of a ``coreset`` count: finer, to be reduced later
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
 
+@dataclass(frozen=True)
+class _PatchCoreSettings:
+    """Snapshot: later set_params calls must not alter a fitted detector."""
+
+    aggregation: str
+    neighborhood: int
+    n_reweight: int | None
+
+
 class PatchCore(PartialFitMixin, BaseDetector):
-    r"""PatchCore: nearest neighbors in a coreset of normal patch features.
+    r"""PatchCore: distances to the nearest neighbors in a coreset of normal patch features.
 
     Mid-level features of a pretrained network, averaged over small neighborhoods, describe each
     patch of the normal images. A greedy coreset of these vectors is the memory bank
-    :math:`\mathcal{M}`. A patch is as anomalous as it is far from the bank, an image as its most
-    anomalous patch :math:`m^{test}`, whose distance :math:`s^*` to its nearest bank row
-    :math:`m^*` is re-weighted (equation 7 of the paper) by how rare :math:`m^*` itself is:
+    :math:`\mathcal{M}`. The anomaly of a patch is its distance to the bank. The score of an image
+    is that of its most anomalous patch :math:`m^{test}`: the distance :math:`s^*` to its nearest
+    bank row :math:`m^*`, re-weighted (equation 7 of the paper) by how rare :math:`m^*` itself is:
 
     .. math:: s = \Big(1 - \frac{\exp \|m^{test} - m^*\|}
               {\sum_{m \in \mathcal{N}_b(m^*)} \exp \|m^{test} - m\|}\Big)\, s^*
@@ -39,53 +52,54 @@ class PatchCore(PartialFitMixin, BaseDetector):
     Parameters
     ----------
     backbone : str or nn.Module, default="efficientnet_lite0"
-        The default has ImageNet weights that come with the installation. Any timm name works,
-        CLIP (``"resnet50_clip.openai"``, ``"vit_base_patch16_clip_224.openai"``) and DINO names
-        too; see :class:`~anomalib_lite.backbones.Backbone`.
-    layers : sequence or None, default=None
-        Strides (None: 8 and 16), transformer blocks (None: at half and three quarters of the
-        depth), or module names.
+        The network; see :class:`~anomalib_lite.backbones.Backbone`. The default has ImageNet
+        weights that come with the installation. Any timm name works, CLIP
+        (``"resnet50_clip.openai"``, ``"vit_base_patch16_clip_224.openai"``) and DINO names too.
+    layers : sequence, "last" or None, default=None
+        Strides, transformer blocks or module names of the feature maps to use. None: strides 8 and
+        16, or the blocks at half and three quarters of the depth.
     weights : {"pretrained", "random"} or path, default="pretrained"
+        Where the network's weights come from.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
-        What to keep of the resized image. The paper resizes to 256 and keeps 224; by default
+        Part of the resized image to keep. The paper resizes to 256 and keeps 224; by default
         nothing is cut off, since a defect at the border counts.
     aggregation : {"concat", "official"}, default="concat"
         How the layers become one vector: as in the paper's text, or as in its authors' code; see
         :func:`~anomalib_lite.backbones.patch_embedding`.
     neighborhood : int, default=3
-        Side in cells, odd, of the neighborhood that is averaged.
+        Side, in cells, odd, of the neighborhood averaged to describe a patch.
     coreset : float or int, default=0.1
-        Share of the patches to keep, in (0, 1], or their count.
+        Share of the rows to keep, in (0, 1], or their count. A row is a patch of a normal image.
     projection : "auto", int or None, default="auto"
-        Random projection in which the coreset is chosen; see
+        Random projection in which the coreset is selected; see
         :func:`~anomalib_lite.search.select_coreset`. Scores never use it.
     n_reweight : int or None, default=9
         b of equation 7; 1 or None leave the score at :math:`s^*`.
     smoothing : float, default=4.0
         Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
     false_alarm_rate : float, default=0.01
-        Share of normal images that ``predict`` may call anomalous, as far as the normal images
-        of ``fit`` can tell.
+        Share of normal images that ``predict`` may call anomalous, as far as the normal images of
+        ``fit`` can tell.
     memory_budget : int, str or None, default="4GB"
-        What fitting may hold of patches at once, working memory of the coreset included, in bytes
-        or as ``"500MB"``. Normal images whose patches need more are learned in parts. Memory then
-        stays within it for a ``coreset`` that is a count; a share of everything seen grows on. A
-        stream of unknown length may need two thirds more for a moment. None: no limit.
+        Memory that fitting may use for what it stores of images, in bytes or as ``"500MB"``; None
+        for no limit. It covers patch rows and the selection of the coreset. Normal images whose
+        patches need more are learned in parts. Memory then stays within the budget for a
+        ``coreset`` that is a count; a share of everything seen grows on. A stream of unknown length
+        may need two thirds more for a moment.
     batch_size : int, default=32
-        Images that pass through the network together on an accelerator. On a CPU each passes
-        alone, so that no score depends, not even in its last bit, on the images around it.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
     device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
-        What runs the network. ONNX Runtime is about twice as fast on a CPU, the only device it
-        takes, and equal but for rounding; it needs ``pip install "anomalib_lite[onnx]"`` and a few
-        seconds at fit and load. See :class:`~anomalib_lite.backbones.Backbone`.
+        What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
+        extra ``onnx``. Its features differ by rounding; it takes a few seconds at fit and load.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the network; everything after it stays in float32 or better. ``"auto"``:
-        float16 on CUDA, faster there for a last digit or two of the features; float32 elsewhere.
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. Everything after
+        the network is float32 or better.
     random_state : None, int, RandomState or Generator, default=None
-        Draws the coreset's first pick, its projection, and random weights.
+        Seed of everything random: the coreset's first pick, its projection, random weights.
     verbose : bool, default=False
         Show progress bars.
 
@@ -113,14 +127,15 @@ class PatchCore(PartialFitMixin, BaseDetector):
     Leaving an image out also removes rows that other images would have filled in for, so
     calibration scores are a little more anomalous than those of new normal images, and the
     threshold errs towards fewer false alarms; the fewer images, the more so. Near-duplicates among
-    the training images pull the other way: they vouch for each other.
+    the training images have the opposite effect: each finds its patches in the others.
 
     ``partial_fit`` adds the coreset of the new images to the bank; with ``coreset`` as a count
     the union is then reduced to it again, and every earlier patch stays within the sum of the two
     radii. A fit in parts adds part after part in this way and reduces the union once, at the end,
-    or whenever it takes a quarter of the budget. What a patch is (backbone, layers, sizes,
-    aggregation, neighborhood) stays as it was at the first call. To set the threshold anew
-    without the earlier images, the few patches of each that were farthest from the rest are kept.
+    or whenever it takes a quarter of the budget. What a patch and a score are (backbone, layers,
+    sizes, aggregation, neighborhood, n_reweight) stays as it was at the first call. To set the
+    threshold anew without the earlier images, the few patches of each that were farthest from the
+    rest are kept.
 
     References
     ----------
@@ -144,26 +159,26 @@ class PatchCore(PartialFitMixin, BaseDetector):
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: str | nn.Module = "efficientnet_lite0",
         *,
-        layers=None,
-        weights="pretrained",
-        image_size=None,
-        center_crop=None,
-        aggregation="concat",
-        neighborhood=3,
-        coreset=0.1,
-        projection="auto",
-        n_reweight=9,
-        smoothing=4.0,
-        false_alarm_rate=0.01,
-        memory_budget="4GB",
-        batch_size=32,
-        device="auto",
-        engine="torch",
-        dtype="auto",
-        random_state=None,
-        verbose=False,
+        layers: Sequence[int | str] | str | None = None,
+        weights: Path = "pretrained",
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        aggregation: str = "concat",
+        neighborhood: int = 3,
+        coreset: float = 0.1,
+        projection: str | int | None = "auto",
+        n_reweight: int | None = 9,
+        smoothing: float = 4.0,
+        false_alarm_rate: float = 0.01,
+        memory_budget: int | str | None = "4GB",
+        batch_size: int = 32,
+        device: Device = "auto",
+        engine: str = "torch",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.backbone = backbone
         self.layers = layers
@@ -198,8 +213,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
 
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator)
-        # what is fitted so is scored so, whatever set_params says later
-        self._embedding_ = {"aggregation": self.aggregation, "neighborhood": self.neighborhood}
+        self._settings_ = _PatchCoreSettings(self.aggregation, self.neighborhood, self.n_reweight)
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
@@ -212,7 +226,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         return self._leave_one_out_scores()
 
     def _parts(self, batches, n_images):
-        """(patch rows, whether they are the last) in stores that keep to the memory budget."""
+        """(store of patch rows, whether it is the last) for stores within the memory budget."""
         store, capacity, n_done = None, 0, 0
         for images, batch in batches:
             rows, _ = self._embed(batch)  # (B, P, D)
@@ -227,7 +241,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         yield store, True
 
     def _capacity(self, n_patches, n_features):
-        """How many images' rows the memory budget has room for beside the bank."""
+        """Number of images whose rows the memory budget has room for beside the bank."""
         budget, row_bytes = self._budget(), coreset_row_bytes(n_features)
         n_bank = len(self._bank_owners_) if hasattr(self, "_bank_owners_") else 0
         return max(budget - n_bank * row_bytes, budget // 2) // (n_patches * row_bytes)
@@ -262,7 +276,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
             self._reduce_bank(generator)
 
     def _reduce_bank(self, generator):
-        """Bring a bank that parts have added to down to its size, if that is a count."""
+        """Reduce a bank grown in parts to ``coreset`` rows, if that is a count."""
         bank = self.memory_bank_.rows
         if not isinstance(self.coreset, Integral) or len(bank) <= self.coreset:
             return
@@ -275,7 +289,11 @@ class PatchCore(PartialFitMixin, BaseDetector):
 
     def _embed(self, batch):
         """Patch rows (B, P, D) and their grid (h, w)."""
-        embedding = patch_embedding(self.backbone_.trainable_maps(batch), **self._embedding_)
+        embedding = patch_embedding(
+            self.backbone_.trainable_maps(batch),
+            aggregation=self._settings_.aggregation,
+            neighborhood=self._settings_.neighborhood,
+        )
         return grid_rows(embedding), embedding.shape[-2:]
 
     def _infer(self, batch):
@@ -295,34 +313,45 @@ class PatchCore(PartialFitMixin, BaseDetector):
             distance = squared_distance(worst, self.memory_bank_.rows[index]).sqrt()
         return self._image_scores(worst, distance, index)
 
-    def _image_scores(self, rows, distance, index, exclude=None):
-        """Equation 7 for rows (B, D) at ``distance`` (B,) from bank rows ``index`` (B,)."""
-        if self.n_reweight in (None, 1):
-            return distance
-        nearest = self.memory_bank_.rows[index]  # (B, D)
-        _, neighbors = self.memory_bank_.k_nearest(nearest, self.n_reweight, exclude=exclude)
-        weights = []
-        for row, rare, star in zip(rows, neighbors, distance, strict=True):
-            apart = squared_distance(row, self.memory_bank_.rows[rare]).sqrt()  # (b,)
-            # exp(s*) / sum(exp(apart)), without overflow; a bank of one row has no neighbors
-            share = (star - apart.logsumexp(0)).exp()
-            weights.append(1 - share if len(apart) > 1 else torch.ones_like(share))
-        return torch.stack(weights) * distance
+    def _image_scores(self, m_test, s_star, m_star, exclude=None):
+        """Equation 7 of the paper, in its names.
 
-    def _others(self, image):
-        """What to exclude for the bank without the rows of one training image."""
+        Parameters
+        ----------
+        m_test : torch.Tensor of shape (B, D)
+            The most anomalous patch of each image.
+        s_star : torch.Tensor of shape (B,)
+            Its distance to the bank.
+        m_star : torch.Tensor of shape (B,)
+            The bank row at that distance, as an index.
+        """
+        b = self._settings_.n_reweight
+        if b in (None, 1):
+            return s_star
+        bank = self.memory_bank_.rows
+        _, neighborhoods = self.memory_bank_.k_nearest(bank[m_star], b, exclude=exclude)
+        weights = []
+        for patch, s, n_b in zip(m_test, s_star, neighborhoods, strict=True):
+            distances = squared_distance(patch, bank[n_b]).sqrt()  # (b,)
+            # exp(s*) / sum(exp(distances)), without overflow; a bank of one row has no neighbors
+            ratio = (s - distances.logsumexp(0)).exp()
+            weights.append(1 - ratio if len(n_b) > 1 else torch.ones_like(ratio))
+        return torch.stack(weights) * s_star
+
+    def _own(self, image):
+        """The bank rows of one training image, to be excluded when it is scored."""
         return (self._bank_owners_ == image).nonzero()[:, 0]
 
     def _suspects(self, rows, image):
         """The patches of a training image that are farthest from the bank without it."""
-        patch, _, _ = self.memory_bank_.farthest(rows, _N_SUSPECTS, exclude=self._others(image))
-        return rows[patch]
+        suspects, _, _ = self.memory_bank_.farthest(rows, _N_SUSPECTS, exclude=self._own(image))
+        return rows[suspects]
 
     def _leave_one_out_scores(self):
         """Anomaly score of each training image against the bank without its own rows."""
         scores = []
         for image, rows in enumerate(self._suspects_):
-            exclude = self._others(image)
+            exclude = self._own(image)
             if len(exclude) == len(self._bank_owners_):  # the whole bank is this image
                 scores.append(rows.new_tensor(torch.nan))
                 continue

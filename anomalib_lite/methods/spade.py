@@ -1,64 +1,71 @@
 """SPADE: the nearest normal images, then the nearest patches among them."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 
+from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import grid_rows, patch_embedding, rebatch
 from ..base import BaseDetector
-from ..runtime import exact_dtype, parse_memory
-from ..search.nearest import CHUNK, NearestRows, PrincipalCodes, squared_distance
+from ..runtime import parse_memory
+from ..search.codes import PrincipalCodes
+from ..search.nearest import NearestRows, squared_distance
 from ..validation import check_choice, check_count, check_enough, check_finite
 
 BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _BLOCK = 8  # images stored together; the first block sets the codes of the bank
-_QUERIES = 784  # patches searched for together
 
 
 class SPADE(BaseDetector):
     """SPADE: deep pyramid correspondences with the most similar normal images.
 
-    An image is as anomalous as the mean distance of its pooled deep features to those of the
-    ``n_neighbors`` nearest normal images. A pixel is as anomalous as the distance of its feature
+    The score of an image is the mean distance of its pooled deep features to those of the
+    ``n_neighbors`` nearest normal images. The anomaly of a pixel is the distance of its feature
     pyramid, shallow layers concatenated on the finest grid, to the nearest pyramid vector anywhere
-    in these same images: a part that is where no similar image has one stands out.
+    in these same images: a part that no similar image shows stands out.
 
     Parameters
     ----------
     backbone : str or nn.Module, default="efficientnet_lite0"
-        The default has ImageNet weights that come with the installation; see
-        :class:`~anomalib_lite.backbones.Backbone`.
-    layers : sequence, default=(4, 8, 16, 32)
-        Strides, transformer blocks, or module names, two at least. The last (deepest) is pooled to
-        retrieve images, the others make the pyramid.
+        The network; see :class:`~anomalib_lite.backbones.Backbone`. The default has ImageNet
+        weights that come with the installation.
+    layers : sequence, "last" or None, default=(4, 8, 16, 32)
+        Strides, transformer blocks or module names of the feature maps to use. The last (deepest)
+        is pooled to retrieve images, the others make the pyramid: two at least.
     weights : {"pretrained", "random"} or path, default="pretrained"
+        Where the network's weights come from.
     n_neighbors : int, default=50
-        Images retrieved; all there are, where there are fewer.
+        Number of images retrieved; all there are, where there are fewer.
     bank_dtype : {"float32", "float16"}, default="float32"
-        In which the pyramids of the normal images are kept; "float16" takes half the memory and
+        In which the pyramids of the normal images are stored; "float16" takes half the memory and
         rounds features to three digits.
     memory_budget : int, str or None, default="4GB"
-        Bytes, or text such as ``"500MB"``, for these pyramids. As many of the first images as fit
-        keep theirs, with a warning; the others count for image scores only.
+        Memory that fitting may use for what it stores of images, in bytes or as ``"500MB"``; None
+        for no limit. It covers the pyramids: as many of the first images as fit keep theirs, with a
+        warning; the others count for image scores only.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
-        What to keep of the resized image.
+        Part of the resized image to keep.
     smoothing : float, default=4.0
         Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
     batch_size : int, default=32
-        Images that pass through the network together on an accelerator.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
     device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
-        What runs the network; see :class:`~anomalib_lite.backbones.Backbone`.
+        What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
+        extra ``onnx``.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the network.
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Draws random weights.
+        Seed of everything random: random weights.
     verbose : bool, default=False
         Show progress bars.
 
@@ -67,10 +74,9 @@ class SPADE(BaseDetector):
     embeddings_ : torch.Tensor of shape (n_images, D_deep)
         Pooled features of the normal images.
     pyramids_ : NearestRows
-        Pyramid vectors, image by image, each image's padded with copies of its last one to a
-        multiple of 64 rows.
+        Pyramid vectors, image by image.
     n_pyramids_ : int
-        How many of the first images have theirs in it.
+        Number of images, the first ones, whose pyramid vectors are stored.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each training image against the others.
     offset_ : float
@@ -86,7 +92,7 @@ class SPADE(BaseDetector):
 
     With the defaults an image's pyramid has 56 x 56 vectors of 176 numbers: about 3 MB with the
     search codes, 600 MB for 200 images, two thirds of that with ``bank_dtype="float16"``. A map
-    compares 3,136 vectors with 156,800 of the 50 images retrieved, which takes a good part of a
+    compares 3,136 vectors with the 156,800 of the 50 retrieved images, which takes a good part of a
     second on a laptop; scores alone need no pyramid and are quick.
 
     References
@@ -109,23 +115,23 @@ class SPADE(BaseDetector):
 
     def __init__(
         self,
-        backbone="efficientnet_lite0",
+        backbone: str | nn.Module = "efficientnet_lite0",
         *,
-        layers=(4, 8, 16, 32),
-        weights="pretrained",
-        n_neighbors=50,
-        bank_dtype="float32",
-        memory_budget="4GB",
-        image_size=None,
-        center_crop=None,
-        smoothing=4.0,
-        false_alarm_rate=0.01,
-        batch_size=32,
-        device="auto",
-        engine="torch",
-        dtype="auto",
-        random_state=None,
-        verbose=False,
+        layers: Sequence[int | str] | str | None = (4, 8, 16, 32),
+        weights: Path = "pretrained",
+        n_neighbors: int = 50,
+        bank_dtype: str = "float32",
+        memory_budget: int | str | None = "4GB",
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        smoothing: float = 4.0,
+        false_alarm_rate: float = 0.01,
+        batch_size: int = 32,
+        device: Device = "auto",
+        engine: str = "torch",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
         self.backbone = backbone
         self.layers = layers
@@ -156,6 +162,7 @@ class SPADE(BaseDetector):
                 "layers: expected two at least, for the pyramid and for retrieval, got "
                 f"{self.layers!r}."
             )
+        # Snapshot: later set_params calls must not alter a fitted detector
         self._n_neighbors_ = self.n_neighbors
         return self.backbone_.input
 
@@ -172,19 +179,18 @@ class SPADE(BaseDetector):
                 f"{self.n_pyramids_} of {n_seen} images; maps are made with these.",
                 stacklevel=2,
             )
-        return self._left_out_scores()
+        return self._leave_one_out_scores()
 
     def _pyramids(self, batches, embeddings):
-        """Padded pyramid rows (B, P, D); what retrieves their images joins ``embeddings``."""
+        """Pyramid rows (B, P, D); appends the images' pooled features to ``embeddings``."""
         for images, batch in batches:
             embedding, rows, _ = self._embed(batch)
             check_finite(torch.cat([embedding, rows.flatten(1)], 1), images)
             embeddings.append(embedding)
-            padding = rows[:, -1:].expand(-1, -rows.shape[1] % CHUNK, -1)
-            yield torch.cat([rows, padding], 1).to(BANK_DTYPES[self.bank_dtype])
+            yield rows.to(BANK_DTYPES[self.bank_dtype])
 
     def _store(self, pyramids, n_images):
-        """Put the rows (B, P, D) of some images into the bank, as far as there is room."""
+        """Store the rows (B, P, D) of some images, as far as there is room."""
         n_rows = pyramids.shape[1]
         if not hasattr(self, "pyramids_"):
             codes = PrincipalCodes(pyramids.flatten(0, 1).float())
@@ -203,7 +209,7 @@ class SPADE(BaseDetector):
         embedding = patch_embedding(pyramid, neighborhood=1)
         return deep.mean((2, 3)), grid_rows(embedding), embedding.shape[-2:]
 
-    def _left_out_scores(self):
+    def _leave_one_out_scores(self):
         """Anomaly score of each training image against the others."""
         scores = []
         for image, embedding in enumerate(self.embeddings_):
@@ -211,15 +217,15 @@ class SPADE(BaseDetector):
             scores.append(self._mean_distance(squared_distance(others, embedding)))
         return torch.stack(scores).cpu()
 
-    def _mean_distance(self, apart):
-        """Mean of the smallest of some squared distances (n,)."""
-        nearest = apart.topk(min(self._n_neighbors_, len(apart)), largest=False).values
+    def _mean_distance(self, squares):
+        """Mean distance to the nearest of some images, from their squared distances (n,)."""
+        nearest = squares.topk(min(self._n_neighbors_, len(squares)), largest=False).values
         return nearest.sqrt().mean()
 
     def _image_scores(self, embedding):
         """Anomaly scores (B,) and squared distances (B, n_images) to the normal images."""
-        apart = torch.stack([squared_distance(self.embeddings_, one) for one in embedding])
-        return torch.stack([self._mean_distance(one) for one in apart]), apart
+        squares = torch.stack([squared_distance(self.embeddings_, one) for one in embedding])
+        return torch.stack([self._mean_distance(one) for one in squares]), squares
 
     def _score(self, batch):
         deep = self.backbone_.trainable_maps(batch)[-1]
@@ -227,24 +233,15 @@ class SPADE(BaseDetector):
 
     def _infer(self, batch):
         embedding, rows, grid = self._embed(batch)
-        scores, apart = self._image_scores(embedding)
+        scores, squares = self._image_scores(embedding)
         values = []
-        for image_rows, to_images in zip(rows, apart[:, : self.n_pyramids_], strict=True):
+        for image_rows, to_images in zip(rows, squares[:, : self.n_pyramids_], strict=True):
             retrieved = to_images.argsort(stable=True)[: self._n_neighbors_]
             values.append(self._correspondence(image_rows, retrieved.tolist()))
         return scores, torch.stack(values).float().unflatten(1, grid)
 
     def _correspondence(self, rows, retrieved):
-        """Distances of rows (P, D) to the nearest pyramid vector of the images retrieved."""
-        n_padded = self.pyramids_.n_stored // self.n_pyramids_
-        nearest = rows.new_full((len(rows),), torch.inf, dtype=exact_dtype(rows.device))
-        codes = self.pyramids_.codes.encode(rows)
-        for part in torch.arange(len(rows), device=rows.device).split(_QUERIES):
-            near = nearest[part]
-            for image in retrieved:
-                first = image * n_padded
-                self.pyramids_.tighten(
-                    rows[part], codes[part], near, first=first, last=first + n_padded
-                )
-            nearest[part] = near
-        return nearest.sqrt()
+        """Distances of rows (P, D) to the nearest pyramid vector of the retrieved images."""
+        n_rows = self.pyramids_.n_stored // self.n_pyramids_  # of an image
+        ranges = [(image * n_rows, (image + 1) * n_rows) for image in retrieved]
+        return self.pyramids_.query(rows, ranges=ranges)[0]

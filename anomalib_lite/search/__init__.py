@@ -1,5 +1,6 @@
 """Exact nearest rows and greedy coresets."""
 
+from .codes import PrincipalCodes
 from .coreset import (
     GreedyCoreset,
     check_projection,
@@ -9,12 +10,13 @@ from .coreset import (
     merge_coresets,
     select_coreset,
 )
-from .nearest import NearestRows, PrincipalCodes, squared_distance
+from .nearest import NearestRows, cheapest_codes, squared_distance
 
 __all__ = [
     "GreedyCoreset",
     "NearestRows",
     "PrincipalCodes",
+    "cheapest_codes",
     "check_projection",
     "coreset_row_bytes",
     "coreset_size",

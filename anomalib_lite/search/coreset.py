@@ -1,29 +1,35 @@
 """Greedy k-center coresets: few rows that leave no row far from all of them.
 
-The plain algorithm takes, again and again, the row farthest from those taken so far, and touches
-all N rows for each pick. Distances to a growing set only ever fall, so an old distance is an upper
-bound. :func:`greedy_coreset` therefore works in phases: it brings only the rows with the largest
-bounds up to date (in blocked products against the picks each has not seen yet), then picks among
-these for as long as the farthest of them is farther than any bound outside. Every pick is the one
-the plain loop would make: squared distances in float64, the lowest index on ties.
+The plain algorithm repeatedly picks the row farthest from all earlier picks, and touches all N rows
+for each pick. Distances to a growing set only fall, so an old distance is an upper bound.
+:func:`greedy_coreset` therefore works in phases: it brings only the rows with the largest bounds up
+to date (in blocked products with the picks that each has not seen yet), then picks among these
+while the farthest of them is farther than any bound outside. Every pick is that of the plain
+algorithm: squared distances in float64, the lowest index on ties.
 """
 
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
+from ..annotations import RandomState
 from ..runtime import exact_dtype, make_generator, progress
-from .nearest import MAX_COMPONENTS, NearestRows, PrincipalCodes, squared_distance
+from .codes import MAX_COMPONENTS, PrincipalCodes
+from .nearest import NearestRows, squared_distance
 
 _CANDIDATES = 8000  # rows brought up to date in one phase
 _BLOCK = 1024  # rows of one matrix product
 _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
 
-def greedy_coreset(rows, n_keep, *, start=0, verbose=False):
+def greedy_coreset(
+    rows: torch.Tensor, n_keep: int, *, start: int = 0, verbose: bool = False
+) -> tuple[torch.Tensor, float]:
     """Indices of a greedy k-center coreset.
 
     Parameters
@@ -31,11 +37,11 @@ def greedy_coreset(rows, n_keep, *, start=0, verbose=False):
     rows : torch.Tensor of shape (N, D)
         float32.
     n_keep : int
-        How many rows to keep, between 1 and N.
+        Number of rows to keep, between 1 and N.
     start : int, default=0
         The first pick.
     verbose : bool, default=False
-        Show progress.
+        Show progress bars.
 
     Returns
     -------
@@ -62,139 +68,169 @@ def greedy_coreset(rows, n_keep, *, start=0, verbose=False):
         raise ValueError(f"n_keep: expected 1 to {n_rows} (the number of rows), got {n_keep}.")
     if not 0 <= start < n_rows:
         raise ValueError(f"start: expected a row, 0 to {n_rows - 1}, got {start}.")
-    codes = PrincipalCodes(rows)
-    row_codes = codes.encode(rows)
-    picks = NearestRows(codes, n_keep)
-    indices = torch.empty(n_keep, dtype=torch.int64, device=rows.device)
-    indices[0] = start
-    picks.append(rows[start : start + 1], row_codes[start : start + 1])
-
-    gap = rows.new_empty(n_rows, dtype=exact_dtype(rows.device))
-    # in place: small results kept between large temporaries would fragment the heap
-    for block, its_gap in zip(rows.split(_BLOCK), gap.split(_BLOCK), strict=True):
-        its_gap.copy_(squared_distance(block, rows[start]))
-    gap[start] = _TAKEN
-    seen = torch.ones(n_rows, dtype=torch.int64, device=rows.device)  # picks that gap accounts for
+    cover = _Cover(rows, n_keep, start)
     with progress(total=n_keep, desc="coreset", verbose=verbose) as bar:
         bar.update(1)
-        while picks.n_stored < n_keep:
-            group, outside = _largest(gap, _CANDIDATES)
-            _bring_up_to_date(group, rows, row_codes, gap, seen, picks)
-            done = picks.n_stored
-            chosen = _pick(group, outside, rows, gap, seen, n_keep - done)
-            if len(chosen) == 0:
-                continue
-            indices[done : done + len(chosen)] = chosen
-            picks.append(rows[chosen], row_codes[chosen])
-            bar.update(len(chosen))
-    return indices, _radius(rows, row_codes, gap, seen, picks)
+        while cover.n_picks < n_keep:
+            candidates, outside = cover.farthest(_CANDIDATES)
+            cover.update(candidates)
+            bar.update(cover.pick(candidates, outside, n_keep - cover.n_picks))
+    return cover.indices, cover.radius()
 
 
-def _largest(gap, n):
-    """The rows with the ``n`` largest bounds and the (bound, row) that comes next.
+class _Cover:
+    """Rows, the picks made among them, and how far each row is from its nearest pick at most.
 
-    Order is by bound, then by lowest index; rows come ascending.
+    Parameters
+    ----------
+    rows : torch.Tensor of shape (N, D)
+    capacity : int
+        Number of picks to make.
+    start : int
+        The first pick.
+
+    Attributes
+    ----------
+    indices : torch.Tensor of shape (capacity,)
+        The picks; the first ``n_picks`` are made.
+    gap : torch.Tensor of shape (N,)
+        Squared distance of each row to the nearest of the first ``seen`` picks: an upper bound of
+        its distance to all of them. ``_TAKEN`` for picks.
+    seen : torch.Tensor of shape (N,)
     """
-    if n >= len(gap):
-        return torch.arange(len(gap), device=gap.device), (-np.inf, len(gap))
-    limit = gap.topk(n + 1, sorted=False).values.amin()
-    above = (gap > limit).nonzero()[:, 0]
-    level = (gap == limit).nonzero()[:, 0]
-    n_level = n - len(above)
-    group = torch.cat([above, level[:n_level]]).sort().values
-    return group, (float(limit), int(level[n_level]))
+
+    def __init__(self, rows, capacity, start):
+        codes = PrincipalCodes(rows)
+        self.rows, self.codes = rows, codes.encode(rows)
+        self.picks = NearestRows(codes, capacity)
+        self.indices = torch.empty(capacity, dtype=torch.int64, device=rows.device)
+        self.gap = rows.new_empty(len(rows), dtype=exact_dtype(rows.device))
+        # in place: small results kept between large temporaries would fragment the heap
+        for block, its_gap in zip(rows.split(_BLOCK), self.gap.split(_BLOCK), strict=True):
+            its_gap.copy_(squared_distance(block, rows[start]))
+        self.gap[start] = _TAKEN
+        self._take(torch.tensor([start], device=rows.device))
+        self.seen = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
+
+    @property
+    def n_picks(self):
+        return self.picks.n_stored
+
+    def _take(self, chosen):
+        self.indices[self.n_picks : self.n_picks + len(chosen)] = chosen
+        self.picks.append(self.rows[chosen], self.codes[chosen])
+
+    def farthest(self, n):
+        """The rows with the ``n`` largest gaps, ascending, and the (gap, row) that comes next.
+
+        Order is by gap, then by lowest index.
+        """
+        gap = self.gap
+        if n >= len(gap):
+            return torch.arange(len(gap), device=gap.device), (-np.inf, len(gap))
+        limit = gap.topk(n + 1, sorted=False).values.amin()
+        above = (gap > limit).nonzero()[:, 0]
+        level = (gap == limit).nonzero()[:, 0]
+        n_level = n - len(above)
+        group = torch.cat([above, level[:n_level]]).sort().values
+        return group, (float(limit), int(level[n_level]))
+
+    def update(self, group):
+        """Make the gaps of some rows exact."""
+        group = group[self.seen[group] < self.n_picks]
+        if len(group) == 0:
+            return
+        group = group[self.seen[group].argsort(stable=True)]  # rows of like age share a product
+        for block in group.split(_BLOCK):
+            gap, unseen = self.gap[block], (int(self.seen[block[0]]), self.n_picks)
+            self.picks.tighten(self.rows[block], self.codes[block], gap, ranges=[unseen])
+            self.gap[block] = gap
+            self.seen[block] = self.n_picks
+
+    def pick(self, group, outside, limit):
+        """Pick greedily inside ``group`` while no row outside can be farther; gives their number.
+
+        Only rows that could be picked now are brought up to date with the new picks; the others
+        wait for a later phase, as rows outside do.
+        """
+        limit_gap, limit_row = outside
+        gap = self.gap[group]
+        group = group[(gap > limit_gap) | ((gap == limit_gap) & (group < limit_row))]
+        positions = group.cpu().numpy()
+        shared = self.gap[group].cpu()  # one memory for torch, which measures, and NumPy
+        gaps = shared.numpy()
+        vectors = self.rows[group].to("cpu", exact_dtype(self.rows.device))
+        chosen = []
+        while len(gaps) and len(chosen) < limit:
+            best = int(gaps.argmax())  # the first, hence lowest index, on ties
+            if (gaps[best], -positions[best]) < (limit_gap, -limit_row):
+                break
+            chosen.append(best)
+            torch.minimum(shared, squared_distance(vectors, vectors[best]), out=shared)
+            gaps[best] = _TAKEN
+        self.gap[group] = shared.to(self.gap.device)
+        self.seen[group] += len(chosen)
+        if chosen:
+            self._take(group[torch.tensor(chosen, device=group.device)])
+        return len(chosen)
+
+    def radius(self):
+        """Largest distance to the nearest pick: the gap of the pick that would come next."""
+        while True:
+            group, (limit_gap, _) = self.farthest(_CANDIDATES)
+            self.update(group)
+            largest = float(self.gap[group].max())
+            if largest >= limit_gap:
+                return max(largest, 0.0) ** 0.5
 
 
-def _bring_up_to_date(group, rows, row_codes, gap, seen, picks):
-    """Make ``gap`` true for the rows of ``group``; those of like age share a matrix product."""
-    group = group[seen[group] < picks.n_stored]
-    if len(group) == 0:
-        return
-    group = group[seen[group].argsort(stable=True)]
-    for block in group.split(_BLOCK):
-        nearest = gap[block]
-        first = int(seen[block[0]])
-        picks.tighten(rows[block], row_codes[block], nearest, first=first)
-        gap[block] = nearest
-        seen[block] = picks.n_stored
+# -- sizes and projections ------------------------------------------------------------------------
 
 
-def _pick(group, outside, rows, gap, seen, limit):
-    """Pick greedily inside ``group`` while no row outside can be farther.
+def coreset_size(coreset: float, n_rows: int) -> int:
+    """Number of rows in a ``coreset`` given as a share in (0, 1] or as a count.
 
-    Only rows that could be picked now are brought up to date with the new picks; the others wait
-    for their next turn, as rows outside do.
-    """
-    limit_gap, limit_row = outside
-    eligible = (gap[group] > limit_gap) | ((gap[group] == limit_gap) & (group < limit_row))
-    group = group[eligible]
-    positions = group.cpu().numpy()
-    shared = gap[group].cpu()  # one memory for torch, which measures, and NumPy, which is quick
-    gaps = shared.numpy()
-    vectors = rows[group].to("cpu", exact_dtype(rows.device))
-    chosen = []
-    while len(gaps) and len(chosen) < limit:
-        best = int(gaps.argmax())  # the first, hence lowest index, on ties
-        if (gaps[best], -positions[best]) < (limit_gap, -limit_row):
-            break
-        chosen.append(best)
-        torch.minimum(shared, squared_distance(vectors, vectors[best]), out=shared)
-        gaps[best] = _TAKEN
-    gap[group] = shared.to(gap.device)
-    seen[group] += len(chosen)
-    return group[torch.tensor(chosen, dtype=torch.int64, device=group.device)]
-
-
-def _radius(rows, row_codes, gap, seen, picks):
-    """Largest distance to the nearest pick: the gap of the pick that would come next."""
-    while True:
-        group, (limit_gap, _) = _largest(gap, _CANDIDATES)
-        _bring_up_to_date(group, rows, row_codes, gap, seen, picks)
-        largest = float(gap[group].max())
-        if largest >= limit_gap:
-            return max(largest, 0.0) ** 0.5
-
-
-# -- how much, from what ---------------------------------------------------------------------------
-
-
-def coreset_size(keep, n_rows, *, name="coreset"):
-    """Number of rows to keep: ``keep`` is a share in (0, 1] or a count.
-
-    Raises ValueError, blaming the parameter ``name``, if it is neither.
+    Raises ValueError if it is neither.
 
     Examples
     --------
     >>> coreset_size(0.1, 1000), coreset_size(64, 1000), coreset_size(64, 10)
     (100, 64, 10)
     """
-    if isinstance(keep, Integral) and not isinstance(keep, bool) and keep >= 1:
-        return min(int(keep), n_rows)
-    if isinstance(keep, Real) and not isinstance(keep, Integral) and 0 < keep <= 1:
-        return max(1, round(keep * n_rows))
+    if isinstance(coreset, Integral) and not isinstance(coreset, bool) and coreset >= 1:
+        return min(int(coreset), n_rows)
+    if isinstance(coreset, Real) and not isinstance(coreset, Integral) and 0 < coreset <= 1:
+        return max(1, round(coreset * n_rows))
     raise ValueError(
-        f"{name}: expected a share in (0, 1] as a float or a count of at least 1 as an int, "
-        f"got {keep!r}."
+        "coreset: expected a share in (0, 1] as a float or a count of at least 1 as an int, "
+        f"got {coreset!r}."
     )
 
 
-def coreset_row_bytes(n_features):
-    """Bytes a row takes while a coreset is chosen among many.
+def coreset_row_bytes(n_features: int) -> int:
+    """Bytes that a row takes while a coreset is selected from many.
 
-    Itself, what is kept beside it, and a quarter more for what passes and what the allocator keeps.
+    Itself, its code and gap, and a quarter more for temporaries and the allocator.
     """
     code, gap, seen = min(MAX_COMPONENTS, n_features) + 1, 2, 2
     return 5 * (n_features + code + gap + seen)
 
 
-def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
+def select_coreset(
+    rows: torch.Tensor,
+    coreset: float,
+    *,
+    generator: torch.Generator,
+    projection: str | int | None = "auto",
+    verbose: bool = False,
+) -> tuple[torch.Tensor, float]:
     """A greedy coreset from a random start, picked in a random projection where rows are wide.
 
     Parameters
     ----------
     rows : torch.Tensor of shape (N, D)
-    keep : float or int
-        Share in (0, 1], or count.
+    coreset : float or int
+        Share of the rows to keep, in (0, 1], or their count.
     generator : torch.Generator
         On the CPU; draws the start and the projection.
     projection : "auto", int or None, default="auto"
@@ -202,6 +238,7 @@ def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
         Johnson-Lindenstrauss length for distortion 0.9 where that at least halves D, and no
         projection where it does not. None picks by the distances of the rows themselves.
     verbose : bool, default=False
+        Show progress bars.
 
     Returns
     -------
@@ -211,7 +248,7 @@ def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
     """
     check_projection(projection)
     n_rows, n_features = rows.shape
-    n_keep = coreset_size(keep, n_rows)
+    n_keep = coreset_size(coreset, n_rows)
     start = int(torch.randint(n_rows, (1,), generator=generator, device="cpu"))
     if projection == "auto":
         length = int(johnson_lindenstrauss_min_dim(max(n_rows, 2), eps=0.9))
@@ -225,7 +262,7 @@ def select_coreset(rows, keep, *, generator, projection="auto", verbose=False):
     return indices, float(distance.max())
 
 
-def check_projection(projection):
+def check_projection(projection: object) -> None:
     """Raise ValueError unless ``projection`` is "auto", None or a positive int."""
     is_count = isinstance(projection, Integral) and not isinstance(projection, bool)
     if not (projection is None or projection == "auto" or (is_count and projection >= 1)):
@@ -234,20 +271,26 @@ def check_projection(projection):
         )
 
 
-def merge_coresets(parts, keep, *, generator, verbose=False):
-    """Coreset of the union of coresets of parts.
+def merge_coresets(
+    parts: list[torch.Tensor],
+    coreset: float,
+    *,
+    generator: torch.Generator,
+    verbose: bool = False,
+) -> tuple[torch.Tensor, float]:
+    """A greedy coreset of the union of several coresets.
 
-    Every row of every part is within that part's radius of its coreset, and that within the
-    returned radius of the merged one: the merged coreset covers all parts within the sum of the
-    largest part radius and the returned radius.
+    Every row of a part is within that part's radius of its coreset, and each row of that coreset
+    within the returned radius of the merged one: the merged coreset covers all parts within the sum
+    of the largest part radius and the returned radius.
 
     Parameters
     ----------
     parts : list of torch.Tensor of shape (n_i, D)
-    keep : float or int
-        Share of the union, or count.
+    coreset : float or int
+        Share of the rows of the union to keep, in (0, 1], or their count.
     generator, verbose
-        As in :func:`select_coreset`, which picks here without a projection.
+        As for :func:`select_coreset`; rows are picked without a projection.
 
     Returns
     -------
@@ -263,28 +306,29 @@ def merge_coresets(parts, keep, *, generator, verbose=False):
     (3, True)
     """
     rows = torch.cat(parts)
-    return select_coreset(rows, keep, generator=generator, projection=None, verbose=verbose)
+    return select_coreset(rows, coreset, generator=generator, projection=None, verbose=verbose)
 
 
 class GreedyCoreset(BaseEstimator):
-    """Greedy k-center sampler over the rows of a table.
+    """Greedy k-center selection of rows of a table.
 
     Parameters
     ----------
-    keep : float or int, default=0.1
-        Share of the rows in (0, 1], or their count.
+    coreset : float or int, default=0.1
+        Share of the rows to keep, in (0, 1], or their count.
     projection : "auto", int or None, default="auto"
-        See :func:`select_coreset`.
+        Random projection in which the coreset is selected; see :func:`select_coreset`.
     random_state : None, int, RandomState or Generator, default=None
-        Draws the first pick and the projection.
+        Seed of everything random: the first pick and the projection.
     verbose : bool, default=False
+        Show progress bars.
 
     Attributes
     ----------
     indices_ : ndarray of shape (n_keep,)
-        Rows kept, in the order of picking.
+        The selected rows, in the order of picking.
     radius_ : float
-        Largest Euclidean distance of any row to its nearest kept row.
+        Largest Euclidean distance of any row to the nearest selected row.
 
     Examples
     --------
@@ -294,15 +338,22 @@ class GreedyCoreset(BaseEstimator):
     (20, 8)
     """
 
-    def __init__(self, keep=0.1, *, projection="auto", random_state=None, verbose=False):
-        self.keep = keep
+    def __init__(
+        self,
+        coreset: float = 0.1,
+        *,
+        projection: str | int | None = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
+    ):
+        self.coreset = coreset
         self.projection = projection
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
-        """Choose rows of ``X`` (n_samples, n_features)."""
-        coreset_size(self.keep, 1, name="keep")
+    def fit(self, X: ArrayLike | torch.Tensor, y: object = None) -> Self:
+        """Select rows of ``X`` (n_samples, n_features)."""
+        coreset_size(self.coreset, 1)
         rows = X if isinstance(X, torch.Tensor) else torch.tensor(np.asarray(X, np.float32))
         if rows.ndim != 2 or len(rows) == 0:
             raise ValueError(f"X: expected rows (n_samples, n_features), got {tuple(rows.shape)}.")
@@ -310,7 +361,7 @@ class GreedyCoreset(BaseEstimator):
             raise ValueError("X: holds NaN or infinity.")
         indices, self.radius_ = select_coreset(
             rows.float(),
-            self.keep,
+            self.coreset,
             generator=make_generator(self.random_state),
             projection=self.projection,
             verbose=self.verbose,
@@ -318,7 +369,9 @@ class GreedyCoreset(BaseEstimator):
         self.indices_ = indices.cpu().numpy()
         return self
 
-    def fit_transform(self, X, y=None):
-        """The chosen rows themselves."""
+    def fit_transform(
+        self, X: ArrayLike | torch.Tensor, y: object = None
+    ) -> np.ndarray | torch.Tensor:
+        """The selected rows of ``X``, in the order of picking."""
         rows = X if isinstance(X, torch.Tensor) else np.asarray(X)
         return rows[self.fit(rows).indices_]

@@ -5,10 +5,10 @@
     python examples/benchmarks/compare_methods.py --data-root /data/mvtec_ad
 
 Each row is measured in a process of its own, so that its peak memory is its own, and added to the
-CSV file at once; rows that are there already are not measured again. ``--table`` prints what the
-file holds. ELPV: 400 good monocrystalline cells to fit on, 188 good and 313 defective ones to
-score. Textures: 60 crops to fit on, 60 to score, 224 px. MNIST: one digit against the rest, 400 to
-fit on, its other 100 and all 4,500 others to score, at 64 px; the table shows the mean of the ten.
+CSV file at once; rows in the file are not measured again. ``--table`` only prints the file. ELPV:
+400 good monocrystalline cells to fit on, 188 good and 313 defective ones to score. Textures: 60
+crops to fit on, 60 to score, 224 px. MNIST: one digit against the rest, 400 to fit on, its other
+100 and all 4,500 others to score, at 64 px; the table shows the mean of the ten.
 ``control`` is |pixel - local mean|, at its best of three window sizes.
 """
 
@@ -36,7 +36,7 @@ from anomalib_lite.data import (
 )
 from anomalib_lite.metrics import aupro, image_auroc, pixel_auroc
 
-TRAINED_SMALL = {"hidden": (128,), "image_size": 64, "window_size": 16}
+TRAINED_SMALL = {"hidden": (128,), "image_size": 64, "patch_size": 16}
 METHODS = {
     "PatchCore": lambda **size: al.PatchCore(**size),
     "PatchCore, coreset 1 %": lambda **size: al.PatchCore(coreset=0.01, **size),
@@ -53,7 +53,7 @@ METHODS = {
     "DeepOneClass, OC-SVM nu .05": lambda **size: al.DeepOneClass(
         classifier=OneClassSVM(nu=0.05), **size
     ),
-    "CutPaste, 60 steps": lambda **size: al.CutPaste(steps=60, **size),
+    "CutPaste, 60 steps": lambda **size: al.CutPaste(train_steps=60, **size),
     "RotationPrediction, convnet": lambda **size: al.RotationPrediction(
         "convnet", epochs=15, learning_rate=0.05, **TRAINED_SMALL | size
     ),
@@ -61,7 +61,7 @@ METHODS = {
         "convnet", "gaussian", epochs=10, learning_rate=0.05, **TRAINED_SMALL | size
     ),
     "MLSAD, resampled, 32 px": lambda **size: al.MLSAD(
-        fakes="resample",
+        fakes=al.PatchResampler(),
         width=8,
         n_blocks=1,
         learning_rate=3e-3,
@@ -223,7 +223,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data-root", help="folder of categories in the layout of MVTec AD")
     parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "compare_methods.csv")
-    parser.add_argument("--table", action="store_true", help="only print what the file holds")
+    parser.add_argument("--table", action="store_true", help="only print the file")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.row is not None:

@@ -3,9 +3,9 @@
     python examples/benchmarks/folder_memory.py
 
 Noisy crops of a photograph of bricks are written to folders as PNG files of 224 x 224 pixels. For
-each folder a fresh process fits and scores it with ``coreset=2000`` and a memory budget of 300 MB,
-so that all folders are learned in parts, and prints the highest resident memory it ever had beyond
-that of interpreter, torch and network code. The folder's patches alone would take 0.48 MB an image.
+each folder, a fresh process fits and scores it with ``coreset=2000`` and a memory budget of 300 MB,
+so that all folders are learned in parts, and prints its peak resident memory beyond that of
+interpreter, torch and network. The patches of each image alone would take 0.48 MB.
 """
 
 import argparse
@@ -47,7 +47,7 @@ print(json.dumps({
 
 
 class NoisyCrops(Dataset):
-    """Gray images (224, 224), no two of them alike, made when asked for."""
+    """Gray images (224, 224), all different, made on demand."""
 
     def __init__(self, n_images):
         self.n_images = n_images

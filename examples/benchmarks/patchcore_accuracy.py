@@ -3,8 +3,8 @@
     python examples/benchmarks/patchcore_accuracy.py
 
 ELPV: 400 good monocrystalline cells to fit on, 188 good and 313 defective ones to score; then the
-same with modules that training never saw.
-Textures: 224 px crops, train and test from different halves of each photograph; beside PatchCore a
+same for solar modules that were not in the training data.
+Textures: 224 px crops, train and test from different halves of each photograph; compared with a
 plain control map, |pixel - local mean|, at its best of three window sizes.
 """
 
@@ -20,10 +20,10 @@ from anomalib_lite.metrics import aupro, image_auroc, pixel_auroc
 
 
 def control_map(images, window):
-    """|pixel - local mean|, smoothed as the detectors' maps are."""
+    """|pixel - local mean|, smoothed like the detectors' maps."""
     images = images.astype(np.float32)
-    apart = np.abs(images - ndimage.uniform_filter(images, (0, window, window)))
-    return ndimage.gaussian_filter(apart, (0, 4, 4))
+    deviation = np.abs(images - ndimage.uniform_filter(images, (0, window, window)))
+    return ndimage.gaussian_filter(deviation, (0, 4, 4))
 
 
 def elpv(coresets, seeds):
@@ -49,7 +49,7 @@ def elpv(coresets, seeds):
 
 
 def unseen_modules():
-    """The same question asked of cells from solar modules that training never saw."""
+    """The same for cells from solar modules that were not in the training data."""
     from elpv_dataset.utils import load_dataset
 
     images, probability, kinds = load_dataset()

@@ -3,12 +3,12 @@
     python examples/benchmarks/patchcore_scaling.py
 
 Rows are those of the default backbone (152 numbers) on noisy crops of a photograph of bricks, 784
-of each image of 224 px. Every line is measured in a process of its own.
+from each image of 224 px. Every line is measured in a process of its own.
 
 ``coreset``: time of ``greedy_coreset`` for 1,000 rows and for 1 % of the rows, and the memory it
 takes beyond the rows themselves. ``images``: the highest resident memory, interpreter and torch
-included, of fitting images that are made when they are asked for. ``radius``: how far the farthest
-patch of 2,000 images is from the bank, chosen from all rows at once and in parts.
+included, of fitting images that are made on demand. ``radius``: how far the farthest patch of 2,000
+images is from the bank, selected from all rows at once and in parts.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from folder_memory import NoisyCrops
 from patchcore_speed import patch_rows
 
-from anomalib_lite import PatchCore
+from anomalib_lite import DeepFeatures, PatchCore
 from anomalib_lite.search import greedy_coreset
 
 ROWS_AN_IMAGE = 784
@@ -50,19 +50,17 @@ def fit(n_images, size, budget):
     found = {"seconds": time.perf_counter() - begin, "gb": peak()}
     found["bound"] = float(detector.coreset_radius_)
     if budget != "2GB":
-        found["radius"] = max(map(farthest_patch(detector), NoisyCrops(n_images)))
+        found["radius"] = largest_distance(detector, NoisyCrops(n_images))
     return found
 
 
-def farthest_patch(detector):
-    """A function: an image's largest distance of a patch to the bank."""
-
-    def of(image):
-        batch = detector.input_.batch(list(detector._open(image[None])))
-        rows, _ = detector._embed(batch)
-        return float(detector.memory_bank_.farthest(rows[0], 1)[1])
-
-    return of
+def largest_distance(detector, images):
+    """From a patch of any of the images to the bank."""
+    features = DeepFeatures(pooling=None).fit(images[0][None])
+    return max(
+        float(detector.memory_bank_.farthest(patch_rows(image[None], features), 1)[1])
+        for image in images
+    )
 
 
 def measured(what, *arguments):

@@ -1,17 +1,17 @@
-"""PatchCore side by side with anomalib's: time, memory, accuracy, in one run.
+"""PatchCore and PaDiM compared with anomalib's: time, memory, accuracy, in one run.
 
     pip install ".[versus]"
     python examples/benchmarks/versus_anomalib.py
 
 Same weights (EfficientNet-Lite0, strides 8 and 16), same solar cells (ELPV, 200 to fit on, 224 px),
-one process, the two taking turns; medians of repeated runs, smallest and largest in brackets.
+one process, the two alternating; medians of repeated runs, smallest and largest in brackets.
 anomalib's torch model is called directly, on tensors that are ready for the network; this library
 gets the photographs, and also checks, resizes and normalizes them. Each of anomalib's coreset picks
 costs the same, so its coreset of 10 % is timed for some picks of the full set and extrapolated;
 ``--full-coreset`` runs all of them. Memory and import times are each taken in a fresh process.
 
 glibc returns large freed tensors to the system at once and must clear them when they are needed
-again, which slows down what allocates much; ``--tuned-malloc`` keeps them, for both.
+again, which slows down code that allocates much; ``--tuned-malloc`` keeps them, for both.
 """
 
 import argparse
@@ -31,9 +31,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from anomalib_lite import PaDiM, PatchCore
+from anomalib_lite.backbones import grid_rows, patch_embedding
 from anomalib_lite.backbones.loading import BUNDLED
 from anomalib_lite.backbones.loading import create_network as _create
-from anomalib_lite.data import load_elpv
+from anomalib_lite.data import ImageStream, load_elpv
 from anomalib_lite.search import NearestRows, greedy_coreset
 
 TUNED = {
@@ -45,7 +46,7 @@ N_PICKS = 200  # of anomalib's coreset, timed to extrapolate from
 
 
 def load_images():
-    """200 good cells to fit on; 100 good and 100 defective ones, in turn, to score."""
+    """200 good cells to fit on; 100 good and 100 defective ones, alternating, to score."""
     data = load_elpv()
     good, bad = (np.flatnonzero(data.test_labels == label)[:100] for label in (1, -1))
     order = np.stack([good, bad], axis=1).ravel()
@@ -79,7 +80,7 @@ def their_rows(model, batch):
 
 
 def their_coreset(rows, share, n_picks=None):
-    """Indices of anomalib's coreset, or of its first picks."""
+    """Indices of anomalib's coreset, or of its first ``n_picks``."""
     from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 
     sampler = KCenterGreedy(rows, share)
@@ -88,8 +89,14 @@ def their_coreset(rows, share, n_picks=None):
 
 
 def network_input(detector, images):
-    """What both networks are given, (B, 3, h, w)."""
-    return detector.input_.batch(list(detector._open(images)))
+    """Input of both networks, (B, 3, h, w)."""
+    return detector.input_.batch(list(ImageStream(images)))
+
+
+def our_rows(detector, batch):
+    """Patch rows (B, P, D) as PatchCore makes them."""
+    maps = detector.backbone_(batch)
+    return grid_rows(patch_embedding(maps, aggregation=detector.aggregation))
 
 
 def take_turns(*actions, repeats=7):
@@ -109,7 +116,7 @@ def header(title, *columns):
 
 
 def row(what, *times, scale=1.0):
-    """A line of medians and spreads, and how many times longer the second took than the first."""
+    """Print medians and spreads, and how many times longer the second took than the first."""
     cells = [
         f"{scale * statistics.median(t):.3g} ({scale * min(t):.3g}-{scale * max(t):.3g})"
         for t in times
@@ -127,14 +134,14 @@ def features(ours, theirs, test):
         batch = network_input(ours, test[:n])
         singles = batch.split(1)  # as this library does on a CPU
         times = take_turns(
-            lambda singles=singles: [ours._embed(single) for single in singles],
+            lambda singles=singles: [our_rows(ours, single) for single in singles],
             lambda batch=batch: their_rows(theirs, batch),
         )
         row(f"batch {n}", *times, scale=1e3 / n)
 
 
 def coreset(rows, full_coreset):
-    """Prints the table; gives anomalib's bank of 1 % and its seconds for 10 %."""
+    """Print the table; returns anomalib's bank of 1 % and its seconds for 10 %."""
     header(f"coreset of {len(rows):,} x {rows.shape[1]}, s", "anomalib_lite", "anomalib", "ratio")
     begin, few, many = (
         take_turns(lambda n=n: their_coreset(rows, 0.1, n), repeats=1)[0][0]
@@ -181,7 +188,7 @@ def scoring(ours, theirs, train, test, title):
         row(f"batch {n}, scores", scores, whole, scale=scale)
         row(f"batch {n}, scores and maps", maps, whole, scale=scale)
         row(f"batch {n}, scores, ONNX Runtime", onnx, whole, scale=scale)
-    if isinstance(ours, PaDiM):  # the two take the largest value of different maps
+    if isinstance(ours, PaDiM):  # the two scores are the largest values of different maps
         return
     batch = network_input(ours, test[:32])
     gap = np.abs(theirs(batch).pred_score.numpy() - ours.anomaly_score(test[:32])).max()
@@ -199,7 +206,7 @@ def accuracy(ours, theirs, bank, test, labels):
 
 
 def search(bank, queries, title, theirs):
-    """Top-1 alone, by everything that finds it exactly."""
+    """Nearest rows alone, by everything that finds them exactly."""
     import faiss
 
     index, flat = NearestRows.from_rows(bank, queries[-1]), faiss.IndexFlatL2(bank.shape[1])
@@ -231,11 +238,11 @@ def wide_rows(images, **how):
     """Rows (n, P, D) of images from a wider network or aggregation."""
     detector = PatchCore(coreset=10, random_state=0, **how).fit(images[:2])
     singles = network_input(detector, images).split(1)
-    return torch.cat([detector._embed(single)[0] for single in singles])
+    return torch.cat([our_rows(detector, single) for single in singles])
 
 
 def searches(ours, theirs, train, test):
-    queries = list(ours._embed(network_input(ours, test[:9]))[0])
+    queries = list(our_rows(ours, network_input(ours, test[:9])))
     search(ours.memory_bank_.rows, queries, "coreset 10 %", theirs)
     search(ours.memory_bank_.rows[:1568], queries, "its first tenth", theirs)
     for title, how in (
@@ -250,7 +257,7 @@ def searches(ours, theirs, train, test):
 
 
 def padim(ours, train, test, labels):
-    """PaDiM of both: 100 of the channels of strides 4, 8 and 16, the same ones."""
+    """PaDiM of both, with the same 100 of the channels of strides 4, 8 and 16."""
     from anomalib.models.image.padim.torch_model import PadimModel
 
     layers = ["blocks.1", "blocks.2", "blocks.4"]
@@ -301,7 +308,7 @@ print(peak())
 
 
 def fresh(code, *arguments):
-    """What code prints last in a fresh process, as a number."""
+    """The last number that code prints in a fresh process."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -315,7 +322,7 @@ def memory():
 
 
 def n_distributions(name):
-    """How many distributions an installation of ``name`` brings, itself among them."""
+    """Number of distributions that an installation of ``name`` brings, itself among them."""
     from packaging.requirements import Requirement
 
     found, waiting = set(), [name]

@@ -6,7 +6,14 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import anomalib_lite
-from anomalib_lite.density import GaussianDensity, GaussianStatistics
+from anomalib_lite.density import (
+    GaussianDensity,
+    GaussianStatistics,
+    leave_one_out_squares,
+    shrunk_gaussian,
+    squared_mahalanobis,
+    whiteners,
+)
 
 # -- statistics -----------------------------------------------------------------------------------
 
@@ -18,7 +25,7 @@ def draws(n_places=3, n=50, d=4, *, shift=0.0, seed=0):
 
 
 def assert_describes(statistics, rows):
-    """Statistics are NumPy's of the rows (P, n, D), in float64."""
+    """``statistics`` equal NumPy's of the rows (P, n, D) in float64."""
     assert statistics.count == rows.shape[1]
     for place, here in enumerate(rows.double().numpy()):
         np.testing.assert_allclose(statistics.mean[place], here.mean(0), rtol=1e-9, atol=1e-12)
@@ -29,7 +36,7 @@ def assert_describes(statistics, rows):
 
 
 @pytest.mark.parametrize("sizes", [[50], [1] * 50, [7, 43], [49, 1], [20, 20, 10]])
-def test_updates_of_any_size_give_one_answer(sizes):
+def test_updates_of_any_size_give_the_same_statistics(sizes):
     rows = draws()
     first, *others = rows.split(sizes, dim=1)
     statistics = GaussianStatistics.from_rows(first)
@@ -39,7 +46,7 @@ def test_updates_of_any_size_give_one_answer(sizes):
 
 
 @pytest.mark.parametrize("n_first", [1, 10, 49])
-def test_merging_is_seeing_all(n_first):
+def test_merged_statistics_are_those_of_all_rows(n_first):
     rows = draws()
     one, other = (
         GaussianStatistics.from_rows(part) for part in (rows[:, :n_first], rows[:, n_first:])
@@ -50,7 +57,7 @@ def test_merging_is_seeing_all(n_first):
     assert torch.equal(other.scatter, before)
 
 
-def test_a_large_mean_costs_no_digits_where_the_naive_formula_loses_them():
+def test_a_large_mean_costs_no_digits():
     rows = draws(n_places=1, shift=0.0)
     shifted = (rows.double() + 1e6).to(torch.float64)
     statistics = GaussianStatistics.from_rows(shifted[:, :25])
@@ -59,6 +66,7 @@ def test_a_large_mean_costs_no_digits_where_the_naive_formula_loses_them():
     np.testing.assert_allclose(statistics.covariance()[0], truth, rtol=1e-6)
     values = shifted[0].float()  # what a float32 running sum of squares would see
     mean = values.mean(0)
+    # the naive formula loses them all
     naive = values.T @ values / len(values) - torch.outer(mean, mean)
     assert (np.abs(naive.numpy() - truth) > 0.1 * np.abs(truth)).all()
 
@@ -72,9 +80,68 @@ def test_copies_are_independent():
 
 
 def test_covariance_at_some_places():
-    statistics = GaussianStatistics.from_rows(draws())
-    some = torch.tensor([2, 0])
+    rows, some = draws(), torch.tensor([2, 0])
+    statistics = GaussianStatistics.from_rows(rows)
     assert torch.equal(statistics.covariance(some), statistics.covariance()[some])
+
+
+def test_statistics_of_many_places_are_each_places_own():
+    rows = draws(n_places=130, n=9, d=2)  # more than are updated at once
+    statistics = GaussianStatistics.from_rows(rows[:, :5])
+    statistics.merge(GaussianStatistics.from_rows(rows[:, 5:]))
+    assert_describes(statistics, rows)
+
+
+# -- leave-one-out, whitening, shrinkage ----------------------------------------------------------
+
+
+def test_whitened_rows_have_unit_covariance_and_give_mahalanobis_distances():
+    rows = draws().double()
+    statistics = GaussianStatistics.from_rows(rows)
+    whitener = whiteners(statistics.covariance())
+    squares = squared_mahalanobis(rows.transpose(0, 1), statistics.mean, whitener)  # (n, P)
+    for place, here in enumerate(rows.numpy()):
+        white = (here - here.mean(0)) @ whitener[place].numpy()
+        np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(4), atol=1e-9)
+        np.testing.assert_allclose(squares[:, place], (white**2).sum(1))
+
+
+def test_singular_covariances_are_refused():
+    with pytest.raises(ValueError, match="a covariance is singular"):
+        whiteners(torch.zeros(2, 3, 3))
+
+
+def test_leave_one_out_distances_need_no_refit():
+    rows = draws(1, 9, 3)[0].double()
+    squares = _squares_from(rows, rows)
+    expected = [
+        _squares_from(row[None], torch.cat([rows[:i], rows[i + 1 :]]))[0]
+        for i, row in enumerate(rows)
+    ]
+    np.testing.assert_allclose(leave_one_out_squares(torch.tensor(squares), 9), expected)
+
+
+def _squares_from(rows, others):
+    deviations = (rows - others.mean(0)).numpy()
+    return np.einsum("nd,de,ne->n", deviations, np.linalg.inv(np.cov(others.T)), deviations)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_shrunk_gaussian_is_ledoit_and_wolfs_of_scaled_columns(constant):
+    rows = draws(1, 40, 5)[0].double() * torch.tensor([1.0, 10.0, 100.0, 0.1, 1.0])
+    std = rows.std(0)
+    if constant:  # such a column counts as varying as little as any other
+        rows[:, 1], std[1] = 7, std.min()
+    mean, root, inverse = shrunk_gaussian(rows)
+    correlation, _ = ledoit_wolf(((rows - rows.mean(0)) / std).numpy(), assume_centered=True)
+    np.testing.assert_allclose(mean, rows.mean(0))
+    np.testing.assert_allclose(root @ root.T, correlation * np.outer(std, std), 1e-9, 1e-12)
+    np.testing.assert_allclose(inverse @ root.T, np.eye(5), atol=1e-9)
+
+
+def test_shrunk_gaussian_refuses_constant_rows():
+    with pytest.raises(ValueError, match="its 40 samples vary too little"):
+        shrunk_gaussian(torch.ones(40, 5, dtype=torch.float64))
 
 
 # -- density --------------------------------------------------------------------------------------
@@ -102,7 +169,7 @@ def test_rows_that_are_all_the_same_are_refused(rows):
         GaussianDensity().fit(rows)
 
 
-def test_it_can_be_saved(tmp_path):
+def test_density_can_be_saved(tmp_path):
     rows = draws()[0].numpy()
     density = GaussianDensity().fit(rows)
     density.save(tmp_path / "density.alite")

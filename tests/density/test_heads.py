@@ -6,15 +6,22 @@ from sklearn.neighbors import KernelDensity, LocalOutlierFactor, NearestNeighbor
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
-from anomalib_lite.density import GaussianDensity
-from anomalib_lite.density.heads import NAMED, check_head, fit_head, head_scores, held_out_scores
+from anomalib_lite.density import (
+    GaussianDensity,
+    check_head,
+    fit_head,
+    folds,
+    head_scores,
+    held_out_scores,
+)
+from anomalib_lite.density.heads import NAMED
 
 ROWS = np.random.default_rng(0).normal(size=(60, 3))
 ODD = np.array([[9.0, -9.0, 9.0]])
 ESTIMATORS = [
     OneClassSVM(),
     KernelDensity(),
-    IsolationForest(),
+    IsolationForest(n_estimators=10),
     GaussianDensity(),
     LocalOutlierFactor(novelty=True),
     NearestNeighbors(n_neighbors=3),
@@ -34,30 +41,58 @@ def test_every_head_ranks_an_outlier_highest(classifier):
 
 
 def test_held_out_scores_are_of_rows_not_fitted_on():
-    scores = held_out_scores(NearestNeighbors(n_neighbors=1), ROWS, 0)
-    assert scores.min() > 0  # in sample each row is at distance 0 from itself
-    np.testing.assert_array_equal(head_scores(fit_head(NearestNeighbors(n_neighbors=1), ROWS, 0),
-                                              ROWS), 0)  # fmt: skip
+    classifier = NearestNeighbors(n_neighbors=1)
+    in_sample = head_scores(fit_head(classifier, ROWS, 0), ROWS)
+    np.testing.assert_array_equal(in_sample, 0)
+    distances = np.linalg.norm(ROWS[:, None] - ROWS, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    nearest_other = distances.min(1)
+    np.testing.assert_allclose(held_out_scores(classifier, ROWS, 0, 60), nearest_other)
+    assert (held_out_scores(classifier, ROWS, 0, 2) >= nearest_other - 1e-12).all()
+
+
+@pytest.mark.parametrize(("n", "n_folds", "expected"), [(20, 5, 5), (3, 5, 3), (20, 2, 2)])
+def test_folds_hold_every_row_out_once(n, n_folds, expected):
+    pairs = list(folds(n, 0, n_folds))
+    assert len(pairs) == expected
+    held_out = np.concatenate([out for _, out in pairs])
+    np.testing.assert_array_equal(np.sort(held_out), np.arange(n))
+    for fit, out in pairs:
+        np.testing.assert_array_equal(np.sort(np.concatenate([fit, out])), np.arange(n))
+
+
+def test_folds_are_drawn_by_the_seed():
+    first, again, other = (next(folds(30, seed))[1].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(list(folds(30, 0))) == 5
 
 
 def test_kernels_have_the_papers_width():
     gamma = 10 / (3 * ROWS.var())
     assert fit_head("ocsvm", ROWS, 0).gamma == pytest.approx(gamma)
     kde = fit_head("kde", ROWS, 0)
-    near, far = kde.score_samples([[0, 0, 0], [0, 0, 0.7]])
     single = KernelDensity(bandwidth=kde.bandwidth).fit([[0.0, 0, 0]])
     near, far = single.score_samples([[0, 0, 0], [0, 0, 0.7]])
     assert near - far == pytest.approx(gamma * 0.49)  # exp(-gamma r²)
 
 
+def test_knn_is_the_mean_distance_to_the_five_nearest():
+    distances = np.sort(np.linalg.norm(ROWS - ODD, axis=1))
+    assert head_scores(fit_head("knn", ROWS, 0), ODD) == pytest.approx(distances[:5].mean())
+    few = fit_head("knn", ROWS[:3], 0)
+    expected = np.linalg.norm(ROWS[:3] - ODD, axis=1).mean()
+    assert head_scores(few, ODD) == pytest.approx(expected)
+
+
 def test_random_classifiers_are_seeded_unless_they_have_a_seed():
-    assert fit_head(IsolationForest(), ROWS, 7).random_state == 7
-    assert fit_head(IsolationForest(random_state=3), ROWS, 7).random_state == 3
+    forest = IsolationForest(n_estimators=1)
+    assert fit_head(forest, ROWS, 7).random_state == 7
+    assert fit_head(forest.set_params(random_state=3), ROWS, 7).random_state == 3
 
 
 @pytest.mark.parametrize(
     "classifier", ["svm", None, 3, OneClassSVM, LocalOutlierFactor(), StandardScaler()], ids=str
 )
-def test_what_cannot_be_a_head_is_refused(classifier):
+def test_other_classifiers_are_refused(classifier):
     with pytest.raises(ValueError, match="classifier: expected one of 'gaussian'"):
         check_head(classifier)

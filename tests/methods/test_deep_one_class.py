@@ -1,81 +1,120 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import normalize
 from sklearn.svm import OneClassSVM
 from worlds import scratched, stripes
 
 import anomalib_lite
 from anomalib_lite import DeepFeatures, DeepOneClass, GaussianDensity
+from anomalib_lite.backbones import MapRenderer
 
 NORMAL = stripes(12)
 ODD = scratched(3)
-CLASSIFIERS = [
-    "gaussian", "kde", "knn", "ocsvm", GaussianDensity(), IsolationForest(), KernelDensity(),
-    NearestNeighbors(n_neighbors=2), OneClassSVM(),
-]  # fmt: skip
+FEW_TREES = IsolationForest(n_estimators=50)
+SLOW = ["knn", "ocsvm", GaussianDensity(), KernelDensity(), NearestNeighbors(n_neighbors=2),
+        OneClassSVM(), IsolationForest()]  # fmt: skip
 
 
-def small(**params):
-    return DeepOneClass(**{"image_size": 64, "n_patches": 200, "random_state": 0, **params})
+def small(classifier="knn", **params):
+    return DeepOneClass(
+        classifier=classifier, **{"image_size": 64, "n_patches": 200, "random_state": 0, **params}
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Fitted on NORMAL; not to be changed."""
+    return small().fit(NORMAL)
 
 
 def features(**params):
-    """The detector's own, as a transformer."""
-    return DeepFeatures(image_size=64, layers=(8, 16, 32), **params)
+    """The detector's features, as a transformer fitted on NORMAL."""
+    return DeepFeatures(image_size=64, layers=(8, 16, 32), **params).fit(NORMAL)
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS, ids=str)
-def test_every_classifier_ranks_images_and_finds_the_place(classifier):
-    detector = small(classifier=classifier).fit(NORMAL)
-    seen = detector.inspect(np.concatenate([ODD, stripes(3, seed=9)]))
+@pytest.mark.parametrize(
+    "classifier",
+    ["gaussian", "kde", FEW_TREES, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)],
+    ids=str,
+)
+def test_every_classifier_ranks_images_finds_the_place_and_can_be_saved(classifier, tmp_path):
+    detector = small(classifier).fit(NORMAL)
+    images = np.concatenate([ODD, stripes(3, seed=9)])
+    seen = detector.inspect(images)
     assert seen.scores[:3].max() < seen.scores[3:].min()
     for heat in seen.maps[:3]:
         inside = np.zeros(heat.shape, dtype=bool)
         inside[14:26, 30:50] = True
         assert np.median(heat[inside]) > np.quantile(heat[~inside], 0.8)
+    detector.save(tmp_path / "saved.alite")
+    again = anomalib_lite.load(tmp_path / "saved.alite").inspect(images)
+    np.testing.assert_array_equal(again.scores, seen.scores)
+    np.testing.assert_array_equal(again.maps, seen.maps)
 
 
-def test_scores_are_those_of_a_pipeline():
-    detector = small(classifier=OneClassSVM()).fit(NORMAL)
-    pipeline = make_pipeline(DeepFeatures(image_size=64, layers=(8, 16, 32)), OneClassSVM()).fit(
-        NORMAL
-    )
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_scores_are_those_of_a_pipeline(pooling):
+    detector = small(OneClassSVM(), pooling=pooling).fit(NORMAL)
+    pipeline = make_pipeline(features(pooling=pooling), OneClassSVM()).fit(NORMAL)
     np.testing.assert_allclose(detector.score_samples(ODD), pipeline.score_samples(ODD), rtol=1e-9)
 
 
-def test_the_classifier_given_is_left_alone():
-    given = IsolationForest()
-    small(classifier=given).fit(NORMAL)
-    assert vars(given) == vars(IsolationForest())
+def test_normalized_vectors_have_length_one(fitted):
+    detector = small(NearestNeighbors(n_neighbors=1), normalize=True).fit(NORMAL)
+    known, asked = (normalize(features().transform(images)) for images in (NORMAL, ODD))
+    expected = np.linalg.norm(asked[:, None] - known, axis=2).min(1)
+    np.testing.assert_allclose(detector.anomaly_score(ODD), expected, rtol=1e-4)
 
 
-def test_maps_score_every_patch_by_the_patch_classifier():
-    detector = small(classifier="knn").fit(NORMAL)
-    patches = (
-        DeepFeatures(image_size=64, layers=(8, 16, 32), pooling=None).fit(NORMAL).transform(ODD)
-    )  # (n, P, D)
-    batch = detector.input_.batch(list(detector._open(ODD))[:1])
-    distance, _ = detector.patch_classifier_.kneighbors(patches[0])
-    np.testing.assert_allclose(detector._infer(batch)[1].flatten(), distance.mean(1), rtol=1e-4)
-    assert detector.patch_classifier_.n_samples_fit_ == 200
+def test_the_given_classifier_is_left_unchanged():
+    given = IsolationForest(n_estimators=3)
+    small(given).fit(NORMAL)
+    assert vars(given) == vars(IsolationForest(n_estimators=3))
 
 
-def test_normalized_vectors_have_length_one():
-    detector = small(classifier="knn", normalize=True).fit(NORMAL)
-    np.testing.assert_allclose(np.linalg.norm(detector.classifier_._fit_X, axis=1), 1, rtol=1e-6)
-    assert not np.array_equal(small(classifier="knn").fit(NORMAL).score_samples(ODD),
-                              detector.score_samples(ODD))  # fmt: skip
+@pytest.mark.parametrize("n_folds", [12, 99])
+def test_as_many_folds_as_images_leave_each_image_out(n_folds):
+    detector = small(NearestNeighbors(n_neighbors=1), n_folds=n_folds).fit(NORMAL)
+    vectors = features().transform(NORMAL)
+    distances = np.linalg.norm(vectors[:, None] - vectors, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    np.testing.assert_allclose(-detector.calibration_scores_, distances.min(1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS, ids=str)
-def test_every_classifier_can_be_saved(classifier, tmp_path):
-    detector = small(classifier=classifier).fit(NORMAL)
-    detector.save(tmp_path / "saved.alite")
-    again = anomalib_lite.load(tmp_path / "saved.alite")
-    np.testing.assert_array_equal(again.score_samples(ODD), detector.score_samples(ODD))
-    np.testing.assert_array_equal(again.anomaly_map(ODD), detector.anomaly_map(ODD))
+def test_fewer_folds_leave_more_images_out():
+    classifier = NearestNeighbors(n_neighbors=1)
+    two, five, twelve = (
+        -small(classifier, n_folds=n).fit(NORMAL).calibration_scores_ for n in (2, 5, 12)
+    )
+    assert (two >= twelve).all()
+    assert two.mean() > five.mean() > twelve.mean()
+    np.testing.assert_array_equal(-small(classifier).fit(NORMAL).calibration_scores_, five)
+
+
+def test_maps_score_every_patch_by_the_patch_classifier(fitted):
+    patches = features(pooling=None).transform(ODD)  # (n, P, D)
+    values = [fitted.patch_classifier_.kneighbors(rows)[0].mean(1) for rows in patches]
+    grids = torch.tensor(np.array(values), dtype=torch.float32).view(3, 8, 8)
+    expected = MapRenderer((64, 64), smoothing=4.0)(grids, (64, 64))
+    np.testing.assert_allclose(fitted.anomaly_map(ODD), expected, rtol=1e-4)
+    assert fitted.patch_classifier_.n_samples_fit_ == 200
+
+
+def test_patches_of_a_stream_are_as_many():
+    streamed = small().fit(iter(NORMAL))
+    assert streamed.patch_classifier_.n_samples_fit_ == 200
+
+
+def test_vectors_stay_those_of_fit(fitted):
+    detector = small().fit(NORMAL)
+    with pytest.warns(UserWarning, match="until this DeepOneClass is fitted again"):
+        detector.set_params(pooling="max", normalize=True, neighborhood=1)
+    np.testing.assert_array_equal(detector.score_samples(ODD), fitted.score_samples(ODD))
+    np.testing.assert_array_equal(detector.anomaly_map(ODD), fitted.anomaly_map(ODD))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +124,7 @@ def test_every_classifier_can_be_saved(classifier, tmp_path):
         ({"pooling": "min"}, "pooling: expected one of"),
         ({"n_patches": 0}, "n_patches: expected a positive int"),
         ({"neighborhood": 2}, "neighborhood: expected an odd int"),
+        ({"n_folds": 1}, "n_folds: expected an int of at least 2"),
     ],
 )
 def test_bad_parameters_are_refused(params, message):

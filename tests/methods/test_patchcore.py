@@ -3,11 +3,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import slow_concat_embedding, slow_greedy_coreset, slow_patchcore_score
+from oracles import (
+    slow_concat_embedding,
+    slow_greedy_coreset,
+    slow_nearest,
+    slow_patchcore_score,
+)
 from torch import nn
 from worlds import scratched, stripes
 
-from anomalib_lite import PatchCore
+from anomalib_lite import DeepFeatures, PatchCore
+from anomalib_lite.backbones import MapRenderer
+from anomalib_lite.data import ImageStream
 from anomalib_lite.runtime import parse_memory
 from anomalib_lite.search import coreset_row_bytes
 
@@ -20,10 +27,16 @@ def small(**params):
     return PatchCore(**{"image_size": 64, "coreset": 40, "random_state": 0, **params})
 
 
-def patch_rows(detector, images):
-    """(n, P, D) through the detector's own network."""
-    rows = [detector._embed(detector.input_.batch([i]))[0] for i in detector._open(images)]
-    return torch.cat(rows)
+@pytest.fixture(scope="module")
+def fitted():
+    """Fitted on NORMAL; not to be changed."""
+    return small().fit(NORMAL)
+
+
+def patch_rows(images, **params):
+    """(n, P, D), the patches of images as a transformer gives them."""
+    features = DeepFeatures(image_size=64, pooling=None, **params).fit_transform(images)
+    return torch.from_numpy(features)
 
 
 # -- against the paper ----------------------------------------------------------------------------
@@ -33,37 +46,38 @@ def patch_rows(detector, images):
 def test_scores_are_those_of_the_paper(n_reweight):
     detector = small(n_reweight=n_reweight).fit(NORMAL)
     bank = detector.memory_bank_.rows
-    expected = [slow_patchcore_score(rows, bank, n_reweight) for rows in patch_rows(detector, ODD)]
+    expected = [slow_patchcore_score(rows, bank, n_reweight) for rows in patch_rows(ODD)]
     np.testing.assert_allclose(detector.anomaly_score(ODD), expected, rtol=1e-4)
 
 
 def test_memory_bank_is_the_greedy_coreset_of_literal_patch_rows():
-    detector = small(projection=None).fit(NORMAL)
-    batch = detector.input_.batch(list(detector._open(NORMAL)))
-    maps = [grid.numpy() for grid in detector.backbone_(batch)]
-    embedding = slow_concat_embedding(maps, 3)  # (n, D, h, w)
-    rows = embedding.transpose(0, 2, 3, 1).reshape(-1, embedding.shape[1])
-    np.testing.assert_allclose(patch_rows(detector, NORMAL).flatten(0, 1), rows, atol=1e-4)
+    images = NORMAL[:2]
+    detector = small(projection=None).fit(images)
+    maps = detector.backbone_(detector.input_.batch(list(ImageStream(images))))
+    embedding = slow_concat_embedding([grid.numpy() for grid in maps], 3)  # (n, D, h, w)
+    rows = patch_rows(images).flatten(0, 1)
+    literal = embedding.transpose(0, 2, 3, 1).reshape(-1, embedding.shape[1])
+    np.testing.assert_allclose(rows, literal, atol=1e-4)
 
     generator = torch.Generator().manual_seed(0)
     start = int(torch.randint(len(rows), (1,), generator=generator))
-    picks, _ = slow_greedy_coreset(patch_rows(detector, NORMAL).flatten(0, 1), 40, start)
-    np.testing.assert_array_equal(
-        detector.memory_bank_.rows, patch_rows(detector, NORMAL).flatten(0, 1)[picks]
-    )
+    picks, radius = slow_greedy_coreset(rows, 40, start)
+    np.testing.assert_array_equal(detector.memory_bank_.rows, rows[picks])
+    assert detector.coreset_radius_ == pytest.approx(radius)
 
 
-def test_calibration_scores_leave_each_image_out():
-    detector = small().fit(NORMAL)
-    rows = patch_rows(detector, NORMAL)
-    bank, owners = detector.memory_bank_.rows, detector._bank_owners_
+def test_calibration_scores_leave_each_image_out(fitted):
+    bank, rows = fitted.memory_bank_.rows, patch_rows(NORMAL)
+    is_own = (rows[:, :, None] == bank).all(3).any(1)  # (n_images, n_bank)
+    assert (is_own.sum(0) == 1).all(), "each bank row is a patch of one image"
     expected = [
-        slow_patchcore_score(image_rows, bank[owners != i], 9) for i, image_rows in enumerate(rows)
+        slow_patchcore_score(image_rows, bank[~own], 9)
+        for image_rows, own in zip(rows, is_own, strict=True)
     ]
-    np.testing.assert_allclose(-detector.calibration_scores_, expected, rtol=1e-6)
-    assert detector.offset_ == np.quantile(detector.calibration_scores_, 0.01)
-    in_sample = detector.score_samples(NORMAL)
-    assert (in_sample > detector.calibration_scores_).all(), "in-sample scores look too normal"
+    np.testing.assert_allclose(-fitted.calibration_scores_, expected, rtol=1e-6)
+    assert fitted.offset_ == np.quantile(fitted.calibration_scores_, 0.01)
+    in_sample = fitted.score_samples(NORMAL)
+    assert (in_sample > fitted.calibration_scores_).all(), "in-sample scores look too normal"
 
 
 def test_distant_patches_do_not_overflow():
@@ -71,19 +85,22 @@ def test_distant_patches_do_not_overflow():
         def forward(self, x):
             return 1e4 * nn.functional.avg_pool2d(x, 8)
 
-    detector = small(backbone=Far(), image_size=64).fit(NORMAL)
+    detector = small(backbone=Far()).fit(NORMAL)
     assert np.isfinite(detector.score_samples(ODD)).all()
 
 
-def test_patch_map_holds_distances_to_the_bank():
-    detector = small(smoothing=0, neighborhood=1).fit(NORMAL)
-    rows = patch_rows(detector, ODD)
-    distance = torch.cdist(rows.double(), detector.memory_bank_.rows.double()).amin(2).numpy()
-    assert distance.shape == (2, 64)
-    heat = detector.anomaly_map(ODD)
-    assert heat.max() <= distance.max() * (1 + 1e-6)
-    cell = tuple(s // 8 for s in np.unravel_index(heat[0].argmax(), (64, 64)))
-    assert cell == np.unravel_index(distance[0].argmax(), (8, 8))
+def test_maps_show_distances_to_the_bank():
+    detector = small(neighborhood=1).fit(NORMAL)
+    rows = patch_rows(ODD, neighborhood=1).flatten(0, 1)
+    distance, _ = slow_nearest(rows, detector.memory_bank_.rows)
+    grids = torch.from_numpy(distance).float().view(2, 8, 8)
+    expected = MapRenderer((64, 64), smoothing=4.0)(grids, (64, 64))
+    np.testing.assert_allclose(detector.anomaly_map(ODD), expected, rtol=1e-4)
+
+
+def test_scores_alone_are_those_of_a_whole_inspection(fitted):
+    images = np.concatenate([ODD, stripes(8, seed=5), NORMAL])
+    np.testing.assert_array_equal(fitted.score_samples(images), fitted.inspect(images).scores)
 
 
 # -- planted worlds -------------------------------------------------------------------------------
@@ -96,7 +113,7 @@ def test_scratch_is_found_where_it_is(aggregation):
         seen = detector.inspect(scratched(1, center=center))
         assert seen.labels.tolist() == [-1]
         assert math.dist(np.unravel_index(seen.maps[0].argmax(), (64, 64)), center) < 10
-    fresh = stripes(20, seed=9)
+    fresh = stripes(10, seed=9)
     assert detector.score_samples(fresh).min() > detector.score_samples(ODD).max()
 
 
@@ -109,22 +126,21 @@ def test_defect_at_the_border_counts():
     assert cropped.anomaly_score(odd)[0] < 1.1 * cropped.anomaly_score(fresh).max()
     heat = cropped.anomaly_map(odd)[0]
     assert heat.shape == (96, 96)
-    assert (heat[:16] == 0).all()
-    assert (heat[:, -16:] == 0).all()
-    assert (heat[16:80, 16:80] > 0).all()
+    inside = np.zeros((96, 96), dtype=bool)
+    inside[16:80, 16:80] = True
+    np.testing.assert_array_equal(heat > 0, inside)
 
 
 # -- partial_fit ----------------------------------------------------------------------------------
 
 
-def test_partial_fit_on_everything_equals_fit():
-    whole, part = small().fit(NORMAL), small().partial_fit(NORMAL)
-    assert torch.equal(whole.memory_bank_.rows, part.memory_bank_.rows)
-    assert whole.offset_ == part.offset_
+def test_partial_fit_on_everything_equals_fit(fitted):
+    part = small().partial_fit(NORMAL)
+    assert torch.equal(fitted.memory_bank_.rows, part.memory_bank_.rows)
+    assert fitted.offset_ == part.offset_
 
 
-@pytest.mark.parametrize("projection", ["auto", None])
-@pytest.mark.parametrize("coreset", [0.2, 60])
+@pytest.mark.parametrize(("coreset", "projection"), [(0.2, "auto"), (60, "auto"), (60, None)])
 def test_partial_fit_covers_all_batches_within_the_radius_it_states(coreset, projection):
     images = stripes(12)
     detector = small(coreset=coreset, projection=projection)
@@ -133,7 +149,7 @@ def test_partial_fit_covers_all_batches_within_the_radius_it_states(coreset, pro
     assert detector.n_images_ == 12
     per_batch = round(0.2 * 4 * 64)
     assert len(detector.memory_bank_.rows) == (coreset if coreset > 1 else 3 * per_batch)
-    distance, _ = detector.memory_bank_.query(patch_rows(detector, images).flatten(0, 1))
+    distance, _ = detector.memory_bank_.query(patch_rows(images).flatten(0, 1))
     assert distance.max() <= detector.coreset_radius_ * (1 + 1e-6)
     assert len(detector.calibration_scores_) == 12
 
@@ -149,12 +165,12 @@ def test_partial_fit_learns_a_second_kind_of_normal():
     assert detector.predict(scratched(3)).tolist() == [-1] * 3
 
 
-def test_partial_fit_threshold_is_close_to_that_of_one_fit():
+def test_threshold_of_partial_fit_is_close_to_that_of_one_fit():
     images = stripes(16)
     whole, part = small(coreset=0.2).fit(images), small(coreset=0.2)
-    for start in range(0, 16, 2):
-        part.partial_fit(images[start : start + 2])
-    early = small(coreset=0.2).fit(images[:2])
+    for start in range(0, 16, 4):
+        part.partial_fit(images[start : start + 4])
+    early = small(coreset=0.2).fit(images[:4])
     stale = abs(early.offset_ - whole.offset_)
     assert abs(part.offset_ - whole.offset_) < 0.5 * stale
     fresh = part.anomaly_score(stripes(40, seed=8))
@@ -162,27 +178,85 @@ def test_partial_fit_threshold_is_close_to_that_of_one_fit():
     assert fresh.max() > 0.75 * -part.offset_
 
 
+def test_failed_partial_fit_changes_nothing(tmp_path):
+    detector = small().fit(NORMAL)
+    detector.save(tmp_path / "before.alite")
+    bad = [*NORMAL[:3], np.zeros((64, 64), np.int64)]
+    with pytest.raises(ValueError, match="image 3"):
+        detector.partial_fit(bad)
+    detector.save(tmp_path / "after.alite")
+    before, after = ((tmp_path / f"{name}.alite").read_bytes() for name in ("before", "after"))
+    assert before == after
+
+
+def test_partial_fit_refuses_images_of_another_scale():
+    detector = small().fit(NORMAL)
+    with pytest.raises(ValueError, match=r"image 0: .*Scale both the same way"):
+        detector.partial_fit(NORMAL / 255 / 255)
+
+
+@pytest.mark.parametrize("changed", [{"neighborhood": 1}, {"aggregation": "official"},
+                                     {"n_reweight": None}])  # fmt: skip
+def test_patches_and_scores_stay_those_of_fit(fitted, changed):
+    detector = small().fit(NORMAL)
+    with pytest.warns(UserWarning, match="until this PatchCore is fitted again"):
+        detector.set_params(**changed)
+    np.testing.assert_array_equal(detector.score_samples(ODD), fitted.score_samples(ODD))
+    more = stripes(3, seed=3)
+    detector.partial_fit(more)
+    expected = small().fit(NORMAL).partial_fit(more)
+    assert torch.equal(detector.memory_bank_.rows, expected.memory_bank_.rows)
+    np.testing.assert_array_equal(detector.calibration_scores_, expected.calibration_scores_)
+
+
+class Standardizing(nn.Module):
+    """Divides by each image's own asymmetry, which is zero for a constant image."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x / (x - x.flip(-1)).abs().amax((1, 2, 3), True), 8)
+
+
+def test_an_image_with_non_finite_features_is_named():
+    detector = small(backbone=Standardizing())
+    constant = np.concatenate([NORMAL[:2], np.zeros((1, 64, 64), np.uint8)])
+    with pytest.raises(ValueError, match="image 2: the backbone gives NaN"):
+        detector.fit(constant)
+    detector.fit(NORMAL)
+    with pytest.raises(ValueError, match="image 2: the backbone gives NaN"):
+        detector.predict(constant)
+
+
 # -- memory budget --------------------------------------------------------------------------------
 
 IMAGE_BYTES = 64 * coreset_row_bytes(152)
 
 
-@pytest.mark.parametrize("budget", [1, IMAGE_BYTES, 5 * IMAGE_BYTES, "300kB"])
-@pytest.mark.parametrize("coreset", [0.2, 40])
+@pytest.mark.parametrize(
+    ("budget", "coreset"),
+    [
+        (5 * IMAGE_BYTES, 0.2),
+        ("300kB", 40),
+        pytest.param(1, 0.2, marks=pytest.mark.slow),
+        pytest.param(5 * IMAGE_BYTES, 40, marks=pytest.mark.slow),
+        pytest.param(IMAGE_BYTES, 0.2, marks=pytest.mark.slow),
+        pytest.param("300kB", 0.2, marks=pytest.mark.slow),
+        pytest.param(1, 40, marks=pytest.mark.slow),
+    ],
+)
 def test_a_budget_learns_in_parts_what_partial_fit_would(budget, coreset):
     images = stripes(12)
-    detector = small(coreset=coreset, memory_budget=budget, random_state=0).fit(images)
+    detector = small(coreset=coreset, memory_budget=budget).fit(images)
     per_part = max(1, parse_memory("", budget) // IMAGE_BYTES)
     n_parts = -(-12 // per_part)
     assert n_parts > 1
-    distance, _ = detector.memory_bank_.query(patch_rows(detector, images).flatten(0, 1))
+    distance, _ = detector.memory_bank_.query(patch_rows(images).flatten(0, 1))
     assert distance.max() <= detector.coreset_radius_ * (1 + 1e-6)
     if coreset == 40:
         assert len(detector.memory_bank_.rows) == 40
     assert len(detector.calibration_scores_) == detector.n_images_ == 12
-    fresh = stripes(20, seed=9)
+    fresh = stripes(8, seed=9)
     assert detector.score_samples(fresh).min() > detector.score_samples(ODD).max()
-    streamed = small(coreset=coreset, memory_budget=budget, random_state=0).fit(iter(images))
+    streamed = small(coreset=coreset, memory_budget=budget).fit(iter(images))
     assert torch.equal(streamed.memory_bank_.rows, detector.memory_bank_.rows)
 
 
@@ -191,21 +265,15 @@ def test_parts_cost_little_of_the_radius(coreset):
     images = stripes(24)
     whole = small(coreset=coreset).fit(images)
     parts = small(coreset=coreset, memory_budget=8 * IMAGE_BYTES).fit(images)
-    rows = patch_rows(whole, images).flatten(0, 1)
+    rows = patch_rows(images).flatten(0, 1)
     assert parts.memory_bank_.query(rows)[0].max() <= parts.coreset_radius_ * (1 + 1e-6)
     assert whole.coreset_radius_ < parts.coreset_radius_ < 2 * whole.coreset_radius_
 
 
-def test_scores_alone_are_those_of_a_whole_inspection():
-    detector = small().fit(NORMAL)
-    images = np.concatenate([ODD, stripes(8, seed=5), NORMAL])
-    np.testing.assert_array_equal(detector.score_samples(images), detector.inspect(images).scores)
-
-
-def test_a_budget_that_is_not_reached_changes_nothing():
-    for budget in ("4GB", None, 6 * IMAGE_BYTES):
-        detector = small(memory_budget=budget).fit(NORMAL)
-        assert torch.equal(detector.memory_bank_.rows, small().fit(NORMAL).memory_bank_.rows)
+@pytest.mark.parametrize("budget", [None, 6 * IMAGE_BYTES])
+def test_a_budget_that_is_not_reached_changes_nothing(fitted, budget):
+    detector = small(memory_budget=budget).fit(NORMAL)
+    assert torch.equal(detector.memory_bank_.rows, fitted.memory_bank_.rows)
 
 
 def test_stores_hold_no_more_than_the_budget_leaves_beside_the_bank(monkeypatch):
@@ -219,49 +287,6 @@ def test_stores_hold_no_more_than_the_budget_leaves_beside_the_bank(monkeypatch)
     monkeypatch.setattr(PatchCore, "_absorb", absorb)
     small(coreset=0.2, memory_budget=5 * IMAGE_BYTES).fit(stripes(12))
     assert held == [5, 4, 3]  # a bank of 64 rows takes the place of one image
-
-
-def test_failed_partial_fit_loses_nothing():
-    detector = small().fit(NORMAL)
-    before, scores = dict(vars(detector)), detector.score_samples(ODD)
-    bad = [*NORMAL[:3], np.zeros((64, 64), np.int64)]
-    with pytest.raises(ValueError, match="image 3"):
-        detector.partial_fit(bad)
-    assert vars(detector) == before
-    np.testing.assert_array_equal(detector.score_samples(ODD), scores)
-
-
-def test_partial_fit_refuses_images_of_another_scale():
-    detector = small().fit(NORMAL)
-    with pytest.raises(ValueError, match=r"image 0: .*Scale both the same way"):
-        detector.partial_fit(NORMAL / 255 / 255)
-
-
-def test_parameters_of_the_patches_stay_those_of_fit():
-    detector = small().fit(NORMAL)
-    scores = detector.score_samples(ODD)
-    detector.set_params(neighborhood=1, aggregation="official")
-    np.testing.assert_array_equal(detector.score_samples(ODD), scores)
-    detector.partial_fit(NORMAL)
-    with pytest.raises(ValueError, match="false_alarm_rate"):
-        detector.set_params(false_alarm_rate=3).partial_fit(NORMAL)
-
-
-class Standardizing(nn.Module):
-    """Divides by each image's own asymmetry, which a constant one has none of."""
-
-    def forward(self, x):
-        return nn.functional.avg_pool2d(x / (x - x.flip(-1)).abs().amax((1, 2, 3), True), 8)
-
-
-def test_features_that_are_no_numbers_get_no_score():
-    detector = small(backbone=Standardizing(), batch_size=1)
-    constant = np.concatenate([NORMAL[:2], np.zeros((1, 64, 64), np.uint8)])
-    with pytest.raises(ValueError, match="image 2: the backbone gives NaN"):
-        detector.fit(constant)
-    detector.fit(NORMAL)
-    with pytest.raises(ValueError, match="image 2: the backbone gives NaN"):
-        detector.predict(constant)
 
 
 # -- parameters -----------------------------------------------------------------------------------
@@ -292,6 +317,8 @@ def test_features_that_are_no_numbers_get_no_score():
         ({"backbone": 3}, "backbone"),
         ({"weights": "no/such/file"}, "weights"),
         ({"device": "tpu"}, "device"),
+        ({"engine": "tensorrt"}, "engine"),
+        ({"dtype": "float8"}, "dtype"),
         ({"random_state": -1}, "random_state"),
     ],
 )
@@ -311,7 +338,12 @@ def test_one_image_is_too_few():
 def test_tiny_banks_score(coreset):
     detector = small(coreset=coreset).fit(NORMAL)
     assert len(detector.memory_bank_.rows) == coreset
-    assert np.isfinite(detector.score_samples(ODD)).all()
+    rows = patch_rows(ODD)
+    if coreset == 1:  # without a neighbor there is nothing to re-weight by
+        expected = [slow_patchcore_score(r, detector.memory_bank_.rows, None) for r in rows]
+    else:
+        expected = [slow_patchcore_score(r, detector.memory_bank_.rows, 9) for r in rows]
+    np.testing.assert_allclose(detector.anomaly_score(ODD), expected, rtol=1e-4)
     assert np.isfinite(detector.offset_)
     assert len(detector.calibration_scores_) == 6
     assert np.isnan(detector.calibration_scores_).sum() == (coreset == 1)
@@ -320,13 +352,13 @@ def test_tiny_banks_score(coreset):
 @pytest.mark.parametrize(
     ("backbone", "image_size", "n_patches", "dim"),
     [
-        ("resnet50_clip.openai", 64, 64, 1536),
-        ("vit_base_patch16_clip_224.openai", 64, 16, 1536),
         ("vit_small_patch14_dinov2.lvd142m", 70, 25, 768),
+        pytest.param("resnet50_clip.openai", 64, 64, 1536, marks=pytest.mark.slow),
+        pytest.param("vit_base_patch16_clip_224.openai", 64, 16, 1536, marks=pytest.mark.slow),
     ],
 )
 def test_clip_and_dino_encoders_run(backbone, image_size, n_patches, dim):
-    detector = small(backbone=backbone, weights="random", image_size=image_size, coreset=10)
+    detector = small(backbone=backbone, weights="random", image_size=image_size, coreset=1.0)
     detector.fit(NORMAL[:2])
-    assert patch_rows(detector, NORMAL[:2]).shape == (2, n_patches, dim)
+    assert detector.memory_bank_.rows.shape == (2 * n_patches, dim)
     assert detector.anomaly_map(ODD[:1]).shape == (1, 64, 64)
