@@ -39,8 +39,10 @@ _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _PARTS = {
     "Backbone": "backbones",
+    "CompositeModel": "methods.cance",
     "ConvAutoencoder": "nn",
     "DenseEncoder": "nn",
+    "FeatureMapModel": "methods.cance",
     "GaussianStatistics": "density",
     "LinearAutoencoder": "nn",
     "LogitMLP": "density",
@@ -48,8 +50,10 @@ _PARTS = {
     "NearestRows": "search",
     "NetworkInput": "data",
     "PatchDetector": "nn",
+    "PixelModel": "methods.cance",
     "PrincipalCodes": "search",
     "ResidualEncoder": "nn",
+    "TableModel": "methods.cance",
     "UNetGenerator": "nn",
     "ValueRange": "data",
 }
