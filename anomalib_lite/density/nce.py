@@ -240,7 +240,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         if not (self.epochs and len(samples)):
             return []
         noise = WideningNoise(len(self.mean_), -5.0 if self.refine_noise else -50.0).to(rows)
-        contrast = _Contrast(self, noise, rows)
+        contrast = Contrast(self, noise, rows)
         objectives = [
             Objective(
                 contrast.network_loss,
@@ -333,23 +333,34 @@ class WideningNoise(nn.Module):
         return _log_normal(white, self.scale)
 
 
-class _Contrast:
-    """The losses of network and noise: functions of (index of rows, generator)."""
+class Contrast:
+    """The losses of network and noise: functions of (index of rows, generator).
 
-    def __init__(self, density, noise, rows):
+    Parameters
+    ----------
+    density : NCEDensity
+        With its mean, root, modes and network.
+    noise : WideningNoise
+        The noise to tell its rows from.
+    rows : torch.Tensor of shape (n, d)
+        All rows.
+    """
+
+    def __init__(self, density: NCEDensity, noise: WideningNoise, rows: torch.Tensor):
         self.density, self.noise, self.rows = density, noise, rows
 
-    def network_loss(self, index, generator):
+    def network_loss(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The NCE loss of the network's logits."""
         data, drawn, _ = self._logits(index, generator)
         return nce_loss(data, drawn, self.density.noise_ratio)
 
-    def noise_loss(self, index, generator):
-        """Minus the network's loss, in which the noise sees its own density of the data."""
+    def noise_loss(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Minus the NCE loss, whose gradient reaches the noise's samples and density."""
         data, drawn, log_noise = self._logits(index, generator)
         log_density = (data + log_noise).detach()
         return -nce_loss(log_density - log_noise, drawn, self.density.noise_ratio)
 
-    def negative_log_density(self, index, generator):
+    def negative_log_density(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """In nats, normalized by the model's total mass, which noise samples estimate."""
         data, _, log_noise = self._logits(index, generator)
         drawn = self.noise.sample(_N_WATCHED, generator)
@@ -359,12 +370,12 @@ class _Contrast:
     def _logits(self, index, generator):
         """Logits of data and noise, and the data's log-density under the noise."""
         network, noise = self.density.network_, self.noise
-        data = self.density._whiten(self._data(index, generator))
+        data = self.density._whiten(self.data(index, generator))
         drawn = noise.sample(self.density.noise_ratio * len(index), generator)
         return network(data), network(drawn), noise.log_density(data)
 
-    def _data(self, index, generator):
-        """Rows of the index, the errors of every other one lowered."""
+    def data(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Rows of the index, with every other one's errors lowered if the density asks for it."""
         rows, n = self.rows[index.to(self.rows.device)], self.density.n_lowered
         if n == 0:
             return rows

@@ -78,7 +78,7 @@ class CompositeLearner:
     def folds(self, x: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Indices to fit on and indices held out, of inputs (n, ...): always the same folds."""
         n_folds = min(self._params.n_folds, len(x))
-        return KFold(n_folds, shuffle=True, random_state=self._seed).split(x)
+        return KFold(n_folds, shuffle=True, random_state=self._seed).split(np.empty(len(x)))
 
     # -- scores out of sample ---------------------------------------------------------------------
 
@@ -124,7 +124,9 @@ class CompositeLearner:
             return LinearAutoencoder.from_data(x, latent_dim), []
         network = self._new_autoencoder(x, latent_dim)
         split = split_off(len(x), params.validation_fraction, self._generator)
-        losses = _Reconstruction(network, x, params.input_noise, params.cov_weight)
+        losses = ReconstructionLosses(
+            network, x, input_noise=params.input_noise, cov_weight=params.cov_weight
+        )
         history = self._train(Objective(losses.regularized, network.parameters()), network, split)
         if params.decoder_epochs:
             history += self._train(
@@ -167,22 +169,38 @@ class CompositeLearner:
         )
 
 
-class _Reconstruction:
-    """The losses of an autoencoder: functions of (index of inputs, generator)."""
+class ReconstructionLosses:
+    """The losses of an autoencoder: functions of (index of inputs, generator).
 
-    def __init__(self, network, x, input_noise, cov_weight):
+    Parameters
+    ----------
+    network : Autoencoder
+        In training mode, its inputs get noise; the target never does.
+    x : torch.Tensor of shape (n, ...)
+        All inputs.
+    input_noise : float
+        Standard deviation of the noise.
+    cov_weight : float
+        Weight of the codes' covariances in :meth:`regularized`.
+    """
+
+    def __init__(
+        self, network: Autoencoder, x: torch.Tensor, input_noise: float, cov_weight: float
+    ):
         self._network, self._x = network, x
         self._input_noise, self._cov_weight = input_noise, cov_weight
 
-    def regularized(self, index, generator):
+    def regularized(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Mean squared error plus weighted mean squared covariance of the codes."""
         z, error = self._reconstruct(index, generator)
         return error + self._cov_weight * mean_squared_covariance(z)
 
-    def error(self, index, generator):
+    def error(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Mean squared error."""
         return self._reconstruct(index, generator)[1]
 
     def _reconstruct(self, index, generator):
-        """(codes, mean squared error); in training the network sees noisy inputs."""
+        """(codes, mean squared error)"""
         batch = given = self._x[index.to(self._x.device)]
         if self._network.training and self._input_noise:
             noise = torch.randn(batch.shape, generator=generator, device="cpu")
