@@ -1,8 +1,8 @@
 """
-A density of what an autoencoder can say, and of what it cannot
-===============================================================
+CANCE: a density of codes and reconstruction errors
+===================================================
 
-CANCE on photographs, by a pretrained network, and on a table.
+CANCE of photographs, with a pretrained network, and of a table.
 """
 
 from pathlib import Path
@@ -24,8 +24,8 @@ output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)
 
 # %%
-# A table: two columns, one density. Without training, the noise alone, a Gaussian, sees nothing of
-# the two moons.
+# The density of a table of two columns. Without training it is a Gaussian, which cannot see the
+# gap between the moons.
 rows, _ = make_moons(2000, noise=0.08, random_state=0)
 grid = np.stack(np.meshgrid(np.linspace(-2, 3, 120), np.linspace(-1.5, 2, 90)), -1)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
@@ -39,9 +39,10 @@ figure.savefig(output / "cance_density.png", dpi=110)
 
 # %%
 # Photographs: principal components of a pretrained network's patches, and the density of their
-# composites. An image is as anomalous as its most anomalous patch.
+# composites. An image's score is that of its most anomalous patch.
 data = planted_texture("brick", n_train=60, n_test=40, random_state=0)
-detector = CANCE("efficientnet_lite0", patch_level=True, nce_epochs=10, random_state=0)
+density = NCEDensity(epochs=10, learning_rate=0.003)
+detector = CANCE("efficientnet_lite0", patch_level=True, density=density, random_state=0)
 detector.fit(data.train)
 seen = detector.inspect(data.test)
 print(f"image AUROC {image_auroc(data.test_labels == -1, -seen.scores):.3f}")
@@ -51,7 +52,7 @@ display = AnomalyMapDisplay.from_estimator(detector, data.test[worst])
 display.figure_.savefig(output / "cance_maps.png", dpi=110)
 
 # %%
-# What it is made of: the last two columns of the composite are the squared error and the cosine
+# The composites behind these scores: their last two columns are the squared error and the cosine
 # dissimilarity.
 composites = detector.transform(data.test)
 print("composites", composites.shape, "errors of the worst:", composites[worst[0], -2:].round(4))

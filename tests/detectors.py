@@ -19,8 +19,8 @@ FIRST_STAGE = {
 }  # fmt: skip
 SMALL = {
     "CANCE": {
-        "features": "pca", "latent_dim": 2, "n_folds": 6, "nce_epochs": 1, "nce_hidden": (8,),
-        "image_size": 64,
+        "backbone": "pca", "latent_dim": 2, "n_folds": 6, "image_size": 64,
+        "density": anomalib_lite.NCEDensity(epochs=1, hidden=(8,), learning_rate=0.003),
     },
     "CPC": {
         "image_size": 64, "patch_size": 16, "patch_stride": 12, "width": 4, "embedding_dim": 16,

@@ -54,6 +54,7 @@ def on_tables(cls):
     return OnTables
 
 
+BRIEF = NCEDensity(epochs=2, learning_rate=0.003)
 CHECKED = [
     *(
         on_tables(cls)(**small(cls, image_size=32, false_alarm_rate=0.1).get_params())
@@ -62,8 +63,8 @@ CHECKED = [
     ),
     on_tables(DeepFeatures)(image_size=32, random_state=0),
     # these take tables as they are
-    CANCE(epochs=5, decoder_epochs=2, nce_epochs=2, false_alarm_rate=0.1, random_state=0),
-    CANCE("pca", nce_epochs=2, false_alarm_rate=0.1, random_state=0),
+    CANCE(epochs=5, decoder_epochs=2, density=BRIEF, false_alarm_rate=0.1, random_state=0),
+    CANCE("pca", density=BRIEF, false_alarm_rate=0.1, random_state=0),
     NCEDensity(epochs=2, random_state=0),
 ]
 

@@ -1,5 +1,8 @@
 """Autoencoders: convolutional, MLP, and principal components."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
@@ -10,30 +13,41 @@ from .layers import StoredNetwork, conv_block, mlp
 
 
 class Autoencoder(StoredNetwork):
-    """What all of them do: codes of mean 0 and variance 1, and back.
+    """Base class of autoencoders whose codes have mean 0 and variance 1.
 
-    An input has a ``shape``: (C, H, W), an image with values in [0, 1], or (n_features,), a row.
-    With C = 1 images have no color; those that have some are read by the mean of their channels,
-    and come back without.
+    A subclass sets ``decoder``, or overrides :meth:`decode`, and implements ``_encode``.
+
+    Parameters
+    ----------
+    shape : tuple (n_features,) or (C, H, W)
+        Shape of an input: a row, or an image with values in [0, 1]. With C = 1, color images are
+        read as the mean of their channels and reconstructed in gray.
+    latent_dim : int
+        Size of the code.
+    **others
+        The subclass's other arguments, to be saved with it.
     """
 
-    def __init__(self, shape, latent_dim, **others):
+    def __init__(self, shape: Sequence[int], latent_dim: int, **others: Any):
         super().__init__()
         self.shape, self.latent_dim = tuple(shape), latent_dim
         self.arguments = {"shape": self.shape, "latent_dim": latent_dim, **others}
 
-    def encode(self, x):
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (n, latent_dim) of inputs (n, ...)."""
         if len(self.shape) == 3 and self.shape[0] == 1:
             x = x.mean(1, keepdim=True)
         return self._encode(x)
 
-    def decode(self, z):
-        """Inputs (n, ...) of codes (n, latent_dim)."""
+    def _encode(self, x):
+        raise NotImplementedError(f"{type(self).__name__} must implement _encode.")
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Reconstructions (n, ...) from codes (n, latent_dim)."""
         return self.decoder(z)
 
-    def forward(self, x):
-        """(codes, reconstructions)"""
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes (n, latent_dim) and reconstructions (n, ...) of inputs (n, ...)."""
         z = self.encode(x)
         return z, self.decode(z)
 
@@ -41,14 +55,16 @@ class Autoencoder(StoredNetwork):
 class ConvAutoencoder(Autoencoder):
     """A convolutional autoencoder of images.
 
-    A 3x3 convolution of stride 2, BatchNorm and ReLU a stage; then a linear layer and, right before
-    the code, a BatchNorm without scale and shift. The decoder is its mirror image, with nearest
-    upsampling before each convolution and a sigmoid at its end.
+    Each encoder stage is a 3x3 convolution of stride 2 with BatchNorm and ReLU. A linear layer and
+    a BatchNorm without scale and shift give the code. The decoder mirrors the encoder, with nearest
+    upsampling before each convolution and a sigmoid at the end.
 
     Parameters
     ----------
     shape : tuple (C, H, W)
+        Shape of an image.
     latent_dim : int
+        Size of the code.
     widths : sequence of int, default=(16, 32, 64)
         Channels of the stages, each of which halves the sides.
 
@@ -59,7 +75,7 @@ class ConvAutoencoder(Autoencoder):
     ((2, 16), (2, 1, 28, 28))
     """
 
-    def __init__(self, shape, latent_dim, widths=(16, 32, 64)):
+    def __init__(self, shape: Sequence[int], latent_dim: int, widths: Sequence[int] = (16, 32, 64)):
         super().__init__(shape, latent_dim, widths=list(widths))
         n_channels, *size = shape
         sizes = [tuple(size)]
@@ -92,7 +108,7 @@ class ConvAutoencoder(Autoencoder):
         self.to(memory_format=torch.channels_last)
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state: dict[str, Any]) -> Self:
         return super().from_state(state).to(memory_format=torch.channels_last)
 
     def _encode(self, x):
@@ -102,16 +118,19 @@ class ConvAutoencoder(Autoencoder):
 class MLPAutoencoder(Autoencoder):
     """An autoencoder of rows, or of images as rows: linear layers, BatchNorm and ReLU.
 
+    A BatchNorm without scale and shift gives the code; reconstructions of images end in a sigmoid.
+
     Parameters
     ----------
     shape : tuple (n_features,) or (C, H, W)
+        Shape of an input.
     latent_dim : int
+        Size of the code.
     hidden : sequence of int, default=(64, 32)
-        Widths on the way to the code, which a BatchNorm without scale and shift ends; the way back
-        is their reverse, and ends, for images, in a sigmoid.
+        Widths of the encoder's hidden layers; the decoder reverses them.
     """
 
-    def __init__(self, shape, latent_dim, hidden=(64, 32)):
+    def __init__(self, shape: Sequence[int], latent_dim: int, hidden: Sequence[int] = (64, 32)):
         super().__init__(shape, latent_dim, hidden=list(hidden))
         n_values = int(np.prod(shape))
         self.encoder = nn.Sequential(
@@ -129,12 +148,14 @@ class MLPAutoencoder(Autoencoder):
 
 
 class LinearAutoencoder(Autoencoder):
-    """Whitened principal components as an autoencoder; see :meth:`from_data`.
+    """Whitened principal components as an autoencoder, built by :meth:`from_data`.
 
     Parameters
     ----------
     shape : tuple (n_features,) or (C, H, W)
+        Shape of an input.
     latent_dim : int
+        Number of principal components.
 
     Examples
     --------
@@ -144,7 +165,7 @@ class LinearAutoencoder(Autoencoder):
     (True, 1.0)
     """
 
-    def __init__(self, shape, latent_dim):
+    def __init__(self, shape: Sequence[int], latent_dim: int):
         super().__init__(shape, latent_dim)
         n_values = int(np.prod(shape))
         self.register_buffer("mean", torch.zeros(n_values))
@@ -152,8 +173,8 @@ class LinearAutoencoder(Autoencoder):
         self.register_buffer("back", torch.zeros(latent_dim, n_values))
 
     @classmethod
-    def from_data(cls, x, latent_dim):
-        """The one of inputs (n, ...)."""
+    def from_data(cls, x: torch.Tensor, latent_dim: int) -> Self:
+        """Fit the first ``latent_dim`` principal components of inputs (n, ...)."""
         pca = PCA(latent_dim, svd_solver="full").fit(x.flatten(1).cpu().double().numpy())
         scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-30))[:, None]
         state = {
@@ -171,15 +192,23 @@ class LinearAutoencoder(Autoencoder):
     def _encode(self, x):
         return (x.flatten(1) - self.mean) @ self.into
 
-    def decode(self, z):
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
         return torch.addmm(self.mean, z, self.back).unflatten(1, self.shape)
 
 
-def reconstruction_errors(x, back):
-    """Squared error and cosine dissimilarity (n, 2) of inputs (n, ...) and their reconstructions.
+def reconstruction_errors(x: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    """Squared error and cosine dissimilarity of inputs and their reconstructions.
 
-    The squared error is a mean over an input's values; the dissimilarity is 1 minus the cosine of
-    the angle between the two.
+    Parameters
+    ----------
+    x, back : torch.Tensor of shape (n, ...)
+        Inputs and reconstructions.
+
+    Returns
+    -------
+    errors : torch.Tensor of shape (n, 2)
+        The squared difference, averaged over an input's values, and 1 minus the cosine of the angle
+        between input and reconstruction.
 
     Examples
     --------

@@ -1,12 +1,15 @@
-"""Layers that networks share, and networks that a file can hold."""
+"""Layers that several networks use, and the base class of networks that can be saved."""
 
 import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 
-def conv_block(n_in, n_out, stride):
+def conv_block(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
+    """A 3x3 convolution without bias, BatchNorm and ReLU."""
     return [
         nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(n_out),
@@ -14,8 +17,21 @@ def conv_block(n_in, n_out, stride):
     ]
 
 
-def mlp(n_in, hidden, n_out, *, norm=True):
-    """Linear layers with BatchNorm (where ``norm``) and ReLU between them.
+def mlp(n_in: int, hidden: Sequence[int], n_out: int, *, norm: bool = True) -> nn.Sequential:
+    """Linear layers with BatchNorm (if ``norm``) and ReLU between them.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Number of inputs and outputs.
+    hidden : sequence of int
+        Widths of the hidden layers.
+    norm : bool, default=True
+        Follow each hidden layer by a BatchNorm; the layer itself then has no bias.
+
+    Returns
+    -------
+    network : nn.Sequential
 
     Examples
     --------
@@ -31,26 +47,27 @@ def mlp(n_in, hidden, n_out, *, norm=True):
     return nn.Sequential(*layers, nn.Linear(n_in, n_out))
 
 
-# -- networks that a file can hold ----------------------------------------------------------------
+def norm_relu(n_channels: int) -> list[nn.Module]:
+    """GroupNorm of up to 8 groups, and ReLU."""
+    return [nn.GroupNorm(math.gcd(n_channels, 8), n_channels), nn.ReLU(inplace=True)]
 
 
 class StoredNetwork(nn.Module):
-    """A network that a file can hold: the arguments of its constructor, and its weights.
+    """Base class of networks that can be saved: constructor arguments and weights.
 
-    A subclass has arguments of plain values, and puts them into ``self.arguments``.
+    A subclass sets ``self.arguments`` to a dict of its constructor's arguments, all plain values.
     """
 
-    def to_state(self):
-        """What :meth:`from_state` makes an equal one of."""
+    arguments: dict[str, Any]
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what :meth:`from_state` needs to build an equal network."""
         return {"arguments": self.arguments, "weights": dict(self.state_dict())}
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Build a network from :meth:`to_state`'s result: in eval mode, its weights frozen."""
         with torch.device("meta"):
             network = cls(**state["arguments"])
         network.load_state_dict(state["weights"], assign=True)
         return network.eval().requires_grad_(False)
-
-
-def norm_relu(n_channels):
-    return [nn.GroupNorm(math.gcd(n_channels, 8), n_channels), nn.ReLU(inplace=True)]

@@ -1,21 +1,21 @@
-"""CANCE and its ablations: densities that are known, digits, corruptions, solar cells, tables.
+"""CANCE and its ablations: known densities, digits, corruptions, solar cells, tables.
 
     pip install ".[benchmark]"
     python examples/benchmarks/cance.py densities
-    python examples/benchmarks/cance.py mnist --features pca --seeds 0 1 2
-    python examples/benchmarks/cance.py corruptions --features mlp --seeds 0 1 2
-    python examples/benchmarks/cance.py nine --features pca
+    python examples/benchmarks/cance.py mnist --backbone pca --seeds 0 1 2
+    python examples/benchmarks/cance.py corruptions --backbone mlp --seeds 0 1 2
+    python examples/benchmarks/cance.py nine --backbone pca
     python examples/benchmarks/cance.py elpv --seeds 0 1 2
     python examples/benchmarks/cance.py elpv-patches
     python examples/benchmarks/cance.py tables --seeds 0 1 2
 
-One autoencoder a line; every score is read from its composites: ``e`` and ``c``, the errors alone;
-``h = 0``, the Mahalanobis distance of the composite; LatNCE, CNCE and CANCE, densities of the code,
-of the composite, and of the composite with lowered errors. ``mnist``: one digit against the rest,
-400 to fit on. ``corruptions``: 400 of each digit are normal, against corruptions of others of the
-same digits; ``nine``: nine digits against the tenth. ``elpv``: pretrained features, pooled, beside
-classic classifiers on the same; ``elpv-patches``: the most anomalous patch. ``tables``:
-beside scikit-learn's detectors.
+Each line is one autoencoder, and all scores are read from its composites: ``e`` and ``c``, the
+errors alone; ``h = 0``, the Mahalanobis distance of the composite; LatNCE, CNCE and CANCE,
+densities of the code, of the composite, and of the composite with lowered errors. ``mnist``: one
+digit against the rest, fitted on 400. ``corruptions``: 400 of each digit are normal, against
+corruptions of others of the same digits; ``nine``: nine digits against the tenth. ``elpv``:
+pretrained features, pooled, beside classic classifiers of the same; ``elpv-patches``: the most
+anomalous patch. ``tables``: beside scikit-learn's detectors.
 """
 
 import argparse
@@ -61,12 +61,10 @@ def head(*names):
 
 
 def all_scores(detector, X, seed):
-    """Anomaly scores of ``X`` in all ways, by one autoencoder."""
+    """Anomaly scores of ``X`` by all methods in WAYS, from one autoencoder."""
     learned, rows = detector.composites_, detector.transform(X)
-    how = {
-        "epochs": detector.nce_epochs, "learning_rate": detector.nce_learning_rate,
-        "random_state": seed,
-    }  # fmt: skip
+    fitted = detector.density_
+    how = {"epochs": fitted.epochs, "learning_rate": fitted.learning_rate, "random_state": seed}
     kinds = {"h = 0": NCEDensity(epochs=0), "LatNCE": NCEDensity(**how), "CNCE": NCEDensity(**how)}
     scores = {"e": rows[:, -2], "c": rows[:, -1], "CANCE": detector.anomaly_score(X)}
     for name, density in kinds.items():
@@ -76,7 +74,7 @@ def all_scores(detector, X, seed):
 
 
 def pixels(train, test):
-    """Anomaly scores by classic ways on raw pixels."""
+    """Anomaly scores by classic methods on raw pixels."""
     train, test = (x.reshape(len(x), -1) / 255 for x in (train, test))
     pca = PCA(32, random_state=0).fit(train)
     error = np.square(test - pca.inverse_transform(pca.transform(test))).sum(1)
@@ -123,11 +121,11 @@ def densities(seeds):
 # -- digits ---------------------------------------------------------------------------------------
 
 
-def on_digits(features, seed):
-    return CANCE(features, image_size=28, random_state=seed, **ON_DIGITS[features])
+def on_digits(backbone, seed):
+    return CANCE(backbone, image_size=28, random_state=seed, **ON_DIGITS[backbone])
 
 
-def on_mnist(seeds, features, digits):
+def on_mnist(seeds, backbone, digits):
     names = [*WAYS, *PIXELS]
     head("digit", *names, "fit, s")
     found = []
@@ -137,7 +135,7 @@ def on_mnist(seeds, features, digits):
         cells = []
         for seed in seeds:
             start = time.perf_counter()
-            detector = on_digits(features, seed).fit(data.train)
+            detector = on_digits(backbone, seed).fit(data.train)
             seconds = time.perf_counter() - start
             scores = all_scores(detector, data.test, seed) | pixels(data.train, data.test)
             cells.append([*(image_auroc(is_other, scores[name]) for name in names), seconds])
@@ -146,7 +144,7 @@ def on_mnist(seeds, features, digits):
     row("mean", *map(float, np.mean(found, axis=0)))
 
 
-def on_corruptions(seeds, features):
+def on_corruptions(seeds, backbone):
     parts = [mnist(digit) for digit in range(10)]
     train = np.stack([data.train for data in parts])  # (10, 400, 28, 28)
     held_out = np.stack([data.test[data.test_labels == 1] for data in parts])  # (10, 100, 28, 28)
@@ -155,7 +153,7 @@ def on_corruptions(seeds, features):
     found = {kind: [] for kind in CORRUPTIONS}
     for seed in seeds:
         learned = np.concatenate(train)
-        detector = on_digits(features, seed).fit(learned)
+        detector = on_digits(backbone, seed).fit(learned)
         good = np.concatenate(held_out)
         tests = {kind: corrupted(good, kind, random_state=0) for kind in CORRUPTIONS}
         everything = np.concatenate([good, *tests.values()])
@@ -169,7 +167,7 @@ def on_corruptions(seeds, features):
     row("ten digits", "mean", *map(float, np.mean(list(found.values()), axis=(0, 1))))
 
 
-def nine_against_one(seeds, features, digits):
+def nine_against_one(seeds, backbone, digits):
     parts = [mnist(digit) for digit in range(10)]
     names = [*WAYS, *PIXELS]
     head("normal", "anomalous", *names)
@@ -182,7 +180,7 @@ def nine_against_one(seeds, features, digits):
         test, truth = np.concatenate([good, odd]), np.repeat([False, True], [900, 500])
         cells = []
         for seed in seeds:
-            detector = on_digits(features, seed).fit(learned)
+            detector = on_digits(backbone, seed).fit(learned)
             scores = all_scores(detector, test, seed) | pixels(learned, test)
             cells.append([image_auroc(truth, scores[name]) for name in names])
         found.append(np.mean(cells, axis=0))
@@ -207,7 +205,8 @@ def on_elpv(seeds):
         row(name, "", float(image_auroc(truth, head_scores(classifier.fit(train), test))))
     found = {}
     for seed in seeds:
-        detector = CANCE("efficientnet_lite0", n_patches=500, nce_epochs=20, random_state=seed)
+        density = NCEDensity(epochs=20, learning_rate=0.003)
+        detector = CANCE("efficientnet_lite0", density=density, n_patches=500, random_state=seed)
         detector.fit(data.train)
         for name, scores in all_scores(detector, data.test, seed).items():
             found.setdefault(f"pooled, {name}", []).append(image_auroc(truth, scores))
@@ -218,7 +217,8 @@ def on_elpv(seeds):
 def on_elpv_patches(seeds):
     """Small settings: one epoch sees 10,000 patches."""
     data = load_elpv()
-    small = {"patch_level": True, "latent_dim": 64, "nce_epochs": 10, "n_folds": 2}
+    density = NCEDensity(epochs=10, learning_rate=0.003)
+    small = {"patch_level": True, "latent_dim": 64, "density": density, "n_folds": 2}
     for seed in seeds:
         detector = CANCE("efficientnet_lite0", random_state=seed, **small).fit(data.train)
         scores = detector.anomaly_score(data.test)
@@ -288,13 +288,13 @@ def main():
         "tables": on_tables,
     }  # fmt: skip
     parser.add_argument("what", choices=what)
-    parser.add_argument("--features", choices=ON_DIGITS, default="mlp")
+    parser.add_argument("--backbone", choices=ON_DIGITS, default="mlp")
     parser.add_argument("--digits", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     chosen = parser.parse_args()
     arguments = [chosen.seeds]
     if chosen.what in ("mnist", "corruptions", "nine"):
-        arguments.append(chosen.features)
+        arguments.append(chosen.backbone)
     if chosen.what in ("mnist", "nine"):
         arguments.append(chosen.digits)
     what[chosen.what](*arguments)

@@ -1,0 +1,129 @@
+"""CANCE of tables: of rows of numbers."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ...annotations import Images
+from ...base import Inspection
+from ...data.images import is_table
+from ...runtime import exact_dtype, make_generator
+from .composites import CompositeModel
+from .learning import CompositeLearner
+
+ImagesOrTable: TypeAlias = Images | ArrayLike
+
+
+@dataclass(frozen=True, eq=False)
+class TableModel:
+    """Scores of rows by an autoencoder of their scaled columns.
+
+    Attributes
+    ----------
+    composite : CompositeModel
+        Of scaled rows (n, n_features).
+    scaler : StandardScaler
+        Of the columns.
+    device : torch.device
+        Where scores are computed.
+    """
+
+    composite: CompositeModel
+    scaler: StandardScaler
+    device: torch.device
+
+    def composites(self, table: np.ndarray) -> torch.Tensor:
+        """Composites (n, latent_dim + 2) of a table (n, n_features)."""
+        return self.composite.composites(scaled(self.scaler, table, self.device))
+
+    def score(self, table: np.ndarray) -> torch.Tensor:
+        """Anomaly scores (n,) of a table (n, n_features)."""
+        return self.composite.score(scaled(self.scaler, table, self.device))
+
+    def column_errors(self, table: np.ndarray) -> torch.Tensor:
+        """Squared errors (n, n_features) of a table, in the columns' variances."""
+        rows = scaled(self.scaler, table, self.device)
+        _, back = self.composite.autoencoder(rows)
+        return (rows - back).square()
+
+
+def scaled(scaler: StandardScaler, table: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Scaled rows (n, n_features), float64 where the device has it."""
+    return torch.from_numpy(scaler.transform(table)).to(device, exact_dtype(device))
+
+
+class TableMixin:
+    """The part of CANCE that takes tables; all it is given besides goes to the image detector."""
+
+    def _fit_images(self, X):
+        if is_table(X):
+            self._fit_table(X)
+        else:
+            super()._fit_images(X)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _fit_table(self, X):
+        if self._uses_backbone:
+            raise ValueError(
+                "backbone: a backbone reads images, and X is a table. Expected 'autoencoder', "
+                f"'mlp' or 'pca', got {self.backbone!r}."
+            )
+        table = validate_data(self, X, dtype=np.float64, order="C")  # sums depend on the order
+        self.input_ = self.value_range_ = None
+        self.n_images_ = len(table)
+        scaler = StandardScaler().fit(table)
+        learner = CompositeLearner(self, make_generator(self.random_state))
+        learned = learner.learn(scaled(scaler, table, self.device_))
+        self._keep(TableModel(learned.model, scaler, self.device_), learned)
+        self._calibrate_threshold(learned.anomaly_scores)
+
+    def _table(self, X):
+        """The table X, checked; None if this detector was fitted on images."""
+        check_is_fitted(self)
+        if not isinstance(self.model_, TableModel):
+            return None
+        return validate_data(self, X, dtype=np.float64, order="C", reset=False)
+
+    def _score_table(self, table):
+        return self.model_.score(table).cpu().numpy().astype(np.float64)
+
+    @torch.no_grad()
+    def anomaly_score(self, X: ImagesOrTable) -> np.ndarray:
+        """Anomaly score of each input, higher = more anomalous: minus ``score_samples``."""
+        table = self._table(X)
+        if table is None:
+            return super().anomaly_score(X)
+        return self._score_table(table)
+
+    @torch.no_grad()
+    def inspect(self, X: ImagesOrTable) -> Inspection:
+        """Scores, labels and maps from one pass over images, or over the rows of a table.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images, or a table, as in ``fit``.
+
+        Returns
+        -------
+        inspection : Inspection
+            Named tuple (scores, labels, maps, paths). The map of a table's row is the squared error
+            of each column, in the column's variance.
+        """
+        table = self._table(X)
+        if table is None:
+            return super().inspect(X)
+        scores = -self._score_table(table)
+        maps = self.model_.column_errors(table).cpu().numpy()
+        return Inspection(scores, self._labels(scores), maps, [None] * len(maps))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        return tags
