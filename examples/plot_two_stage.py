@@ -38,7 +38,7 @@ detector = RotationPrediction(
     train_batch_size=20,
     learning_rate=0.05,
     image_size=32,
-    window_size=16,
+    patch_size=16,
     random_state=0,
 )
 detector.fit(train)

@@ -52,6 +52,7 @@ _PARTS = {
     "ResidualEncoder": "nn",
     "UNetGenerator": "nn",
     "ValueRange": "data",
+    "_TwoStageScoring": "methods.two_stage",
 }
 
 
