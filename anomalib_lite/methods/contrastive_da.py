@@ -31,8 +31,8 @@ class ContrastiveDA(TwoStageDetector):
         The network; see :class:`~anomalib_lite.backbones.Backbone`. It is trained on the normal
         images. ``"convnet"`` is a small one for small images.
     classifier : {"gaussian", "kde", "knn", "ocsvm"} or estimator, default="ocsvm"
-        The second stage: any scikit-learn outlier detector or density, or ``NearestNeighbors``; it
-        is cloned. For the names see :func:`~anomalib_lite.density.fit_head`.
+        Any scikit-learn outlier detector or density, or ``NearestNeighbors``; it is cloned. For the
+        names see :func:`~anomalib_lite.density.fit_head`.
     temperature : float, default=0.2
         Temperature of the InfoNCE loss.
     augmentation : {"rotation", "flip"}, default="rotation"
@@ -51,7 +51,7 @@ class ContrastiveDA(TwoStageDetector):
         Widths of the hidden layers of the head. The head serves training alone: the embedding is
         its input.
     normalize : bool, default=True
-        Scale every embedding to length 1, as the papers do.
+        Scale every vector to length 1, as the two-stage papers do before a kernel.
     patch_level : bool, default=False
         Train on random patches of the images, and score an image by its most anomalous patch. False
         trains on whole images and scores them whole.

@@ -33,8 +33,8 @@ class CutPaste(TwoStageDetector):
         The network; see :class:`~anomalib_lite.backbones.Backbone`. It is trained on the normal
         images. ``"convnet"`` is a small one for small images.
     classifier : {"gaussian", "kde", "knn", "ocsvm"} or estimator, default="gaussian"
-        The second stage: any scikit-learn outlier detector or density, or ``NearestNeighbors``; it
-        is cloned. For the names see :func:`~anomalib_lite.density.fit_head`.
+        Any scikit-learn outlier detector or density, or ``NearestNeighbors``; it is cloned. For the
+        names see :func:`~anomalib_lite.density.fit_head`.
     variant : {"3way", "patch", "scar"}, default="3way"
         The classes to tell apart: normal, patch and scar; or normal and one of the two.
     layers : sequence, "last" or None, default="last"
@@ -50,7 +50,7 @@ class CutPaste(TwoStageDetector):
         Widths of the hidden layers of the head. The head serves training alone: the embedding is
         its input.
     normalize : bool, default=True
-        Scale every embedding to length 1, as the papers do.
+        Scale every vector to length 1, as the two-stage papers do before a kernel.
     patch_level : bool, default=False
         Train on random patches of the images, and score an image by its most anomalous patch. False
         trains on whole images and scores them whole.

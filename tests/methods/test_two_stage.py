@@ -215,6 +215,15 @@ def test_only_the_part_after_train_from_is_trained():
     assert all(re.match(r"blocks\.[3-6]\.", name) for name in changed)
 
 
+def test_the_part_up_to_train_from_keeps_its_batchnorm_statistics():
+    params = {"train_from": 4, "layers": (4, 8), "normalize": False, "learning_rate": 0.0}
+    once, twice = (
+        small(CutPaste, train_steps=n, **params).fit(NORMAL).transform(TEST) for n in (1, 2)
+    )
+    np.testing.assert_array_equal(once[:, :64], twice[:, :64])
+    assert np.abs(once[:, 64:] - twice[:, 64:]).max() > 1e-3
+
+
 @pytest.mark.parametrize(("train_steps", "n_epochs"), [(3, 2), (1, 1), (None, 4)])
 def test_train_steps_count_batches_in_place_of_epochs(train_steps, n_epochs):
     detector = small(RotationPrediction, train_steps=train_steps, epochs=4).fit(NORMAL)
@@ -229,19 +238,24 @@ def test_training_stops_once_watched_images_get_no_better():
     assert len(losses) - 1 - int(np.argmin(losses)) == 2
 
 
-def test_patch_level_trains_on_patches(monkeypatch):
-    shapes = []
+def test_tasks_see_pixels_of_whole_images_or_of_patches():
+    batches = []
 
-    def recorded(self, images, generator):
-        shapes.append(tuple(images.shape))
-        assert float(images.min()) >= 0
-        assert float(images.max()) <= 1
-        return RotationPrediction._views(self, images, generator)
+    class Recorded(RotationPrediction):
+        def _views(self, images, generator):
+            batches.append(images.numpy().copy())
+            return super()._views(images, generator)
 
-    stage = type("Recorded", (RotationPrediction,), {"_views": recorded})
-    for patch_level, size in ((True, 16), (False, 64)):
-        small(stage, patch_level=patch_level, classifier="knn").fit(NORMAL)
-        assert shapes[-2:] == [(10, 3, size, size)] * 2
+    small(Recorded, classifier="knn").fit(NORMAL)
+    seen = np.concatenate(batches)
+    assert seen.shape == (20, 3, 64, 64)
+    expected = np.repeat(NORMAL[:, None] / 255, 3, axis=1)
+    apart = np.abs(seen[:, None] - expected).max((2, 3, 4))
+    assert sorted(apart.argmin(1)) == list(range(20))
+    assert apart.min(1).max() < 1e-5
+    batches.clear()
+    small(Recorded, classifier="knn", patch_level=True).fit(NORMAL)
+    assert {batch.shape for batch in batches} == {(10, 3, 16, 16)}
 
 
 def test_turned_images_must_be_square_unless_patches_are_turned():
