@@ -1,9 +1,9 @@
 """
-Learning what goes where
-========================
+Two-stage detection of handwritten digits
+=========================================
 
-Digits have no texture to go by: a network that has learned which way up a digit stands knows more
-about it than its pixels tell.
+Rotation prediction and a density beside a one-class SVM on pixels. A network that has learned to
+tell which way up a digit stands knows more about digits than single pixels tell.
 """
 
 from pathlib import Path
@@ -21,8 +21,8 @@ from anomalib_lite import RotationPrediction
 from anomalib_lite.metrics import image_auroc
 
 # %%
-# scikit-learn's handwritten digits, 8 x 8: a hundred fours to fit on, all others to tell from
-# the other fours.
+# scikit-learn's handwritten digits, 8 x 8: a hundred fours to fit on; the other fours and all other
+# digits to score.
 images, digits = load_digits(return_X_y=True)
 images = (images * 15.9).astype(np.uint8).reshape(-1, 8, 8)
 fours = images[digits == 4]
@@ -30,7 +30,8 @@ train, test = fours[:100], np.concatenate([fours[100:], images[digits != 4]])
 is_other = np.arange(len(test)) >= len(fours) - 100
 
 # %%
-# A small network, trained from nothing in seconds; then one class of what it says.
+# A small network is trained from random weights in seconds; kernel density of its embeddings
+# gives the score.
 detector = RotationPrediction(
     "convnet",
     hidden=(128,),
@@ -38,7 +39,7 @@ detector = RotationPrediction(
     train_batch_size=20,
     learning_rate=0.05,
     image_size=32,
-    window_size=16,
+    patch_size=16,
     random_state=0,
 )
 detector.fit(train)

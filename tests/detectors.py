@@ -14,7 +14,7 @@ PUBLIC = [
 
 FIRST_STAGE = {
     "backbone": "convnet", "weights": "random", "hidden": (8,), "epochs": 1, "train_batch_size": 3,
-    "train_from": None, "image_size": 64, "window_size": 16, "window_stride": 8, "n_patches": 60,
+    "train_from": None, "image_size": 64, "patch_size": 16, "patch_stride": 8, "n_patches": 60,
     "classifier": "knn",
 }  # fmt: skip
 SMALL = {

@@ -1,12 +1,12 @@
-"""Seeded random views of a batch of images, each image with draws of its own.
+"""Seeded random views of a batch of images; every image gets draws of its own.
 
-Images are tensors (B, C, H, W) of values in [0, 1] on any device. Whatever is random is drawn from
-a CPU generator, so that a seed gives the same views on every device. What is geometry or color is
-done by torchvision where it does it for a single image, and here, to the same result, for a batch
-whose images differ in their draws.
+Images are tensors (B, C, H, W) with values in [0, 1] on any device. All draws come from a CPU
+generator, so a seed gives the same views on every device. torchvision transforms single images;
+the functions here give the same results for a batch whose images differ in their draws.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -16,8 +16,8 @@ TURNS = (0, 1, 2, 3)  # quarter turns
 _GRAY = (0.2989, 0.587, 0.114)
 
 
-def turned(batch, turns):
-    """The batch at each of some quarter turns, counter-clockwise, one after another.
+def turned(batch: torch.Tensor, turns: Sequence[int]) -> torch.Tensor:
+    """Rotate a batch by each of several numbers of quarter turns, counter-clockwise.
 
     Parameters
     ----------
@@ -28,7 +28,14 @@ def turned(batch, turns):
     Returns
     -------
     views : torch.Tensor of shape (len(turns) * B, C, S, S)
-        All images turned by ``turns[0]`` first.
+        All images rotated by ``turns[0]`` first.
+
+    Examples
+    --------
+    >>> corner = torch.tensor([[[[1, 0], [0, 0]]]])
+    >>> turned(corner, (0, 1)).flatten(1)
+    tensor([[1, 0, 0, 0],
+            [0, 0, 1, 0]])
     """
     return torch.cat([torch.rot90(batch, k, (2, 3)) for k in turns])
 
@@ -36,25 +43,41 @@ def turned(batch, turns):
 # -- SimCLR ---------------------------------------------------------------------------------------
 
 
-def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, gray=0.2, blur=0.5, flip=True):
-    """A random view of each image: crop, flip, colors, gray, blur.
+def simclr_views(
+    batch: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    min_area: float = 0.5,
+    jitter: float = 0.4,
+    gray: float = 0.2,
+    blur: float = 0.5,
+    flip: bool = True,
+) -> torch.Tensor:
+    """Make a random view of each image: crop, flip, color jitter, gray, blur.
 
     Parameters
     ----------
     batch : torch.Tensor of shape (B, 3, H, W)
     generator : torch.Generator
+        The CPU's.
     min_area : float, default=0.5
-        A crop of this share of the image at least, sides 3:4 to 4:3, is resized to the whole.
+        Smallest area of a crop, as a fraction of the image's; its height and width, each as a
+        fraction of the image's, have a ratio of 3:4 to 4:3. The crop is resized to the image's
+        size.
     jitter : float, default=0.4
-        Brightness, contrast and saturation change by factors in 1 -+ jitter, hue by a quarter of
-        jitter of the color circle; four views of five.
+        Brightness, contrast and saturation are multiplied by factors in [1 - jitter, 1 + jitter],
+        and hue moves by up to jitter / 4 of the color circle, with probability 0.8.
     gray : float, default=0.2
-        Share of views in gray.
+        Probability that a view is gray.
     blur : float, default=0.5
-        Share of views that are blurred, by a Gaussian of sigma 0.1 to 2 px whose kernel is a tenth
-        of the image.
+        Probability that a view is blurred by a Gaussian of standard deviation 0.1 to 2 px; see
+        :func:`gaussian_blur`.
     flip : bool, default=True
-        Whether half of the views are flipped left to right.
+        Flip left to right with probability 0.5.
+
+    Returns
+    -------
+    views : torch.Tensor of shape (B, 3, H, W)
 
     References
     ----------
@@ -62,7 +85,7 @@ def simclr_views(batch, generator, *, min_area=0.5, jitter=0.4, gray=0.2, blur=0
     Visual Representations", ICML 2020.
     """
     views = _crop(batch, generator, min_area, flip)
-    views = _jitter(views, generator, jitter, share=0.8)
+    views = _jitter(views, generator, jitter, probability=0.8)
     if not is_gray(views):
         chosen = _chosen(views, gray, generator)
         views = torch.where(chosen, _gray(views).expand_as(views), views)
@@ -75,9 +98,10 @@ def _crop(batch, generator, min_area, flip):
     """Each image's own crop, resized to the whole image, by one bilinear sampling."""
     n = len(batch)
     area = _uniform(n, min_area, 1.0, generator)
-    widest = (-area.log()).clamp_max(math.log(4 / 3))  # what still fits
+    widest = (-area.log()).clamp_max(math.log(4 / 3))  # wider or higher crops do not fit
     ratio = (widest * _uniform(n, -1.0, 1.0, generator)).exp()
-    width, height = ((area * r).sqrt().clamp_max(1.0) for r in (ratio, 1 / ratio))  # shares
+    # fractions of the image's width and height
+    width, height = ((area * r).sqrt().clamp_max(1.0) for r in (ratio, 1 / ratio))
     x, y = ((1 - side) * _uniform(n, -1.0, 1.0, generator) for side in (width, height))
     mirrored = _uniform(n, 0.0, 1.0, generator) < 0.5
     if flip:
@@ -88,26 +112,37 @@ def _crop(batch, generator, min_area, flip):
     return F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
 
 
-def _jitter(batch, generator, strength, share=1.0):
-    """Brightness, contrast, saturation and hue, each image by its own factors."""
+def _jitter(batch, generator, strength, probability=1.0):
+    """Brightness, contrast, saturation and hue changed by each image's own factors."""
     n = len(batch)
     factors = _uniform((3, n), max(0.0, 1 - strength), 1 + strength, generator)
     hue = _uniform(n, -strength / 4, strength / 4, generator)
-    chosen = _chosen(batch, share, generator)
+    chosen = _chosen(batch, probability, generator)
     brightness, contrast, saturation = factors.to(batch)[..., None, None, None]
     views = (batch * brightness).clamp(0, 1)
     views = _blend(views, _gray(views).mean((1, 2, 3), keepdim=True), contrast)
-    if not is_gray(batch):  # neither changes gray
+    if not is_gray(batch):  # saturation and hue leave gray as it is
         views = _blend(views, _gray(views), saturation)
-        with torch.device("cpu"):  # where torchvision keeps its table of colors
+        with torch.device("cpu"):  # torchvision makes a table on the default device
             views = torch.stack([
                 tv.adjust_hue(view, float(shift)) for view, shift in zip(views, hue, strict=True)
             ])  # fmt: skip
     return torch.where(chosen, views, batch)
 
 
-def gaussian_blur(batch, sigma):
-    """Each image blurred by its own sigma (B,) in pixels; the kernel is a tenth of the image."""
+def gaussian_blur(batch: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Blur each image by a Gaussian of its own; the kernel spans a tenth of the image.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, C, H, W)
+    sigma : torch.Tensor of shape (B,)
+        Standard deviations in pixels.
+
+    Returns
+    -------
+    blurred : torch.Tensor of shape (B, C, H, W)
+    """
     n, n_channels, height, width = batch.shape
     radius = max(1, min(height, width) // 20)
     sigma = sigma.to(batch)
@@ -122,19 +157,31 @@ def gaussian_blur(batch, sigma):
 # -- CutPaste -------------------------------------------------------------------------------------
 
 
-def cut_paste(batch, generator, *, area=(0.02, 0.15), aspect=(0.3, 3.3), jitter=0.1):
-    """Each image with a rectangle of its own, its colors jittered, pasted elsewhere.
+def cut_paste(
+    batch: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    area: tuple[float, float] = (0.02, 0.15),
+    aspect: tuple[float, float] = (0.3, 3.3),
+    jitter: float = 0.1,
+) -> torch.Tensor:
+    """Paste a rectangle of each image, its colors jittered, elsewhere in the same image.
 
     Parameters
     ----------
     batch : torch.Tensor of shape (B, 3, H, W)
     generator : torch.Generator
+        The CPU's.
     area : tuple of float, default=(0.02, 0.15)
-        Least and largest share of the image.
+        Smallest and largest area of the rectangle, as fractions of the image's.
     aspect : tuple of float, default=(0.3, 3.3)
-        Least and largest ratio of width to height; as likely to be wide as high.
+        Smallest and largest ratio of width to height; its logarithm is uniform.
     jitter : float, default=0.1
-        As in :func:`simclr_views`.
+        As in :func:`simclr_views`, with probability 1.
+
+    Returns
+    -------
+    views : torch.Tensor of shape (B, 3, H, W)
 
     References
     ----------
@@ -142,39 +189,54 @@ def cut_paste(batch, generator, *, area=(0.02, 0.15), aspect=(0.3, 3.3), jitter=
     Detection and Localization", CVPR 2021.
     """
     n, _, height, width = batch.shape
-    shares = _uniform(n, *area, generator) * height * width
+    areas = _uniform(n, *area, generator) * height * width
     ratios = _uniform(n, *map(math.log, aspect), generator).exp()
     sizes = [
-        (_side((s / r) ** 0.5, height), _side((s * r) ** 0.5, width))
-        for s, r in zip(shares.tolist(), ratios.tolist(), strict=True)
+        (_side((a / r) ** 0.5, height), _side((a * r) ** 0.5, width))
+        for a, r in zip(areas.tolist(), ratios.tolist(), strict=True)
     ]
     places = _uniform((n, 4), 0.0, 1.0, generator).tolist()
     pasted = batch.clone()
     changed = _jitter(batch, generator, jitter)
     for i, ((h, w), (top, left, to, at)) in enumerate(zip(sizes, places, strict=True)):
-        top, to = (int(share * (height - h + 1)) for share in (top, to))
-        left, at = (int(share * (width - w + 1)) for share in (left, at))
+        top, to = (int(place * (height - h + 1)) for place in (top, to))
+        left, at = (int(place * (width - w + 1)) for place in (left, at))
         pasted[i, :, to : to + h, at : at + w] = changed[i, :, top : top + h, left : left + w]
     return pasted
 
 
-def cut_paste_scar(batch, generator, *, width=(2, 16), length=(10, 25), angle=45.0, jitter=0.1):
-    """Each image with a thin strip of its own, its colors jittered, pasted turned elsewhere.
+def cut_paste_scar(
+    batch: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    width: tuple[int, int] = (2, 16),
+    length: tuple[int, int] = (10, 25),
+    angle: float = 45.0,
+    jitter: float = 0.1,
+) -> torch.Tensor:
+    """Paste a thin strip of each image, rotated and its colors jittered, elsewhere in it.
 
     Parameters
     ----------
     batch : torch.Tensor of shape (B, 3, H, W)
     generator : torch.Generator
+        The CPU's.
     width, length : tuple of int, default=(2, 16), (10, 25)
-        Least and largest side in pixels of the batch, at most half the image.
+        Smallest and largest side of the strip in pixels of the batch, half the image at most.
     angle : float, default=45.0
-        Largest turn in degrees, either way; half of the strips lie, half stand.
+        Largest rotation in degrees, either way. Half of the strips are horizontal before it, half
+        vertical.
     jitter : float, default=0.1
-        As in :func:`simclr_views`.
+        As in :func:`simclr_views`, with probability 1.
+
+    Returns
+    -------
+    views : torch.Tensor of shape (B, 3, H, W)
 
     References
     ----------
-    As :func:`cut_paste`.
+    C.-L. Li, K. Sohn, J. Yoon, T. Pfister, "CutPaste: Self-Supervised Learning for Anomaly
+    Detection and Localization", CVPR 2021.
     """
     n, _, rows, columns = batch.shape
     limit = max(1, min(rows, columns) // 2)
@@ -186,7 +248,7 @@ def cut_paste_scar(batch, generator, *, width=(2, 16), length=(10, 25), angle=45
     top, left, to, at, stands = _uniform((5, n), 0.0, 1.0, generator)
     h, w = torch.where(stands < 0.5, long, thin), torch.where(stands < 0.5, thin, long)
     cos, sin = turn.cos(), turn.sin()
-    half_h, half_w = (h * cos + w * sin.abs()) / 2, (w * cos + h * sin.abs()) / 2  # once turned
+    half_h, half_w = (h * cos + w * sin.abs()) / 2, (w * cos + h * sin.abs()) / 2  # once rotated
     y, x = half_h + to * (rows - 2 * half_h), half_w + at * (columns - 2 * half_w)  # its center
     top, left = (top * (rows - h + 1)).floor(), (left * (columns - w + 1)).floor()
 
@@ -212,8 +274,21 @@ def _side(length, limit):
 # -- windows --------------------------------------------------------------------------------------
 
 
-def random_windows(batch, generator, size):
-    """A window (B, C, size, size) of each image, anywhere in it."""
+def random_windows(batch: torch.Tensor, generator: torch.Generator, size: int) -> torch.Tensor:
+    """Cut a square window out of each image, at a position of its own.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, C, H, W)
+    generator : torch.Generator
+        The CPU's.
+    size : int
+        Side of the windows in pixels.
+
+    Returns
+    -------
+    windows : torch.Tensor of shape (B, C, size, size)
+    """
     n, _, height, width = batch.shape
     places = _uniform((n, 2), 0.0, 1.0, generator).tolist()
     windows = []
@@ -231,14 +306,14 @@ def _uniform(shape, low, high, generator):
     return low + (high - low) * torch.rand(*shape, generator=generator, device="cpu")
 
 
-def _chosen(batch, share, generator):
-    """(B, 1, 1, 1), True for about that share of the images."""
-    chosen = _uniform(len(batch), 0.0, 1.0, generator) < share
+def _chosen(batch, probability, generator):
+    """(B, 1, 1, 1), True for each image with that probability."""
+    chosen = _uniform(len(batch), 0.0, 1.0, generator) < probability
     return chosen.to(batch.device)[:, None, None, None]
 
 
-def is_gray(batch):
-    """Whether no image of a batch (B, C, H, W) has any color."""
+def is_gray(batch: torch.Tensor) -> bool:
+    """Whether all images of a batch (B, C, H, W) are gray: their channels are equal."""
     return bool((batch == batch[:, :1]).all())
 
 
@@ -248,5 +323,5 @@ def _gray(batch):
     return torch.einsum("bchw,c->bhw", batch, weights)[:, None]
 
 
-def _blend(a, b, share):
-    return (a * share + b * (1 - share)).clamp(0, 1)
+def _blend(a, b, weight):
+    return (a * weight + b * (1 - weight)).clamp(0, 1)

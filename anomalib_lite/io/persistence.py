@@ -62,6 +62,7 @@ _PARTS = {
     "_MLSADSettings": "methods.mlsad",
     "_OneClassSettings": "methods.deep_one_class",
     "_PatchCoreSettings": "methods.patchcore",
+    "_TwoStageScoring": "methods.two_stage",
 }
 
 

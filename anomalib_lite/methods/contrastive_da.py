@@ -1,8 +1,13 @@
-"""ContrastiveDA: contrastive learning on a distribution that holds turned images as its own."""
+"""ContrastiveDA: contrastive learning on images and their rotated or mirrored copies."""
+
+from collections.abc import Callable, Sequence
 
 import torch
+from sklearn.base import BaseEstimator
+from torch import nn
 from torch.nn import functional as F
 
+from ..annotations import Device, Path, RandomState, Size
 from ..data.augment import TURNS, simclr_views, turned
 from ..nn.losses import info_nce_loss
 from ..validation import check_choice, check_number
@@ -12,36 +17,130 @@ _AUGMENTATIONS = ("rotation", "flip")
 
 
 class ContrastiveDA(TwoStageDetector):
-    r"""ContrastiveDA: contrastive learning under distribution augmentation, then one class.
+    r"""ContrastiveDA: contrastive learning with distribution augmentation, then one class.
 
-    Two random views (crop, flip, colors, gray, blur) of an image are to have close embeddings, and
-    those of other images far ones: the InfoNCE loss of SimCLR. Left at that, the normal images
-    would fill the whole sphere, and leave no room for anomalies. So the images' own turns join the
-    data as images of another kind: normal images have to keep together to be told from them. The
-    classifier, an SVM, is fitted on embeddings, before the head, of images as they are.
+    The InfoNCE loss of SimCLR pulls the embeddings of two random views (crop, flip, colors, gray,
+    blur) of an image together and pushes those of other images away. Alone, it spreads the normal
+    images over the whole sphere and leaves no room for anomalies. So rotated copies join the data
+    as images of other kinds: to be told from them, normal images must stay together. The
+    classifier, an SVM, is fitted on the embeddings, taken before the head, of unrotated images.
 
     Parameters
     ----------
-    @parameters
+    backbone : str or nn.Module, default="resnet18"
+        The network; see :class:`~anomalib_lite.backbones.Backbone`. It is trained on the normal
+        images. ``"convnet"`` is a small one for small images.
+    classifier : {"gaussian", "kde", "knn", "ocsvm"} or estimator, default="ocsvm"
+        Any scikit-learn outlier detector or density, or ``NearestNeighbors``; it is cloned. For the
+        names see :func:`~anomalib_lite.density.fit_head`.
     temperature : float, default=0.2
-        Of the InfoNCE loss.
+        Temperature of the InfoNCE loss.
     augmentation : {"rotation", "flip"}, default="rotation"
-        What joins the data: all quarter turns, or the images mirrored left to right. Views are then
-        not mirrored themselves.
+        What joins the data: all quarter turns of the images, or their mirror images. In the second
+        case views are not mirrored.
+    layers : sequence, "last" or None, default="last"
+        Strides, transformer blocks or module names of the feature maps to use. The maps' means over
+        all positions, side by side, are the embedding. None: the backbone's own choice.
+    weights : {"pretrained", "random"} or path, default="random"
+        Where the network's weights come from. Training starts from them; unless they are random,
+        BatchNorm layers keep their statistics.
+    train_from : int, str or None, default=None
+        The part of the network up to the end of this stride, block or module is not trained. None
+        trains everything.
+    hidden : tuple of int, default=(512,) * 8
+        Widths of the hidden layers of the head. The head serves training alone: the embedding is
+        its input.
+    normalize : bool, default=True
+        Scale every vector to length 1, as the two-stage papers do before a kernel.
+    patch_level : bool, default=False
+        Train on random patches of the images, and score an image by its most anomalous patch. False
+        trains on whole images and scores them whole.
+    patch_size : int, default=32
+        Side of a patch in pixels of the network's input. Maps, and ``patch_level``, score patches.
+    patch_stride : int, default=8
+        Distance between patches in pixels: the resolution of the maps. A map costs as much as
+        (patch_size / patch_stride)² images.
+    n_patches : int, default=2000
+        Number of normal patches, drawn at random, that the patch model is fitted on.
+    epochs : int, default=2048
+        Passes over the training images.
+    train_steps : int or None, default=None
+        Number of training batches, in place of ``epochs``.
+    train_batch_size : int, default=32
+        Images of a training step. Each enters in several views.
+    learning_rate : float, default=0.01
+        Learning rate of the optimizer.
+    optimizer : {"sgd", "adam", "adamw"} or callable, default="sgd"
+        See :func:`~anomalib_lite.nn.train`.
+    schedule : {"cosine", "constant"} or callable, default="cosine"
+        Schedule of the learning rate; see :func:`~anomalib_lite.nn.train`.
+    weight_decay : float, default=3e-4
+        Weight decay of the optimizer.
+    clip_norm : float or None, default=None
+        Largest norm of the gradient; None for no limit.
+    validation_fraction : float, default=0.0
+        Fraction of the images not trained on but watched: the weights with the lowest loss on them
+        are kept. 0 keeps the last weights.
+    patience : int or None, default=None
+        Stop after so many epochs without a lower validation loss.
+    on_interrupt : {"raise", "finish"}, default="raise"
+        What Ctrl-C does during training: ``"finish"`` goes on to the second stage with the best
+        weights so far, ``"raise"`` leaves the estimator as it was.
+    n_folds : int, default=5
+        Number of folds: out-of-sample scores come from models fitted without the image's fold. The
+        network is trained on all folds, the classifiers are not.
+    image_size : int, tuple (H, W) or None, default=None
+        Images are resized to it, whatever their proportions. None: the backbone's own (224).
+    center_crop : int, tuple (H, W) or None, default=None
+        Part of the resized image to keep.
+    smoothing : float, default=8.0
+        Standard deviation of the maps' Gaussian blur, in pixels of the resized image. It spreads a
+        patch's value around the patch's center; the default is that of ``patch_stride``.
+    false_alarm_rate : float, default=0.01
+        Share of normal images that ``predict`` may call anomalous, as far as the normal images of
+        ``fit`` can tell.
+    batch_size : int, default=32
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU. The classifiers of
+        scikit-learn run on the CPU.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. On CUDA it is
+        trained in mixed precision.
+    random_state : None, int, RandomState or Generator, default=None
+        Seed of everything random: first weights, views, batches, patches, folds, and a classifier
+        without a seed of its own.
+    verbose : bool, default=False
+        Show progress bars.
 
     Attributes
     ----------
-    @attributes
+    backbone_ : Backbone
+        The trained network.
+    history_ : list of dict
+        Losses by epoch; see :func:`~anomalib_lite.nn.train`.
+    classifier_ : estimator or None
+        Fitted on the images' embeddings; None with ``patch_level``.
+    patch_classifier_ : estimator
+        Fitted on the patches' embeddings.
+    calibration_scores_ : ndarray of shape (n_images,)
+        ``score_samples`` of each training image by a classifier fitted without the image's fold;
+        with ``patch_level``, by a classifier fitted on the other folds' patches.
+    offset_ : float
+        The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    n_images_ : int
+        Number of images learned from.
+    device_ : torch.device
 
     Notes
     -----
-    A training batch holds ``train_batch_size`` images at four turns each, and two views of each of
-    these.
+    A training batch holds two views of each of ``train_batch_size`` images at each of four turns.
 
-    The published settings train a ResNet18 from random weights for 2,048 epochs. For small images
-    on a CPU take ``backbone="convnet"``, some tens of epochs and ``hidden=(128,)``.
+    The defaults are the published settings: a ResNet18 trained from random weights for 2,048
+    epochs. For small images on a CPU take ``backbone="convnet"``, some tens of epochs and
+    ``hidden=(128,)``.
 
-    Training passes over the images many times, so they are held in memory as the network sees them:
+    Training passes over the images many times and keeps them in memory as the network sees them:
     0.6 MB an image of 224 px.
 
     References
@@ -56,7 +155,7 @@ class ContrastiveDA(TwoStageDetector):
     >>> rng = np.random.default_rng(0)
     >>> normal = rng.integers(0, 40, size=(16, 32, 32), dtype=np.uint8)
     >>> normal[:, :8] += 200  # a bright bar on top
-    >>> odd = normal[:2].transpose(0, 2, 1)  # at the left
+    >>> odd = normal[:2].transpose(0, 2, 1)  # on the left
     >>> detector = ContrastiveDA(
     ...     "convnet", hidden=(32,), epochs=5, train_batch_size=8, image_size=32, random_state=0
     ... )
@@ -68,42 +167,78 @@ class ContrastiveDA(TwoStageDetector):
 
     def __init__(
         self,
-        backbone="resnet18",
-        classifier="ocsvm",
+        backbone: str | nn.Module = "resnet18",
+        classifier: str | BaseEstimator = "ocsvm",
         *,
-        temperature=0.2,
-        augmentation="rotation",
-        layers="last",
-        weights="random",
-        train_from=None,
-        hidden=(512,) * 8,
-        normalize=True,
-        patch_level=False,
-        window_size=32,
-        window_stride=8,
-        n_patches=2000,
-        epochs=2048,
-        steps=None,
-        train_batch_size=32,
-        learning_rate=0.01,
-        optimizer="sgd",
-        schedule="cosine",
-        weight_decay=3e-4,
-        clip_norm=None,
-        validation_fraction=0.0,
-        patience=None,
-        on_interrupt="raise",
-        image_size=None,
-        center_crop=None,
-        smoothing=8.0,
-        false_alarm_rate=0.01,
-        batch_size=32,
-        device="auto",
-        dtype="auto",
-        random_state=None,
-        verbose=False,
+        temperature: float = 0.2,
+        augmentation: str = "rotation",
+        layers: Sequence[int | str] | str | None = "last",
+        weights: Path = "random",
+        train_from: int | str | None = None,
+        hidden: tuple[int, ...] = (512,) * 8,
+        normalize: bool = True,
+        patch_level: bool = False,
+        patch_size: int = 32,
+        patch_stride: int = 8,
+        n_patches: int = 2000,
+        epochs: int = 2048,
+        train_steps: int | None = None,
+        train_batch_size: int = 32,
+        learning_rate: float = 0.01,
+        optimizer: str | Callable[..., torch.optim.Optimizer] = "sgd",
+        schedule: str | Callable[[float], float] = "cosine",
+        weight_decay: float = 3e-4,
+        clip_norm: float | None = None,
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        on_interrupt: str = "raise",
+        n_folds: int = 5,
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        smoothing: float = 8.0,
+        false_alarm_rate: float = 0.01,
+        batch_size: int = 32,
+        device: Device = "auto",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
     ):
-        self._store(locals())
+        super().__init__(
+            backbone,
+            classifier,
+            layers=layers,
+            weights=weights,
+            train_from=train_from,
+            hidden=hidden,
+            normalize=normalize,
+            patch_level=patch_level,
+            patch_size=patch_size,
+            patch_stride=patch_stride,
+            n_patches=n_patches,
+            epochs=epochs,
+            train_steps=train_steps,
+            train_batch_size=train_batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            schedule=schedule,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            on_interrupt=on_interrupt,
+            n_folds=n_folds,
+            image_size=image_size,
+            center_crop=center_crop,
+            smoothing=smoothing,
+            false_alarm_rate=false_alarm_rate,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.temperature = temperature
+        self.augmentation = augmentation
 
     def _check_params(self):
         check_number("temperature", self.temperature, minimum=1e-6)
@@ -111,17 +246,18 @@ class ContrastiveDA(TwoStageDetector):
         super()._check_params()
 
     @property
-    def _turns_images(self):
+    def _needs_squares(self):
         return self.augmentation == "rotation"
 
     def _views(self, images, generator):
-        if self._turns_images:
+        if self.augmentation == "rotation":
             kinds = turned(images, TURNS)
         else:
             kinds = torch.cat([images, images.flip(3)])
-        twice = torch.cat([kinds, kinds])
-        return simclr_views(twice, generator, flip=self._turns_images), None
+        pairs = torch.cat([kinds, kinds])
+        # a mirrored view of an image would be of the other kind, were mirror images a kind
+        return simclr_views(pairs, generator, flip=self.augmentation == "rotation"), None
 
-    def _loss(self, outputs, _known):
+    def _loss(self, outputs, targets):
         first, second = F.normalize(outputs, dim=1).chunk(2)
         return info_nce_loss(first, second, temperature=self.temperature, symmetric=True)

@@ -1,198 +1,331 @@
-"""The two-stage framework: a representation learned by self-supervision, then one class of it."""
+"""Base class of the two-stage methods: self-supervised embedding, then one-class classifier."""
 
-import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..annotations import Device, Images, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import pool_maps, sliding_windows
 from ..base import BaseDetector
 from ..data.augment import random_windows
-from ..density.heads import check_head, fit_head, folds, head_scores, held_out_scores
+from ..density.heads import check_head, fit_head, folds, head_scores
 from ..nn.layers import mlp
-from ..nn.training import ON_INTERRUPT, Objective, check_training, split_off, train
+from ..nn.training import (
+    ON_INTERRUPT,
+    Objective,
+    check_training,
+    split_off,
+    train,
+    training_settings,
+)
 from ..runtime import draw_seed, seeded
 from ..validation import check_choice, check_count, check_enough, check_finite, check_fraction
 
-_WINDOWS_AT_ONCE = 256
+_PATCHES_AT_ONCE = 256
 
-_PARAMETERS = """\
-backbone : str or nn.Module, default={backbone}
-        The network to train: ``"efficientnet_lite0"`` has ImageNet weights that come with the
-        installation, ``"convnet"`` is small and for small images; see
-        :class:`~anomalib_lite.backbones.Backbone`.
-    classifier : {{"gaussian", "kde", "knn", "ocsvm"}} or estimator, default={classifier}
-        The second stage: any scikit-learn outlier detector or density, or ``NearestNeighbors``; it
-        is cloned. For the names see :func:`~anomalib_lite.density.fit_head`.
-    layers : sequence or "last", default={layers}
-        Strides, transformer blocks, or module names, whose maps are pooled to the embedding.
-    weights : {{"pretrained", "random"}} or path, default={weights}
-        Where training starts. Unless they are random, BatchNorm layers keep their statistics.
-    train_from : int, str or None, default={train_from}
-        The first part of the network, up to the end of this stride (block, module name), stays as
-        it is. None trains everything.
-    hidden : tuple of int, default={hidden}
-        Widths of the hidden layers of the head, which is there for training alone: the embedding is
-        what enters it.
-    normalize : bool, default={normalize}
-        Scale every embedding to length 1.
-    patch_level : bool, default={patch_level}
-        Train on random windows of the images; an image is then as anomalous as its most anomalous
-        window. False trains on whole images, and scores them whole.
-    window_size : int, default={window_size}
-        Side, in pixels of the network's input, of the windows that maps (and ``patch_level``) use.
-    window_stride : int, default={window_stride}
-        Their distance: the resolution of the maps, and their cost, which is that of
-        (window_size / window_stride)² images.
-    n_patches : int, default={n_patches}
-        How many normal windows, drawn at random, the classifier of windows is fitted on.
-    epochs : int, default={epochs}
-    steps : int or None, default={steps}
-        Batches to train on, in place of ``epochs``.
-    train_batch_size : int, default={train_batch_size}
-        Images (or windows) of a training step. Each is seen in several views.
-    learning_rate : float, default={learning_rate}
-    optimizer : {{"sgd", "adam", "adamw"}} or callable, default={optimizer}
-        See :func:`~anomalib_lite.nn.train`, for the next three as well.
-    schedule : {{"cosine", "constant"}} or callable, default={schedule}
-    weight_decay : float, default={weight_decay}
-    clip_norm : float or None, default={clip_norm}
-    validation_fraction : float, default={validation_fraction}
-        Share of the normal images that are not trained on but watched: the weights with the lowest
-        loss on them are kept. 0 keeps the last ones.
-    patience : int or None, default={patience}
-        Stop after so many epochs without a lower loss on them.
-    on_interrupt : {{"raise", "finish"}}, default={on_interrupt}
-        What Ctrl-C does while the network is trained: "finish" goes on to the second stage with the
-        best weights so far, "raise" leaves the estimator as it was.
-    image_size : int, tuple (H, W) or None, default={image_size}
+
+@dataclass(frozen=True)
+class _TwoStageScoring:
+    """Snapshot: later set_params calls must not alter a fitted detector."""
+
+    normalize: bool
+    patch_level: bool
+    patch_size: int
+    patch_stride: int
+
+
+class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
+    """Base class of detectors that learn an embedding first, and its distribution second.
+
+    A subclass is a first stage: a task on images that needs no labels. It implements :meth:`_views`
+    and :meth:`_loss` and sets ``_n_outputs``, the width of the head's output. A subclass with
+    parameters of its own, or other defaults, writes out an ``__init__``.
+
+    Parameters
+    ----------
+    backbone : str or nn.Module, default="efficientnet_lite0"
+        The network; see :class:`~anomalib_lite.backbones.Backbone`. It is trained on the normal
+        images. ``"convnet"`` is a small one for small images.
+    classifier : {"gaussian", "kde", "knn", "ocsvm"} or estimator, default="gaussian"
+        Any scikit-learn outlier detector or density, or ``NearestNeighbors``; it is cloned. For the
+        names see :func:`~anomalib_lite.density.fit_head`.
+    layers : sequence, "last" or None, default="last"
+        Strides, transformer blocks or module names of the feature maps to use. The maps' means over
+        all positions, side by side, are the embedding. None: the backbone's own choice.
+    weights : {"pretrained", "random"} or path, default="pretrained"
+        Where the network's weights come from. Training starts from them; unless they are random,
+        BatchNorm layers keep their statistics.
+    train_from : int, str or None, default=16
+        The part of the network up to the end of this stride, block or module is not trained. None
+        trains everything.
+    hidden : tuple of int, default=(512, 128)
+        Widths of the hidden layers of the head. The head serves training alone: the embedding is
+        its input.
+    normalize : bool, default=True
+        Scale every vector to length 1, as the two-stage papers do before a kernel.
+    patch_level : bool, default=False
+        Train on random patches of the images, and score an image by its most anomalous patch. False
+        trains on whole images and scores them whole.
+    patch_size : int, default=32
+        Side of a patch in pixels of the network's input. Maps, and ``patch_level``, score patches.
+    patch_stride : int, default=8
+        Distance between patches in pixels: the resolution of the maps. A map costs as much as
+        (patch_size / patch_stride)² images.
+    n_patches : int, default=2000
+        Number of normal patches, drawn at random, that the patch model is fitted on.
+    epochs : int, default=256
+        Passes over the training images.
+    train_steps : int or None, default=None
+        Number of training batches, in place of ``epochs``.
+    train_batch_size : int, default=32
+        Images of a training step. Each enters in several views.
+    learning_rate : float, default=0.003
+        Learning rate of the optimizer.
+    optimizer : {"sgd", "adam", "adamw"} or callable, default="sgd"
+        See :func:`~anomalib_lite.nn.train`.
+    schedule : {"cosine", "constant"} or callable, default="cosine"
+        Schedule of the learning rate; see :func:`~anomalib_lite.nn.train`.
+    weight_decay : float, default=3e-5
+        Weight decay of the optimizer.
+    clip_norm : float or None, default=None
+        Largest norm of the gradient; None for no limit.
+    validation_fraction : float, default=0.0
+        Fraction of the images not trained on but watched: the weights with the lowest loss on them
+        are kept. 0 keeps the last weights.
+    patience : int or None, default=None
+        Stop after so many epochs without a lower validation loss.
+    on_interrupt : {"raise", "finish"}, default="raise"
+        What Ctrl-C does during training: ``"finish"`` goes on to the second stage with the best
+        weights so far, ``"raise"`` leaves the estimator as it was.
+    n_folds : int, default=5
+        Number of folds: out-of-sample scores come from models fitted without the image's fold. The
+        network is trained on all folds, the classifiers are not.
+    image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
-    center_crop : int, tuple (H, W) or None, default={center_crop}
-        What to keep of the resized image.
-    smoothing : float, default={smoothing}
-        Standard deviation, in pixels of the resized image, of the Gaussian by which a window's
-        value spreads around its center in maps.
-    false_alarm_rate : float, default={false_alarm_rate}
+    center_crop : int, tuple (H, W) or None, default=None
+        Part of the resized image to keep.
+    smoothing : float, default=8.0
+        Standard deviation of the maps' Gaussian blur, in pixels of the resized image. It spreads a
+        patch's value around the patch's center; the default is that of ``patch_stride``.
+    false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
-    batch_size : int, default={batch_size}
-        Images that pass through the trained network together on an accelerator.
-    device : str or torch.device, default={device}
-        Of the network; scikit-learn's classifiers run on the CPU.
-    dtype : {{"auto", "float32", "float16", "bfloat16"}}, default={dtype}
-        Precision of the trained network. On CUDA it is trained in mixed precision.
-    random_state : None, int, RandomState or Generator, default={random_state}
-        Draws first weights, views, batches, windows and folds, and seeds a classifier that has no
-        seed of its own.
-    verbose : bool, default={verbose}
-        Show progress bars."""
+    batch_size : int, default=32
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU. The classifiers of
+        scikit-learn run on the CPU.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. On CUDA it is
+        trained in mixed precision.
+    random_state : None, int, RandomState or Generator, default=None
+        Seed of everything random: first weights, views, batches, patches, folds, and a classifier
+        without a seed of its own.
+    verbose : bool, default=False
+        Show progress bars.
 
-_ATTRIBUTES = """\
-backbone_ : Backbone
+    Attributes
+    ----------
+    backbone_ : Backbone
         The trained network.
     history_ : list of dict
         Losses by epoch; see :func:`~anomalib_lite.nn.train`.
     classifier_ : estimator or None
         Fitted on the images' embeddings; None with ``patch_level``.
     patch_classifier_ : estimator
-        Fitted on embeddings of windows.
+        Fitted on the patches' embeddings.
     calibration_scores_ : ndarray of shape (n_images,)
-        ``score_samples`` of each training image by a classifier fitted without its fold (one of 5);
-        with ``patch_level``, by the classifier of windows of the other images' folds. The
-        representation has seen them all.
+        ``score_samples`` of each training image by a classifier fitted without the image's fold;
+        with ``patch_level``, by a classifier fitted on the other folds' patches.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
-    device_ : torch.device"""
+        Number of images learned from.
+    device_ : torch.device
 
-
-class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
-    """A first stage learns an embedding of normal images, a second their distribution.
-
-    A first stage is a subclass: it writes its constructor out, with all parameters named in
-    ``_PARAMETERS``, lists its own beside ``@parameters`` and ``@attributes`` in its docstring, in
-    whose place the common ones come, and implements
-
-    ``_n_outputs``, ``_turns_images``
-        How wide the output of the head is; whether images have to be square.
-    ``_views(images, generator)``
-        (views (V, C, h, w) of images (B, C, h, w) with values in [0, 1], what ``_loss`` needs to
-        know of them).
-    ``_loss(outputs, known)``
-        The loss of the head's outputs (V, n_outputs).
-
-    Training passes over the images many times, so they are held in memory as the network sees them:
+    Notes
+    -----
+    Training passes over the images many times and keeps them in memory as the network sees them:
     0.6 MB an image of 224 px.
+
+    Examples
+    --------
+    Is an image upside down? The task learns what is normally on top:
+
+    >>> from anomalib_lite.methods.two_stage import TwoStageDetector
+    >>> class UpsideDown(TwoStageDetector):
+    ...     _n_outputs = 2
+    ...
+    ...     def _views(self, images, generator):
+    ...         targets = torch.arange(2, device=images.device).repeat_interleave(len(images))
+    ...         return torch.cat([images, images.flip(2)]), targets
+    ...
+    ...     def _loss(self, outputs, targets):
+    ...         return F.cross_entropy(outputs, targets)
+    >>> normal = np.random.default_rng(0).integers(0, 40, size=(16, 32, 32), dtype=np.uint8)
+    >>> normal[:, :8] += 200  # a bright bar on top
+    >>> odd = normal[:2].transpose(0, 2, 1)  # on the left
+    >>> detector = UpsideDown("convnet", weights="random", train_from=None, hidden=(32,),
+    ...                       epochs=5, train_batch_size=8, image_size=32, random_state=0)
+    >>> detector.fit(normal).predict(odd)
+    array([-1, -1])
     """
 
-    _n_outputs = None
-    _turns_images = False
+    _n_outputs: int
+    """Width of the head's output."""
 
-    def __init_subclass__(cls, **options):
-        super().__init_subclass__(**options)
-        if cls.__doc__ and "@parameters" in cls.__doc__:
-            defaults = {
-                name: repr(parameter.default)
-                for name, parameter in inspect.signature(cls).parameters.items()
-            }
-            cls.__doc__ = cls.__doc__.replace("@parameters", _PARAMETERS.format(**defaults))
-            cls.__doc__ = cls.__doc__.replace("@attributes", _ATTRIBUTES)
+    _needs_squares: bool = False
+    """Whether the task takes square images alone."""
 
-    def _store(self, parameters):
-        """Keep the arguments of a constructor: its ``locals()``."""
-        vars(self).update({
-            name: value
-            for name, value in parameters.items()
-            if name not in ("self", "__class__")
-        })  # fmt: skip
+    def __init__(
+        self,
+        backbone: str | nn.Module = "efficientnet_lite0",
+        classifier: str | BaseEstimator = "gaussian",
+        *,
+        layers: Sequence[int | str] | str | None = "last",
+        weights: Path = "pretrained",
+        train_from: int | str | None = 16,
+        hidden: tuple[int, ...] = (512, 128),
+        normalize: bool = True,
+        patch_level: bool = False,
+        patch_size: int = 32,
+        patch_stride: int = 8,
+        n_patches: int = 2000,
+        epochs: int = 256,
+        train_steps: int | None = None,
+        train_batch_size: int = 32,
+        learning_rate: float = 0.003,
+        optimizer: str | Callable[..., torch.optim.Optimizer] = "sgd",
+        schedule: str | Callable[[float], float] = "cosine",
+        weight_decay: float = 3e-5,
+        clip_norm: float | None = None,
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        on_interrupt: str = "raise",
+        n_folds: int = 5,
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        smoothing: float = 8.0,
+        false_alarm_rate: float = 0.01,
+        batch_size: int = 32,
+        device: Device = "auto",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
+    ):
+        super().__init__(
+            image_size=image_size,
+            smoothing=smoothing,
+            false_alarm_rate=false_alarm_rate,
+            batch_size=batch_size,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.backbone = backbone
+        self.classifier = classifier
+        self.layers = layers
+        self.weights = weights
+        self.train_from = train_from
+        self.hidden = hidden
+        self.normalize = normalize
+        self.patch_level = patch_level
+        self.patch_size = patch_size
+        self.patch_stride = patch_stride
+        self.n_patches = n_patches
+        self.epochs = epochs
+        self.train_steps = train_steps
+        self.train_batch_size = train_batch_size
+        self.learning_rate = learning_rate
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.on_interrupt = on_interrupt
+        self.n_folds = n_folds
+        self.center_crop = center_crop
+        self.dtype = dtype
+
+    # -- hooks of a first stage -------------------------------------------------------------------
+
+    def _views(
+        self, images: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Make the views of a training batch.
+
+        Parameters
+        ----------
+        images : torch.Tensor of shape (B, 3, h, w)
+            Values in [0, 1]: whole images, or patches of them with ``patch_level``.
+        generator : torch.Generator
+            The CPU's: draw from it whatever is random.
+
+        Returns
+        -------
+        views : torch.Tensor of shape (V, 3, h, w)
+            Values in [0, 1].
+        targets : torch.Tensor or None
+            What :meth:`_loss` needs to know of the views.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement _views.")
+
+    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+        """Mean loss, of shape (), of the head's outputs (V, n_outputs) for the views."""
+        raise NotImplementedError(f"{type(self).__name__} must implement _loss.")
+
+    # -- first stage ------------------------------------------------------------------------------
 
     def _check_params(self):
         check_head(self.classifier)
-        for name in ("window_size", "window_stride", "n_patches", "epochs", "train_batch_size"):
+        for name in ("patch_size", "patch_stride", "n_patches", "epochs", "train_batch_size"):
             check_count(name, getattr(self, name))
-        for name in ("steps", "patience"):
+        for name in ("train_steps", "patience"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        check_count("n_folds", self.n_folds, minimum=2)
         check_training(self)
         check_fraction("validation_fraction", self.validation_fraction)
         check_choice("on_interrupt", self.on_interrupt, ON_INTERRUPT)
         if self.patience is not None and self.validation_fraction == 0:
             raise ValueError(
-                "patience: needs images to watch. Set validation_fraction, such as 0.1."
+                f"patience: expected None without images to watch, got {self.patience}. Set "
+                "validation_fraction, such as 0.1."
             )
         for width in self.hidden:
             check_count("hidden", width)
 
-    # -- first stage ------------------------------------------------------------------------------
-
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator, frozen=False)
-        seen_size = self.backbone_.input.seen_size
-        if self.window_size > min(seen_size):
-            raise ValueError(
-                f"window_size: {self.window_size} px do not fit into images of {seen_size} px."
-            )
-        if self._turns_images and not self.patch_level and seen_size[0] != seen_size[1]:
-            raise ValueError(
-                f"image_size: images that are turned must be square, got {seen_size}. Crop them "
-                "with center_crop, or train on windows with patch_level=True."
-            )
+        self._check_sizes(self.backbone_.input.seen_size)
         with seeded(generator, self.device_):
             head = mlp(sum(self.backbone_.n_channels), self.hidden, self._n_outputs)
         self._head_ = head.to(self.device_)
-        # what is fitted so is scored so, whatever set_params says later
-        self._how_ = {
-            "normalize": self.normalize,
-            "patch_level": self.patch_level,
-            "windows": (self.window_size, self.window_stride),
-        }
+        self._scoring_ = _TwoStageScoring(
+            self.normalize, self.patch_level, self.patch_size, self.patch_stride
+        )
         return self.backbone_.input
+
+    def _check_sizes(self, seen_size):
+        if self.patch_size > min(seen_size):
+            raise ValueError(
+                f"patch_size: expected a side that fits into images of {seen_size} px, got "
+                f"{self.patch_size}. Lower it or raise image_size."
+            )
+        if self._needs_squares and not self.patch_level and seen_size[0] != seen_size[1]:
+            raise ValueError(
+                f"image_size: expected square images, which can be turned, got {seen_size}. Crop "
+                "them with center_crop, or train on patches with patch_level=True."
+            )
 
     @torch.inference_mode(False)
     def _learn(self, batches, n_images, generator):
@@ -201,33 +334,18 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         self._train(images, generator)
         self.backbone_.freeze()
         del self._head_
-        return self._learn_one_class(images, generator)
+        return self._fit_classifiers(images, generator)
 
     def _train(self, images, generator):
-        module = self.backbone_.module
-        frozen = []
-        if self.weights != "random":
-            frozen = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-        if self.train_from is not None:
-            first_part = self.backbone_.up_to(self.train_from)
-            for part in first_part:
-                part.requires_grad_(False)
-            frozen += first_part
-        modules = nn.ModuleList([module, self._head_])
+        """Train the network and its head on images (n, 3, h, w)."""
+        frozen = self._frozen_modules()
+        modules = nn.ModuleList([self.backbone_.module, self._head_])
         samples, held_out = split_off(len(images), self.validation_fraction, generator)
-        mean, std = (
-            images.new_tensor(values)[:, None, None]
-            for values in (self.input_.mean, self.input_.std)
-        )
 
         def loss(index, generator):
-            batch = images[index.to(images.device)] * std + mean
-            if self.patch_level:
-                batch = random_windows(batch, generator, self.window_size)
-            views, known = self._views(batch.clamp_(0, 1), generator)
-            views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
-            maps = self.backbone_.trainable_maps(views)
-            return self._loss(self._head_(pool_maps(maps)), known)
+            views, targets = self._training_views(images[index.to(images.device)], generator)
+            embedding = pool_maps(self.backbone_.trainable_maps(views))
+            return self._loss(self._head_(embedding), targets)
 
         self.history_ = train(
             Objective(loss, modules.parameters()),
@@ -235,58 +353,73 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
             samples,
             device=self.device_,
             generator=generator,
-            epochs=self.epochs,
-            steps=self.steps,
-            batch_size=self.train_batch_size,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            clip_norm=self.clip_norm,
             held_out=held_out if len(held_out) else None,
-            patience=self.patience,
             frozen=frozen,
-            on_interrupt=self.on_interrupt,
-            verbose=self.verbose,
+            **training_settings(self),
         )
+
+    def _frozen_modules(self):
+        """Modules that stay in eval mode; the weights up to ``train_from`` no longer move."""
+        frozen = []
+        if self.weights != "random":
+            frozen += [m for m in self.backbone_.module.modules() if isinstance(m, _BatchNorm)]
+        if self.train_from is not None:
+            first_part = self.backbone_.up_to(self.train_from)
+            for module in first_part:
+                module.requires_grad_(False)
+            frozen += first_part
+        return frozen
+
+    def _training_views(self, batch, generator):
+        """Views (V, 3, h, w), as the network sees them, of a batch (B, 3, h, w); their targets."""
+        mean, std = (
+            batch.new_tensor(values)[:, None, None]
+            for values in (self.input_.mean, self.input_.std)
+        )
+        pixels = batch * std + mean
+        if self.patch_level:
+            pixels = random_windows(pixels, generator, self.patch_size)
+        views, targets = self._views(pixels.clamp_(0, 1), generator)  # rounding may leave [0, 1]
+        return ((views - mean) / std).contiguous(memory_format=torch.channels_last), targets
 
     # -- second stage -----------------------------------------------------------------------------
 
-    def _learn_one_class(self, images, generator):
-        windows, owners = self._normal_windows(images, generator)
+    def _fit_classifiers(self, images, generator):
+        """Fit the classifiers; returns out-of-sample anomaly scores (n,)."""
+        patches, owners = self._random_patches(images, generator)
         seed = draw_seed(generator)
-        self.patch_classifier_ = fit_head(self.classifier, windows, seed)
-        if self._how_["patch_level"]:
+        self.patch_classifier_ = fit_head(self.classifier, patches, seed)
+        if self._scoring_.patch_level:
             self.classifier_ = None
-            return self._held_out_window_scores(images, windows, owners, seed)
-        size = 1 if self.device_.type == "cpu" else self.batch_size  # as in scoring
-        vectors = torch.cat([self._embed(batch) for batch in images.split(size)]).cpu().numpy()
-        self.classifier_ = fit_head(self.classifier, vectors, seed)
-        return held_out_scores(self.classifier, vectors, seed)
-
-    def _normal_windows(self, images, generator):
-        """(embeddings of ``n_patches`` random windows, the images they are of), as arrays."""
-        owners = torch.arange(self.n_patches, device="cpu") % len(images)
-        size, _ = self._how_["windows"]
-        found = [
-            self._embed(random_windows(images[some.to(images.device)], generator, size))
-            for some in owners.split(_WINDOWS_AT_ONCE)
-        ]
-        return torch.cat(found).cpu().numpy(), owners.numpy()
-
-    def _held_out_window_scores(self, images, windows, owners, seed):
-        """Each image's largest value on its grid, by a classifier of other images' windows."""
+        else:
+            size = 1 if self.device_.type == "cpu" else self.batch_size  # as in scoring
+            rows = torch.cat([self._embed(batch) for batch in images.split(size)]).cpu().numpy()
+            self.classifier_ = fit_head(self.classifier, rows, seed)
         scores = np.empty(len(images))
-        for fit, held_out in folds(len(images), seed):
-            head = fit_head(self.classifier, windows[np.isin(owners, fit)], seed)
-            for i in held_out:
-                scores[i] = self._grid(images[i : i + 1], head).max()
+        for kept, held_out in folds(len(images), seed, self.n_folds):
+            if self._scoring_.patch_level:
+                head = fit_head(self.classifier, patches[np.isin(owners, kept)], seed)
+                for i in held_out:
+                    scores[i] = self._grid(images[i : i + 1], head).max()
+            else:
+                head = fit_head(self.classifier, rows[kept], seed)
+                scores[held_out] = head_scores(head, rows[held_out])
         return scores
+
+    def _random_patches(self, images, generator):
+        """Embeddings (n_patches, D) of random patches; the index (n_patches,) of their images."""
+        owners = torch.arange(self.n_patches, device="cpu") % len(images)
+        size = self._scoring_.patch_size
+        embedded = [
+            self._embed(random_windows(images[index.to(images.device)], generator, size))
+            for index in owners.split(_PATCHES_AT_ONCE)
+        ]
+        return torch.cat(embedded).cpu().numpy(), owners.numpy()
 
     # -- scoring ----------------------------------------------------------------------------------
 
-    def transform(self, X):
-        """Embeddings of images.
+    def transform(self, X: Images) -> np.ndarray:
+        """Embed images: the rows that the classifier is fitted on.
 
         Parameters
         ----------
@@ -296,12 +429,11 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         Returns
         -------
         embeddings : ndarray of shape (n_images, n_features)
-            float32, what the classifier sees.
+            float32.
         """
         check_is_fitted(self)
-        batches = self._checked_batches(self._open(X), "features")
         embeddings = []
-        for images, batch in batches:
+        for images, batch in self._checked_batches(self._open(X), "features"):
             embedded = self._embed(batch)
             check_finite(embedded, images)
             embeddings.append(embedded.cpu().numpy())
@@ -311,33 +443,34 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
     def _embed(self, batch):
         """(B, D)"""
         pooled = pool_maps(self.backbone_(batch))
-        return F.normalize(pooled, dim=1) if self._how_["normalize"] else pooled
+        return F.normalize(pooled, dim=1) if self._scoring_.normalize else pooled
 
     def _grid(self, batch, head):
-        """Anomaly scores (B, rows, columns) of an image's windows."""
-        windows = sliding_windows(batch, *self._how_["windows"])
-        shape = windows.shape[:3]
-        embedded = [self._embed(some) for some in windows.flatten(0, 2).split(_WINDOWS_AT_ONCE)]
+        """Anomaly scores (B, rows, columns) of the patches of images."""
+        patches = sliding_windows(batch, self._scoring_.patch_size, self._scoring_.patch_stride)
+        shape = patches.shape[:3]
+        embedded = [self._embed(some) for some in patches.flatten(0, 2).split(_PATCHES_AT_ONCE)]
         scores = head_scores(head, torch.cat(embedded).cpu().numpy())
         return torch.from_numpy(scores).float().view(shape).to(batch.device)
 
     def _score(self, batch):
-        if self._how_["patch_level"]:
+        if self._scoring_.patch_level:
             return self._infer(batch)[0]
         return torch.from_numpy(head_scores(self.classifier_, self._embed(batch).cpu().numpy()))
 
     def _infer(self, batch):
         grids = self._grid(batch, self.patch_classifier_)
-        if self._how_["patch_level"]:
+        if self._scoring_.patch_level:
             return grids.flatten(1).amax(1), grids
         return self._score(batch), grids
 
     def _map_renderer(self):
-        return super()._map_renderer(windows=self._how_["windows"])
+        windows = self._scoring_.patch_size, self._scoring_.patch_stride
+        return super()._map_renderer(windows=windows)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []  # whatever comes in, float32 goes out
+        tags.transformer_tags.preserves_dtype = []  # embeddings are float32 whatever the images are
         return tags
 
     @property

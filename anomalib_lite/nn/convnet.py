@@ -1,15 +1,19 @@
-"""A small convolutional network for small images."""
+"""A convolutional network for small images."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 from .layers import conv_block
 
 
 class ConvNet(nn.Module):
-    """A small convolutional network for small images: an encoder in seconds.
+    """A convolutional network for small images that trains in seconds on a CPU.
 
-    Each stage is a 3x3 convolution, BatchNorm and ReLU, the last one twice; all but the first begin
-    with a stride of 2. It is read like a timm network: by stride, or by the name of a stage.
+    Each stage is a 3x3 convolution, BatchNorm and ReLU; the last stage has two of these. All stages
+    but the first begin with a stride of 2. A :class:`~anomalib_lite.backbones.Backbone` reads it
+    like a timm network: by stride, or by the name of a stage.
 
     Parameters
     ----------
@@ -23,7 +27,7 @@ class ConvNet(nn.Module):
     (1, 128, 4, 4)
     """
 
-    def __init__(self, widths=(16, 32, 64, 128)):
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128)):
         super().__init__()
         self.stages = nn.ModuleList()
         self.feature_info = []
@@ -36,12 +40,14 @@ class ConvNet(nn.Module):
             self.feature_info.append({"module": f"stages.{i}", "reduction": 2**i, "num_chs": width})
             n_channels = width
 
-    def forward(self, batch):
-        """Maps of all stages, finest first."""
+    def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Maps (B, C, h, w) of all stages, finest first."""
         return self.forward_intermediates(batch)
 
-    def forward_intermediates(self, batch, indices=None, **_always):
-        """Maps of the stages ``indices``, no stage run that is not needed."""
+    def forward_intermediates(
+        self, batch: torch.Tensor, indices: Sequence[int] | None = None, **_timm_options
+    ) -> list[torch.Tensor]:
+        """Maps (B, C, h, w) of the stages ``indices``; runs no stage after the last of them."""
         wanted = range(len(self.stages)) if indices is None else indices
         maps = []
         for i in range(max(wanted) + 1):
@@ -50,7 +56,7 @@ class ConvNet(nn.Module):
                 maps.append(batch)
         return maps
 
-    def prune_intermediate_layers(self, indices, **_always):
-        """Forget the stages after the last of ``indices``."""
+    def prune_intermediate_layers(self, indices: Sequence[int], **_timm_options) -> None:
+        """Remove the stages after the last of ``indices``."""
         self.stages = self.stages[: max(indices) + 1]
         self.feature_info = self.feature_info[: max(indices) + 1]

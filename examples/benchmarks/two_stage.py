@@ -1,4 +1,4 @@
-"""The two-stage framework: what learning a representation gives, and what it takes.
+"""Accuracy and cost of the two-stage methods beside classic and untrained alternatives.
 
     pip install ".[benchmark]"
     python examples/benchmarks/two_stage.py mnist --digits 0 1 2
@@ -6,12 +6,12 @@
     python examples/benchmarks/two_stage.py textures
     python examples/benchmarks/two_stage.py throughput
 
-``mnist``: one digit against the rest (400 to fit on, its other 100 and all 4,500 others to score),
-32 px, a small network trained from random weights; one trained representation under four
-classifiers, beside classic ones on raw pixels. ``elpv``: CutPaste from the bundled weights, from
-none, and the same embedding untrained. ``textures``: CutPaste trained on windows, pixel AUROC and
-AUPRO beside PatchCore's and the control map's. ``throughput``: an epoch of training beside a bare
-PyTorch loop over the same network and the same batches, medians of five.
+``mnist``: one digit against the rest (400 to fit on, 100 more and 4,500 others to score), 32 px, a
+small network trained from random weights; each trained representation with four classifiers, beside
+classic ones on raw pixels. ``elpv``: CutPaste from the bundled weights, from random ones, and the
+same embedding untrained. ``textures``: CutPaste trained on patches, pixel AUROC and AUPRO beside
+PatchCore's and the control map's. ``throughput``: an epoch of training beside a bare PyTorch loop
+over the same network and the same batches, medians of five.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from anomalib_lite.metrics import aupro, image_auroc, pixel_auroc
 
 SMALL = {
     "backbone": "convnet", "weights": "random", "hidden": (128,), "image_size": 32,
-    "window_size": 16, "window_stride": 16, "n_patches": 100,
+    "patch_size": 16, "patch_stride": 16, "n_patches": 100,
 }  # fmt: skip
 ON_MNIST = {
     "rotation": lambda seed: RotationPrediction(
@@ -98,17 +98,17 @@ def raw_pixels(data, is_other):
 
 
 ON_ELPV = {
-    "untrained": {"learning_rate": 0.0, "steps": 1},
-    "trained": {"learning_rate": 0.003, "steps": 60},
-    "random": {"weights": "random", "train_from": None, "learning_rate": 0.03, "steps": 120},
+    "untrained": {"learning_rate": 0.0, "train_steps": 1},
+    "trained": {"learning_rate": 0.003, "train_steps": 60},
+    "random": {"weights": "random", "train_from": None, "learning_rate": 0.03, "train_steps": 120},
 }
 
 
 def on_elpv(names, seeds):
-    """CutPaste beside its own embedding before training: a learning rate of 0 leaves it so."""
+    """CutPaste beside its own untrained embedding, which a learning rate of 0 gives."""
     data = load_elpv()
     is_anomalous = data.test_labels == -1
-    common = {"image_size": 128, "n_patches": 50, "window_stride": 96}
+    common = {"image_size": 128, "n_patches": 50, "patch_stride": 96}
     row("CutPaste", "image AUROC by seed", "mean", "fit, s")
     row(*["---"] * 4)
     for name in names:
@@ -129,7 +129,7 @@ def on_textures(seed):
     row(*["---"] * 6)
     for name in TEXTURES:
         data = planted_texture(name, n_train=60, n_test=60, random_state=seed)
-        patchwise = CutPaste(patch_level=True, epochs=20, window_stride=8, random_state=seed)
+        patchwise = CutPaste(patch_level=True, epochs=20, patch_stride=8, random_state=seed)
         for detector in (patchwise, PatchCore(random_state=seed)):
             start = time.perf_counter()
             detector.fit(data.train)

@@ -1,16 +1,19 @@
-"""Views: the same for the same seed, each image's own, and what torchvision makes of one image."""
+"""Views: a slow reading of each, the same for the same seed, and each image's own."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torchvision.transforms.v2 import functional as tv
 
-from anomalib_lite.data import augment
 from anomalib_lite.data.augment import (
     TURNS,
     cut_paste,
     cut_paste_scar,
     gaussian_blur,
+    is_gray,
     random_windows,
     simclr_views,
     turned,
@@ -43,6 +46,183 @@ def view(request):
     return VIEWS[request.param]
 
 
+# -- slow readings --------------------------------------------------------------------------------
+# They draw what the functions draw, in the same order, and treat one image after another.
+
+
+def draws(generator, low, high, *shape):
+    return (low + (high - low) * torch.rand(*shape, generator=generator)).tolist()
+
+
+def slow_jitter(batch, generator, strength, probability=1.0):
+    """torchvision's four adjustments."""
+    n = len(batch)
+    factors = draws(generator, max(0.0, 1 - strength), 1 + strength, 3, n)
+    hues = draws(generator, -strength / 4, strength / 4, n)
+    chosen = draws(generator, 0, 1, n)
+    views = []
+    for i, image in enumerate(batch):
+        if chosen[i] < probability:
+            image = tv.adjust_brightness(image, factors[0][i])
+            image = tv.adjust_contrast(image, factors[1][i])
+            image = tv.adjust_saturation(image, factors[2][i])
+            image = tv.adjust_hue(image, hues[i])
+        views.append(image)
+    return torch.stack(views)
+
+
+def slow_crops(batch, generator, min_area, flip):
+    """Where each pixel of a view lies in its image, and scipy's linear interpolation there."""
+    n, _, rows, columns = batch.shape
+    areas = draws(generator, min_area, 1, n)
+    shapes, lefts, tops = (
+        draws(generator, -1, 1, n),
+        draws(generator, 0, 1, n),
+        draws(generator, 0, 1, n),
+    )
+    mirrored = draws(generator, 0, 1, n)
+    views = []
+    for i, image in enumerate(batch.numpy()):
+        widest = min(4 / 3, 1 / areas[i])  # a ratio that fits into the image
+        ratio = widest ** shapes[i]
+        width, height = min(math.sqrt(areas[i] * ratio), 1), min(math.sqrt(areas[i] / ratio), 1)
+        top, left = tops[i] * (1 - height) * rows, lefts[i] * (1 - width) * columns
+        y = top + (np.arange(rows) + 0.5) * height - 0.5
+        x = left + (np.arange(columns) + 0.5) * width - 0.5
+        if flip and mirrored[i] < 0.5:
+            x = x[::-1]
+        grid = np.meshgrid(y, x, indexing="ij")
+        views.append([
+            ndimage.map_coordinates(plane, grid, order=1, mode="nearest") for plane in image
+        ])  # fmt: skip
+    return torch.tensor(np.array(views))
+
+
+def slow_blur(image, sigma):
+    side = 2 * max(1, min(image.shape[1:]) // 20) + 1
+    return tv.gaussian_blur(image, [side, side], [sigma, sigma])
+
+
+def slow_simclr(batch, generator, *, min_area=0.5, jitter=0.4, gray=0.2, blur=0.5, flip=True):
+    n = len(batch)
+    views = slow_jitter(slow_crops(batch, generator, min_area, flip), generator, jitter, 0.8)
+    colored = [] if is_gray(batch) else draws(generator, 0, 1, n)
+    for i, draw in enumerate(colored):
+        if draw < gray:
+            views[i] = tv.rgb_to_grayscale(views[i], num_output_channels=3)
+    blurred, sigmas = draws(generator, 0, 1, n), draws(generator, 0.1, 2, n)
+    for i in range(n):
+        if blurred[i] < blur:
+            views[i] = slow_blur(views[i], sigmas[i])
+    return views
+
+
+def slow_cut_paste(batch, generator, *, area=(0.02, 0.15), aspect=(0.3, 3.3), jitter=0.1):
+    n, _, rows, columns = batch.shape
+    areas = draws(generator, *area, n)
+    ratios = draws(generator, *np.log(aspect), n)
+    places = draws(generator, 0, 1, n, 4)
+    changed = slow_jitter(batch, generator, jitter)
+    views = batch.clone()
+    for i in range(n):
+        pixels, ratio = areas[i] * rows * columns, math.exp(ratios[i])
+        height = min(max(round(math.sqrt(pixels / ratio)), 1), rows)
+        width = min(max(round(math.sqrt(pixels * ratio)), 1), columns)
+        free = [rows - height + 1, columns - width + 1] * 2
+        top, left, to, at = (int(p * f) for p, f in zip(places[i], free, strict=True))
+        patch = tv.crop(changed[i], top, left, height, width)
+        views[i, :, to : to + height, at : at + width] = patch
+    return views
+
+
+def slow_scar(batch, generator, *, width=(2, 16), length=(10, 25), angle=45.0, jitter=0.1):
+    """One pixel after another: as a complex number, rotated back into the strip it is from."""
+    n, _, rows, columns = batch.shape
+    limit = min(rows, columns) // 2
+    thin = [min(int(side), limit) for side in draws(generator, width[0], width[1] + 1, n)]
+    long = [min(int(side), limit) for side in draws(generator, length[0], length[1] + 1, n)]
+    angles = np.deg2rad(draws(generator, -angle, angle, n))
+    tops, lefts, tos, ats, upright = draws(generator, 0, 1, 5, n)
+    changed = slow_jitter(batch, generator, jitter)
+    views = batch.clone()
+    for i in range(n):
+        h, w = (long[i], thin[i]) if upright[i] < 0.5 else (thin[i], long[i])
+        top, left = int(tops[i] * (rows - h + 1)), int(lefts[i] * (columns - w + 1))
+        corners = [complex(x, y) for x in (-w / 2, w / 2) for y in (-h / 2, h / 2)]
+        turned = [corner * np.exp(1j * angles[i]) for corner in corners]
+        half_w, half_h = max(c.real for c in turned), max(c.imag for c in turned)
+        center = complex(
+            half_w + ats[i] * (columns - 2 * half_w), half_h + tos[i] * (rows - 2 * half_h)
+        )
+        for row, column in np.ndindex(rows, columns):
+            place = (complex(column + 0.5, row + 0.5) - center) * np.exp(-1j * angles[i])
+            u, v = place.real + w / 2, place.imag + h / 2
+            if 0 <= u < w and 0 <= v < h:
+                views[i, :, row, column] = changed[i, :, top + int(v), left + int(u)]
+    return views
+
+
+def slow_windows(batch, generator, size):
+    _, _, rows, columns = batch.shape
+    places = draws(generator, 0, 1, len(batch), 2)
+    return torch.stack([
+        tv.crop(image, int(y * (rows - size + 1)), int(x * (columns - size + 1)), size, size)
+        for image, (y, x) in zip(batch, places, strict=True)
+    ])  # fmt: skip
+
+
+SIMCLR_OPTIONS = [
+    {},
+    {"jitter": 1.0},
+    {"min_area": 0.08, "gray": 0.0, "blur": 0.0, "jitter": 0.1},
+    {"flip": False, "gray": 1.0, "blur": 1.0},
+]
+
+
+@pytest.mark.parametrize("make", [noise, gray_noise])
+@pytest.mark.parametrize("options", SIMCLR_OPTIONS, ids=str)
+def test_simclr_views_are_those_of_a_slow_reading(make, options):
+    batch = make(12, 40, 46)
+    views, expected = simclr_views(batch, seed(), **options), slow_simclr(batch, seed(), **options)
+    # torchvision's weights of gray sum to 0.9999, which it applies to gray images, too
+    torch.testing.assert_close(views, expected, rtol=0, atol=4e-4)
+    assert float((simclr_views(batch, seed(1), **options) - expected).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("make", [noise, gray_noise])
+@pytest.mark.parametrize(
+    "options", [{}, {"area": (0.3, 0.4), "aspect": (1, 2), "jitter": 0.5}], ids=str
+)
+def test_pasted_patches_are_those_of_a_slow_reading(make, options):
+    batch = make(20, 40, 46)
+    views = cut_paste(batch, seed(), **options)
+    expected = slow_cut_paste(batch, seed(), **options)
+    torch.testing.assert_close(views, expected, rtol=0, atol=4e-4)
+    assert float((cut_paste(batch, seed(1), **options) - expected).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("make", [noise, gray_noise])
+@pytest.mark.parametrize(
+    "options", [{}, {"width": (3, 5), "length": (15, 30), "angle": 90.0, "jitter": 0.5}], ids=str
+)
+def test_pasted_scars_are_those_of_a_slow_reading(make, options):
+    batch = make(12, 32, 46)
+    views = cut_paste_scar(batch, seed(), **options)
+    expected = slow_scar(batch, seed(), **options)
+    differ = ((views - expected).abs() > 4e-4).any(1)
+    assert int(differ.sum()) <= 2  # pixels at the very edge of a scar
+    changed = ((views - batch).abs() > 4e-4).any(1)
+    assert int(changed.sum()) > 12 * 2 * 10 * 0.8
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(20, 31, 7), (16, 16, 16), (9, 40, 9)])
+def test_random_windows_are_those_of_a_slow_reading(height, width, size):
+    batch = noise(6, height, width)
+    windows = random_windows(batch, seed(), size)
+    assert windows.shape == (6, 3, size, size)
+    assert torch.equal(windows, slow_windows(batch, seed(), size))
+
+
 # -- every view -----------------------------------------------------------------------------------
 
 
@@ -60,7 +240,7 @@ def test_each_image_has_its_own_draws(view):
 
 
 def test_images_do_not_mix(view):
-    """What becomes of an image does not depend on the others."""
+    """The view of an image does not depend on the other images."""
     batch = noise()
     other = batch.clone()
     other[1:] = noise(5, value=1)
@@ -138,6 +318,12 @@ def test_turned_images_follow_one_another_turn_by_turn(turns):
 # -- crops ----------------------------------------------------------------------------------------
 
 
+def still(batch, **options):
+    """Views with nothing but the transforms that the options ask for."""
+    plain = {"min_area": 1.0, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "flip": False}
+    return simclr_views(batch, seed(), **plain | options)
+
+
 def ramp(n, height=64, width=64):
     """Images whose channels tell the place of a pixel: row, column, 0."""
     rows = (torch.arange(height) + 0.5) / height
@@ -147,8 +333,8 @@ def ramp(n, height=64, width=64):
 
 
 def crops(n=200, *, min_area=0.5, flip=True, height=64, width=64):
-    """(height, width) shares of crops (n,), negative where mirrored, and their centers (n,)."""
-    views = augment._crop(ramp(n, height, width), seed(), min_area, flip)
+    """(height, width) fractions of crops (n,), negative where mirrored, and their centers (n,)."""
+    views = still(ramp(n, height, width), min_area=min_area, flip=flip)
     y, x = views[:, 0, :, width // 2], views[:, 1, height // 2]
     middle = slice(height // 4, -height // 4)  # away from borders
     scale = height / (height // 2 - 1), width / (width // 2 - 1)
@@ -161,26 +347,25 @@ def crops(n=200, *, min_area=0.5, flip=True, height=64, width=64):
 @pytest.mark.parametrize("make", [noise, gray_noise])
 def test_a_crop_of_the_whole_is_the_image(make):
     batch = make(8, 40, 56)
-    views = augment._crop(batch, seed(), 1.0, False)
-    torch.testing.assert_close(views, batch, rtol=0, atol=1e-4)
+    torch.testing.assert_close(still(batch), batch, rtol=0, atol=2e-4)
 
 
 def test_crops_are_not_darker_at_their_borders():
-    views = augment._crop(torch.ones(50, 3, 16, 16), seed(), 0.1, True)
-    torch.testing.assert_close(views, torch.ones_like(views))
+    views = still(torch.ones(50, 3, 24, 24), min_area=0.1, flip=True)
+    torch.testing.assert_close(views, torch.ones_like(views), rtol=0, atol=2e-4)
 
 
 def test_a_flipped_crop_of_the_whole_is_the_mirrored_image():
     batch = noise(32)
-    views = augment._crop(batch, seed(), 1.0, True)
-    plain = (views - batch).abs().amax((1, 2, 3)) < 1e-4
-    mirrored = (views - batch.flip(3)).abs().amax((1, 2, 3)) < 1e-4
+    views = still(batch, flip=True)
+    plain = (views - batch).abs().amax((1, 2, 3)) < 2e-4
+    mirrored = (views - batch.flip(3)).abs().amax((1, 2, 3)) < 2e-4
     assert (plain ^ mirrored).all()
     assert 8 < int(mirrored.sum()) < 24
 
 
 @pytest.mark.parametrize("min_area", [0.08, 0.5, 0.9])
-def test_a_crop_has_at_least_the_area_and_about_the_sides_asked_for(min_area):
+def test_crops_have_the_area_and_the_aspect_asked_for(min_area):
     tall, wide, y, x = crops(min_area=min_area, flip=False)
     area, ratio = tall * wide, wide / tall
     assert float(area.min()) > min_area - 0.02
@@ -202,63 +387,21 @@ def test_half_of_the_crops_are_mirrored_if_any():
     assert bool((crops(flip=True)[0] > 0).all())  # never upside down
 
 
-# -- colors --------------------------------------------------------------------------------------
+# -- colors ---------------------------------------------------------------------------------------
 
 
-def jittered_by_torchvision(batch, generator, strength, share):
-    """The same draws in the same order, and torchvision on one image after another."""
-    n = len(batch)
-    uniform = torch.rand(3, n, generator=generator)
-    low, high = max(0.0, 1 - strength), 1 + strength
-    factors = (low + (high - low) * uniform).tolist()
-    hues = (-strength / 4 + strength / 2 * torch.rand(n, generator=generator)).tolist()
-    chosen = (torch.rand(n, generator=generator) < share).tolist()
-    views = []
-    for i, image in enumerate(batch):
-        if chosen[i]:
-            image = tv.adjust_brightness(image, factors[0][i])
-            image = tv.adjust_contrast(image, factors[1][i])
-            image = tv.adjust_saturation(image, factors[2][i])
-            image = tv.adjust_hue(image, hues[i])
-        views.append(image)
-    return torch.stack(views)
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+def test_color_jitter_is_torchvisions(strength):
+    batch, generator = noise(40, 20, 24), seed()
+    draws(generator, 0, 1, 5, 40)  # those of the crop
+    views = still(batch, jitter=strength)
+    expected = slow_jitter(batch, generator, strength, 0.8)
+    torch.testing.assert_close(views, expected, rtol=0, atol=2e-4)
+    changed = (views - batch).abs().amax((1, 2, 3)) > 1e-3
+    assert 24 < int(changed.sum()) < 39
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("strength", [0.1, 0.4, 1.0])
-@pytest.mark.parametrize("make", [noise, gray_noise])
-def test_colors_change_as_torchvision_changes_them(make, strength, share):
-    """Gray images too: what is left out for them would change nothing."""
-    batch = make(8, 20, 24)
-    views = augment._jitter(batch, seed(), strength, share)
-    expected = jittered_by_torchvision(batch, seed(), strength, share)
-    atol = 2e-4 if make is gray_noise else 1e-5  # torchvision's weights of gray sum to 0.9999
-    torch.testing.assert_close(views, expected, rtol=0, atol=atol)
-    if share == 1:
-        assert float((views - batch).abs().amax((1, 2, 3)).min()) > 1e-3
-
-
-def test_a_jitter_of_strength_0_changes_nothing():
-    torch.testing.assert_close(augment._jitter(noise(), seed(), 0.0), noise(), rtol=0, atol=1e-5)
-
-
-def test_the_jitter_of_torchvision_has_teeth():
-    batch = noise(8, 20, 24)
-    other = jittered_by_torchvision(batch, seed(), 0.45, 1.0)
-    assert float((augment._jitter(batch, seed(), 0.4) - other).abs().max()) > 0.01
-
-
-def still(batch, **options):
-    """Views that neither crop, flip, jitter, gray nor blur but for what the options say."""
-    plain = {"min_area": 1.0, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "flip": False}
-    return simclr_views(batch, seed(), **plain | options)
-
-
-def test_a_view_may_be_the_image_itself():
-    torch.testing.assert_close(still(noise()), noise(), rtol=0, atol=2e-4)
-
-
-def test_a_share_of_the_views_is_gray():
+def test_a_fraction_of_the_views_is_gray():
     views = still(noise(100, 8, 8), gray=0.2)
     gray = (views == views[:, :1]).all(1).all(1).all(1)
     assert 10 < int(gray.sum()) < 32
@@ -272,7 +415,7 @@ def test_gray_images_stay_gray():
     torch.testing.assert_close(views, views[:, :1].expand_as(views))
 
 
-def test_a_share_of_the_views_is_blurred():
+def test_a_fraction_of_the_views_is_blurred():
     views = still(noise(100, 40, 40), blur=0.5)
     changed = (views - noise(100, 40, 40)).abs().amax((1, 2, 3)) > 0.02
     assert 30 < int(changed.sum()) < 65  # a sigma of 0.1 px changes nothing
@@ -281,11 +424,7 @@ def test_a_share_of_the_views_is_blurred():
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (100, 61), (8, 9)])
 def test_a_blur_is_torchvisions(height, width):
     batch, sigma = noise(5, height, width), torch.tensor([0.1, 0.5, 1.0, 2.0, 7.0])
-    size = 2 * max(1, min(height, width) // 20) + 1
-    expected = torch.stack([
-        tv.gaussian_blur(image, [size, size], [float(s), float(s)])
-        for image, s in zip(batch, sigma, strict=True)
-    ])  # fmt: skip
+    expected = torch.stack([slow_blur(*each) for each in zip(batch, sigma.tolist(), strict=True)])
     views = gaussian_blur(batch, sigma)
     torch.testing.assert_close(views, expected, rtol=0, atol=1e-5)
     assert float((views - expected[[1, 2, 3, 4, 0]]).abs().max()) > 0.01
@@ -305,78 +444,56 @@ def changes(batch, views):
     return found
 
 
-def brightened(batch, generator, strength, share=1.0):
-    """A jitter that changes every pixel of noise in [0, 1]."""
-    return batch + 2
-
-
-@pytest.fixture
-def visible(monkeypatch):
-    """Pasted pixels are larger than 1."""
-    monkeypatch.setattr(augment, "_jitter", brightened)
-
-
-@pytest.mark.parametrize(("area", "aspect"), [((0.02, 0.15), (0.3, 3.3)), ((0.3, 0.3), (1, 1))])
-def test_a_paste_is_a_rectangle_of_the_area_asked_for(visible, area, aspect):
+@pytest.mark.parametrize(("area", "aspect"), [((0.02, 0.15), (0.3, 3.3)), ((0.3, 0.3), (0.5, 2.0))])
+def test_a_patch_is_a_rectangle_of_the_area_and_the_aspect_asked_for(area, aspect):
     batch = noise(100, 64, 80)
-    shares, ratios = [], []
-    for top, bottom, left, right, count in changes(batch, cut_paste(batch, seed(), area=area)):
+    areas, ratios = [], []
+    views = cut_paste(batch, seed(), area=area, aspect=aspect)
+    for top, bottom, left, right, count in changes(batch, views):
         assert count == (bottom - top) * (right - left)  # all of it
-        shares.append(count / (64 * 80))
+        areas.append(count / (64 * 80))
         ratios.append((right - left) / (bottom - top))
     slack = 0.15 * area[0] + 0.01  # whole pixels
-    assert area[0] - slack <= min(shares) <= area[0] + 0.02
-    assert area[1] - 0.02 <= max(shares) <= area[1] + slack
-    assert 0.3 * 0.8 <= min(ratios) < 0.5
-    assert 2 < max(ratios) <= 3.3 * 1.2
+    assert area[0] - slack <= min(areas) <= area[0] + 0.02
+    assert area[1] - 0.02 <= max(areas) <= area[1] + slack
+    assert aspect[0] * 0.8 <= min(ratios) < aspect[0] * 1.5
+    assert aspect[1] / 1.5 < max(ratios) <= aspect[1] * 1.2
     assert 30 < sum(ratio > 1 for ratio in ratios) < 70
 
 
-def test_a_paste_of_one_shape_has_it(visible):
+def test_a_paste_of_one_shape_has_it():
     batch = noise(20, 64, 80)
     views = cut_paste(batch, seed(), area=(0.1, 0.1), aspect=(2, 2))
     for top, bottom, left, right, _ in changes(batch, views):
         assert (bottom - top, right - left) == (16, 32)
 
 
-def test_pastes_reach_every_border(visible):
+def test_pastes_reach_every_border():
     batch = noise(300, 24, 24)
     views = cut_paste(batch, seed(), area=(0.1, 0.2))
-    places = np.array(changes(batch, views))
-    assert places[:, :4].min(0).tolist() == [0, places[:, 1].min(), 0, places[:, 3].min()]
-    assert (places[:, 1].max(), places[:, 3].max()) == (24, 24)
-
-
-def test_pasted_pixels_are_a_rectangle_of_the_same_image():
-    batch = noise(10, 32, 40)
-    views = cut_paste(batch, seed(), jitter=0.0)
-    for image, other, place in zip(batch, views, changes(batch, views), strict=True):
-        top, bottom, left, right, _ = place
-        piece = other[:, top:bottom, left:right]
-        windows = image.unfold(1, bottom - top, 1).unfold(2, right - left, 1)
-        apart = (windows - piece[:, None, None]).abs().amax((0, 3, 4))
-        assert float(apart.min()) < 1e-5
-        assert int((apart < 0.1).sum()) == 1  # nor would any piece be found
+    top, bottom, left, right, _ = zip(*changes(batch, views), strict=True)
+    assert (min(top), max(bottom), min(left), max(right)) == (0, 24, 0, 24)
 
 
 @pytest.mark.parametrize("paste", [cut_paste, cut_paste_scar])
-def test_pastes_are_cut_from_everywhere(visible, paste):
-    views = paste(ramp(300, 24, 24), seed())
-    places = (views[:, :2].movedim(1, -1)[(views > 1.5).all(1)] - 2) * 24  # (pixels, 2)
+def test_pastes_are_cut_from_everywhere(paste):
+    images = ramp(300, 24, 24)
+    views = paste(images, seed(), jitter=0.0)
+    is_pasted = (views - images).abs().amax(1) > 0.02  # a pixel is 0.04
+    places = views[:, :2].movedim(1, -1)[is_pasted] * 24  # (pixels, 2)
     assert places.floor().amin(0).tolist() == [0, 0]
     assert places.floor().amax(0).tolist() == [23, 23]
 
 
 def test_a_paste_is_jittered():
     batch = torch.full((30, 3, 32, 32), 0.5)  # on which a paste alone would not be seen
-    still = cut_paste(batch, seed(), jitter=0.0)
-    torch.testing.assert_close(still, batch)
+    torch.testing.assert_close(cut_paste(batch, seed(), jitter=0.0), batch)
     moved = (cut_paste(batch, seed(), jitter=0.2) - batch).abs().amax((1, 2, 3))
     assert int((moved > 0.005).sum()) > 25
     assert float(moved.max()) < 0.5 * 0.2 + 1e-3
 
 
-def test_a_scar_has_the_sides_asked_for(visible):
+def test_a_scar_has_the_sides_asked_for():
     batch = noise(100)
     views = cut_paste_scar(batch, seed(), width=(2, 4), length=(10, 14), angle=0.0)
     sides, stands = set(), 0
@@ -389,27 +506,27 @@ def test_a_scar_has_the_sides_asked_for(visible):
     assert 30 < stands < 70
 
 
-def test_scars_reach_every_border(visible):
+def test_scars_reach_every_border():
     batch = noise(300, 24, 24)
     views = cut_paste_scar(batch, seed(), width=(2, 2), length=(8, 8), angle=0.0)
     top, bottom, left, right, _ = zip(*changes(batch, views), strict=True)
     assert (min(top), max(bottom), min(left), max(right)) == (0, 24, 0, 24)
 
 
-def test_the_sides_of_a_scar_are_pixels_whatever_the_size_of_the_image(visible):
+def test_the_sides_of_a_scar_are_pixels_whatever_the_size_of_the_image():
     options = {"width": (3, 3), "length": (12, 12), "angle": 0.0}
     for size in (32, 64, 100):
         batch = noise(4, size, size)
         assert {c[-1] for c in changes(batch, cut_paste_scar(batch, seed(), **options))} == {36}
 
 
-def test_a_scar_is_half_the_image_at_most(visible):
+def test_a_scar_is_half_the_image_at_most():
     batch = noise(20, 12, 30)
     views = cut_paste_scar(batch, seed(), width=(2, 2), length=(25, 25), angle=0.0)
     assert {change[-1] for change in changes(batch, views)} == {2 * 6}
 
 
-def test_a_turned_scar_keeps_its_area_and_turns_as_far_as_asked(visible):
+def test_a_turned_scar_keeps_its_area_and_turns_as_far_as_asked():
     batch = noise(100)
     options = {"width": (4, 4), "length": (20, 20)}
     places = changes(batch, cut_paste_scar(batch, seed(), **options, angle=45.0))
@@ -422,34 +539,7 @@ def test_a_turned_scar_keeps_its_area_and_turns_as_far_as_asked(visible):
     assert all(min(b - t, r - le) <= 8 for t, b, le, r, _ in places)
 
 
-def test_a_turned_scar_leaves_no_black_corners():
-    batch = noise() / 2 + 0.5
-    views = cut_paste_scar(batch, seed(), width=(8, 8), length=(20, 20), jitter=0.0)
-    assert float(views.min()) >= 0.5 - 1e-6
-    assert not torch.equal(views, batch)
-
-
-def test_pixels_of_a_scar_come_from_its_image():
-    batch = noise(8, 32, 32)
-    views = cut_paste_scar(batch, seed(), jitter=0.0)
-    for image, other in zip(batch, views, strict=True):
-        new = other.flatten(1).T[(other != image).any(0).flatten()]  # (pixels, 3)
-        apart = torch.cdist(new, image.flatten(1).T).amin(1)
-        assert len(new) > 10
-        assert float(apart.max()) < 1e-3
-
-
 # -- windows --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("height", "width", "size"), [(20, 31, 7), (16, 16, 16), (9, 40, 9)])
-def test_random_windows_are_windows_of_their_images(height, width, size):
-    batch = noise(6, height, width)
-    windows = random_windows(batch, seed(), size)
-    assert windows.shape == (6, 3, size, size)
-    for image, window in zip(batch, windows, strict=True):
-        everywhere = image.unfold(1, size, 1).unfold(2, size, 1)
-        assert int((everywhere == window[:, None, None]).all(4).all(3).all(0).sum()) == 1
 
 
 def test_random_windows_are_found_everywhere():
