@@ -26,14 +26,42 @@ ESTIMATORS = {
 DETECTORS = [name for name, cls in ESTIMATORS.items() if issubclass(cls, BaseDetector)]
 
 # words that mean another thing in some class, and why they are the right word there all the same
-OWN_MEANING = {}
+OWN_MEANING = {
+    **{(p, "NCEDensity"): "rows, not images" for p in ("epochs", "train_batch_size")},
+    ("validation_fraction", "NCEDensity"): "rows, not images",
+}
 # parameters whose usual value depends on the method, by its paper or by what it costs
-OWN_DEFAULT = {}
+OWN_DEFAULT = {
+    "backbone": "what the method is about: ImageNet features, or a network it trains.",
+    "classifier": "the one each paper reports.",
+    "epochs": "as published, or as a method converges on a few hundred images.",
+    "false_alarm_rate": "ConformalDetector guarantees its rate: 1 % takes 100 calibration images, "
+    "5 % takes 20.",
+    "hidden": "each paper's head; CANCE's depends on the input.",
+    "image_size": "None is the backbone's own; trained networks see the papers' sizes.",
+    "input_noise": "MLSAD has noise by design, CANCE's autoencoder none unless asked for.",
+    "layers": "each method's own: neighbors need resolution, one-class vectors need depth.",
+    "learning_rate": "each method's own optimizer and batch, as published.",
+    "n_folds": "CANCE trains a network a fold, so 3; classifiers cost little, so 5.",
+    "n_patches": "CANCE's density takes more rows than a classic classifier.",
+    "normalize": "the two-stage papers normalize before a kernel; the others compare as they are.",
+    "optimizer": "each paper's.",
+    "patch_size": "each paper's.",
+    "patch_stride": "each paper's.",
+    "schedule": "each paper's.",
+    "smoothing": "relative to the size of patches and images: 4 px at 224.",
+    "temperature": "each paper's.",
+    "train_batch_size": "each paper's.",
+    "train_from": "CutPaste fine-tunes a pretrained network, the others train all of it.",
+    "validation_fraction": "the papers train on everything; CANCE and NCEDensity hold out a tenth.",
+    "weight_decay": "each paper's.",
+    "weights": "contrastive learning and rotation start from random weights, as published.",
+}
 
 
 @cache
 def documented(name):
-    """{parameter: (type line, first sentence)} of a class's docstring."""
+    """{parameter: (type line, first clause)} of a class's docstring."""
     text = inspect.cleandoc(ESTIMATORS[name].__doc__)
     section = re.search(r"\nParameters\n-+\n(.*?)(?=\n\n\w[\w ]*\n-+\n|\Z)", text, re.DOTALL)[1]
     entries = re.split(r"\n(?=\w)", section)
@@ -42,7 +70,7 @@ def documented(name):
         head, *body = entry.split("\n")
         names, _, kind = head.partition(" : ")
         prose = " ".join(line.strip() for line in body)
-        sentence = re.split(r"(?<=\.)\s", prose)[0]
+        sentence = re.split(r"[.:;]\s|, which|\.$", prose)[0]  # details may follow
         for each in names.split(", "):
             found[each] = kind, sentence
     return found

@@ -72,7 +72,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
     noise_ratio : int, default=5
         Number of noise samples for each row.
     hidden : tuple of int, default=(128, 64)
-        Widths of the hidden layers of the network.
+        Widths of the hidden layers.
     epochs : int, default=60
         Passes over the training rows. 0 trains nothing: the density is the Gaussian.
     refine_noise : bool, default=True

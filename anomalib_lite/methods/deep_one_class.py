@@ -51,9 +51,9 @@ class DeepOneClass(BaseDetector):
     weights : {"pretrained", "random"} or path, default="pretrained"
         Where the network's weights come from.
     pooling : {"mean", "max"}, default="mean"
-        How each layer's map becomes one vector.
+        How each feature map becomes one vector; the vectors of all layers are concatenated.
     normalize : bool, default=False
-        Scale every vector to length 1, as the two-stage papers do before a kernel.
+        Scale every vector to length 1: the features, as the two-stage papers do before a kernel.
     n_patches : int, default=2000
         Number of normal patches, drawn at random, that the patch model is fitted on.
     neighborhood : int, default=3

@@ -56,8 +56,8 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
     widths : tuple of int, default=(16, 32, 64)
         Channels of the autoencoder's convolutions, each of which halves the sides.
     hidden : tuple of int or None, default=None
-        Widths of the hidden layers of the network, where it is an MLP: of its encoder, which the
-        decoder reverses. None: (256, 64) for images, (64, 32) for tables.
+        Widths of the hidden layers: of an MLP's encoder, which the decoder reverses. None:
+        (256, 64) for images, (64, 32) for tables.
     cov_weight : float, default=1.0
         Weight, in the autoencoder's loss, of the mean squared covariance of two different columns
         of a batch's codes.
@@ -94,7 +94,7 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
     weights : {"pretrained", "random"} or path, default="pretrained"
         Where the network's weights come from.
     patch_level : bool, default=False
-        With a feature backbone: score an image by its most anomalous patch rather than by its
+        Score an image by its most anomalous patch: with a feature backbone, rather than by its
         pooled features.
     n_patches : int, default=10000
         Number of normal patches, drawn at random, that the patch model is fitted on.

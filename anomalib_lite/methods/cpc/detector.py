@@ -69,8 +69,8 @@ class CPC(BaseDetector):
         One encoder for all directions, at about a quarter of the cost. False trains one for each.
         A backbone is shared in any case.
     width : int, default=64
-        Channels of the encoder's first convolution, even; cost grows with the square. 16 suits a
-        CPU.
+        Channels of the first convolution of each network: even; cost grows with the square. 16
+        suits a CPU.
     embedding_dim : int or None, default=None
         Size of the vectors. None: 1024, or 128 whitened components of a backbone's features, as far
         as the data allow.
@@ -93,9 +93,9 @@ class CPC(BaseDetector):
         Stored vectors of normal patches that it is contrasted with in scoring, the same for every
         image. The paper has 16; more are steadier and cost little.
     normalize : bool, default=False
-        Compare by cosine instead of scalar product.
+        Scale every vector to length 1: compare by cosine instead of scalar product.
     temperature : float, default=1.0
-        :math:`\tau`. With ``normalize`` 0.1 is usual.
+        Temperature of the InfoNCE loss: :math:`\tau`. With ``normalize`` 0.1 is usual.
     standardize : bool, default=True
         Bring each image to mean 0 and standard deviation 1. Otherwise the encoder tells patches
         apart by the brightness of their images, which is no help in finding anomalies.
