@@ -1,0 +1,439 @@
+"""Plant bugs all over the package, and count those that the tests find.
+
+Each mutation replaces one piece of code by a wrong one, in a copy of the repository. The tests that
+should notice run first; if they pass, the whole fast part does.
+
+    python tests/mutations.py                  # the fast part, two copies at a time
+    python tests/mutations.py --only search    # those in files whose path has this in it
+    python tests/mutations.py --targets-only   # do not fall back on the whole fast part
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("anomalib_lite", "tests", "examples", "docs", "pyproject.toml", "README.md")
+
+
+class Mutation(NamedTuple):
+    """``old`` stands once in ``file`` (below anomalib_lite); ``tests`` are below tests."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = [
+    # -- reading images
+    Mutation("data/images.py", '"uint16": 65535.0', '"uint16": 65536.0', "data/test_images.py"),
+    Mutation(
+        "data/images.py", "    image = ImageOps.exif_transpose(image)\n", "", "data/test_images.py"
+    ),
+    Mutation(
+        "data/images.py", 'not path.name.startswith("._")', "path.name", "data/test_images.py"
+    ),
+    Mutation("data/images.py", "pixels = pixels[:3]", "pixels = pixels[1:]", "data/test_images.py"),
+    Mutation("data/images.py", "if count == 0:", "if count < 0:", "data/test_images.py"),
+    Mutation(
+        "data/inputs.py",
+        "self.highest = max(self",
+        "self.highest = min(self",
+        "test_base.py test_contract.py",
+    ),
+    Mutation("data/inputs.py", "(s - c) // 2", "(s - c) // 3", "data/test_images.py backbones"),
+    Mutation("data/inputs.py", "antialias=True", "antialias=False", "data/test_images.py"),
+    # -- data sets and views
+    Mutation(
+        "data/datasets.py",
+        'np.where(defects == "good", 1, -1)',
+        'np.where(defects == "good", -1, 1)',
+        "data/test_datasets.py",
+    ),
+    Mutation(
+        "data/datasets.py",
+        "test = np.concatenate([good[n_train:], bad])",
+        "test = np.concatenate([good[:n_train], bad])",
+        "data/test_datasets.py",
+    ),
+    Mutation(
+        "data/synthetic.py",
+        "test = _crops(photo[:, -half:]",
+        "test = _crops(photo[:, :half]",
+        "data/test_datasets.py",
+    ),
+    Mutation(
+        "data/synthetic.py",
+        "- image) > 1  # one gray",
+        "- image) > 40  # one gray",
+        "data/test_datasets.py",
+    ),
+    # -- base classes
+    Mutation(
+        "base.py",
+        "np.where(scores < self.offset_, -1, 1)",
+        "np.where(scores <= self.offset_, -1, 1)",
+        "test_base.py test_contract.py",
+    ),
+    Mutation(
+        "base.py",
+        'size = 1 if self.device_.type == "cpu"',
+        'size = 2 if self.device_.type == "cpu"',
+        "test_base.py",
+    ),
+    Mutation(
+        "base.py",
+        "first = self.n_images_ == 0",
+        "first = True",
+        "test_base.py methods/test_patchcore.py",
+    ),
+    Mutation(
+        "base.py",
+        "self.value_range_ = copy.deepcopy(self.value_range_)",
+        "self.value_range_ = self.value_range_",
+        "test_base.py",
+    ),
+    Mutation(
+        "base.py",
+        "stale = sorted(changed - {*self._live_params})",
+        "stale = []",
+        "test_contract.py",
+    ),
+    Mutation(
+        "base.py",
+        '        if "false_alarm_rate" in changed:\n            self._set_offset()\n',
+        "",
+        "test_contract.py",
+    ),
+    Mutation(
+        "base.py",
+        "return -self.anomaly_score(X)",
+        "return self.anomaly_score(X)",
+        "test_contract.py",
+    ),
+    Mutation("base.py", "np.isnan(scores).all() or", "", "test_extension.py"),
+    Mutation(
+        "base.py",
+        "smoothing=self.smoothing,\n            **options",
+        "smoothing=4.0,\n            **options",
+        "test_base.py test_contract.py",
+    ),
+    # -- ground
+    Mutation(
+        "runtime.py",
+        "        vars(estimator).update(before)\n",
+        "",
+        "test_contract.py test_runtime.py",
+    ),
+    Mutation(
+        "runtime.py", "        torch.default_generator.manual_seed(seed)\n", "", "test_runtime.py"
+    ),
+    Mutation("runtime.py", '"MB": 10**6', '"MB": 2**20', "test_runtime.py"),
+    Mutation(
+        "validation.py", "0 <= value < 1", "0 <= value <= 1", "test_base.py test_validation.py"
+    ),
+    Mutation(
+        "io/persistence.py",
+        "if _digest(text, tensors) != digest:",
+        "if not digest:",
+        "io/test_persistence.py",
+    ),
+    Mutation(
+        "io/persistence.py",
+        "os.replace(written, path)",
+        "written.rename(path)",
+        "io/test_persistence.py",
+    ),
+    Mutation(
+        "io/sklearn_estimators.py",
+        "(features >= tree.n_features).any()",
+        "False",
+        "io/test_sklearn_io.py",
+    ),
+    # -- backbones
+    Mutation(
+        "backbones/folding.py",
+        "conv.weight, conv.bias = fuse_conv_bn_weights(",
+        "_ = fuse_conv_bn_weights(",
+        "backbones",
+    ),
+    Mutation(
+        "backbones/patches.py",
+        "padding=neighborhood // 2)\n\n\ndef _unfold",
+        "padding=0)\n\n\ndef _unfold",
+        "backbones",
+    ),
+    Mutation(
+        "backbones/patches.py",
+        'pool = torch.mean if pooling == "mean" else torch.amax',
+        'pool = torch.mean if pooling == "mean" else torch.amin',
+        "test_features.py",
+    ),
+    Mutation(
+        "backbones/maps.py",
+        "self.image_size[axis], self.offset[axis]",
+        "self.image_size[axis], 0",
+        "backbones test_base.py",
+    ),
+    Mutation(
+        "backbones/maps.py",
+        "np.exp(-distances / (2 * sigma**2))",
+        "np.exp(-distances / sigma**2)",
+        "backbones",
+    ),
+    # -- networks and training
+    Mutation(
+        "nn/autoencoders.py",
+        "1 - F.cosine_similarity(x, back, dim=1)",
+        "F.cosine_similarity(x, back, dim=1)",
+        "nn methods/test_cance.py",
+    ),
+    Mutation(
+        "nn/autoencoders.py",
+        "np.maximum(pca.explained_variance_, 1e-30)",
+        "np.maximum(pca.singular_values_, 1e-30)",
+        "nn methods/test_cance.py",
+    ),
+    Mutation(
+        "nn/training.py",
+        "(1 + math.cos(math.pi * done)) / 2",
+        "(1 + math.cos(math.pi * done))",
+        "nn/test_training.py",
+    ),
+    Mutation(
+        "nn/training.py", "self._base_rate * factor", "self._base_rate", "nn/test_training.py"
+    ),
+    Mutation(
+        "nn/training.py",
+        ".nan_to_num(1.0).clamp_max(1.0)",
+        ".nan_to_num(1.0)",
+        "nn/test_training.py",
+    ),
+    Mutation("nn/training.py", "< self._lowest:", "> self._lowest:", "nn/test_training.py"),
+    Mutation(
+        "nn/losses.py",
+        "+ noise_ratio * F.softplus(noise_logits).mean()",
+        "+ F.softplus(noise_logits).mean()",
+        "nn/test_losses.py",
+    ),
+    Mutation(
+        "nn/losses.py", "+ math.log(len(product))", "- math.log(len(product))", "nn/test_losses.py"
+    ),
+    # -- search
+    Mutation(
+        "search/nearest.py",
+        'limit = nearest.float().scatter_reduce_(0, row, high, "amin")',
+        'limit = nearest.float().scatter_reduce_(0, row, low, "amin") * 0.9',
+        "search",
+    ),
+    Mutation(
+        "search/nearest.py",
+        'index.scatter_reduce_(0, row[won], stored[won], "amin")',
+        "index[row[won]] = stored[won]",
+        "search",
+    ),
+    Mutation(
+        "search/coreset.py",
+        "(gap > limit_gap) | ((gap == limit_gap) & (group < limit_row))",
+        "gap >= limit_gap",
+        "search",
+    ),
+    Mutation(
+        "search/coreset.py",
+        "self.seen[block] = self.n_picks",
+        "self.seen[block] = self.n_picks + 1",
+        "search",
+    ),
+    # -- densities
+    Mutation(
+        "density/gaussian.py",
+        "self.scatter[places] / (self.count - 1)",
+        "self.scatter[places] / self.count",
+        "density/test_density.py",
+    ),
+    Mutation(
+        "density/heads.py",
+        "gamma = 10 / max(",
+        "gamma = 1 / max(",
+        "density/test_heads.py methods/test_deep_one_class.py",
+    ),
+    Mutation("density/nce.py", "+ self._log_ratio_", "", "density/test_nce.py"),
+    Mutation(
+        "density/nce.py",
+        "return 1 + F.softplus(self.growth)",
+        "return F.softplus(self.growth)",
+        "density/test_nce.py",
+    ),
+    # -- methods
+    Mutation(
+        "methods/patchcore.py",
+        "ratio = (s - distances.logsumexp(0)).exp()",
+        "ratio = (-s - distances.logsumexp(0)).exp()",
+        "methods/test_patchcore.py",
+    ),
+    Mutation(
+        "methods/patchcore.py",
+        "self.coreset_radius_ += radius",
+        "self.coreset_radius_ = radius",
+        "methods/test_patchcore.py",
+    ),
+    Mutation(
+        "methods/padim.py",
+        "covariance.diagonal(dim1=1, dim2=2).add_(self.eps)",
+        "covariance.diagonal(dim1=1, dim2=2).mul_(1 + self.eps)",
+        "methods/test_padim.py",
+    ),
+    Mutation(
+        "methods/padim.py",
+        "return leave_one_out_squares(squares.amax(1), count).sqrt()",
+        "return squares.amax(1).sqrt()",
+        "methods/test_padim.py",
+    ),
+    Mutation(
+        "methods/cance/composites.py",
+        '-2 if score_type == "error" else -1',
+        '-1 if score_type == "error" else -2',
+        "methods/test_cance.py",
+    ),
+    Mutation(
+        "methods/cance/learning.py",
+        "self.fit(x[fit]).score(x[held_out])",
+        "self.fit(x).score(x[held_out])",
+        "methods/test_cance.py",
+    ),
+    Mutation(
+        "methods/cpc/prediction.py",
+        "places[:, k:].flatten()",
+        "places[:, :-k].flatten()",
+        "methods/test_cpc.py",
+    ),
+    Mutation(
+        "methods/mlsad.py",
+        "both = concatenated(normal, F.pad(places, (0, rest, 0, rest)))",
+        "both = concatenated(normal, F.pad(places, (rest, 0, rest, 0)))",
+        "methods/test_mlsad.py",
+    ),
+    Mutation(
+        "methods/mlsad.py",
+        "scores[these] = _distance(values[these], _center(values[others]))",
+        "scores[these] = _distance(values[these], _center(values))",
+        "methods/test_mlsad.py",
+    ),
+    Mutation(
+        "methods/spade.py", "squares[:, : self.n_pyramids_]", "squares", "methods/test_spade.py"
+    ),
+    Mutation(
+        "methods/spade.py",
+        "retrieved = to_images.argsort(stable=True)",
+        "retrieved = to_images.argsort(stable=True, descending=True)",
+        "methods/test_spade.py",
+    ),
+    Mutation(
+        "methods/two_stage.py",
+        "self.backbone_ = Backbone.for_estimator(self, generator, frozen=False)",
+        "self.backbone_ = Backbone.for_estimator(self, generator, frozen=True)",
+        "methods/test_two_stage.py",
+    ),
+    Mutation(
+        "methods/cpc/layout.py",
+        "step = self.tile_stride // self.patch_stride",
+        "step = 1",
+        "methods/test_cpc.py",
+    ),
+    # -- decisions, metrics, pictures
+    Mutation("decide/probing.py", "one.clamp_(0, 1)", "one.clamp_(0, 2)", "decide/test_probing.py"),
+    Mutation("metrics.py", "structure=np.ones((3, 3))", "structure=None", "test_metrics.py"),
+    Mutation(
+        "metrics.py",
+        "np.clip(max_fpr - fpr_before, 0, step)",
+        "np.clip(max_fpr - fpr_before, 0, None)",
+        "test_metrics.py",
+    ),
+    Mutation(
+        "metrics.py",
+        "best = len(f1) - 1 - int(np.argmax(f1[::-1]))",
+        "best = int(np.argmax(f1))",
+        "test_metrics.py",
+    ),
+    Mutation(
+        "report/displays.py", "score {-self.scores[i]:.3g}", "score {self.scores[i]:.3g}", "report"
+    ),
+    Mutation(
+        "decide/conformal.py",
+        "math.floor(false_alarm_rate * (n_calibration + 1)) + 1",
+        "math.floor(false_alarm_rate * n_calibration)",
+        "decide/test_conformal.py",
+    ),
+]
+
+
+def plant(mutation, folder):
+    """Put the bug into a copy of the package."""
+    path = folder / "anomalib_lite" / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        raise SystemExit(f"{mutation.file}: {mutation.old!r} does not stand there once")
+    path.write_text(text.replace(mutation.old, mutation.new))
+    return text
+
+
+def notices(folder, tests):
+    """Whether the fast part of some tests, or all of it, fails in a copy."""
+    paths = [f"tests/{test}" for test in tests.split()] if tests else []
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode not in (0, 1, 2):  # passed, failed, could not even be collected
+        raise SystemExit(done.stdout + done.stderr)
+    return done.returncode != 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="part of the path of the files to mutate")
+    parser.add_argument("--targets-only", action="store_true", help="never run the whole fast part")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTATIONS if arguments.only in m.file]
+    with tempfile.TemporaryDirectory() as home:
+        folders = []
+        for job in range(arguments.jobs):
+            folders.append(Path(home, str(job)))
+            for name in COPIED:
+                copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+                folders[-1].mkdir(exist_ok=True)
+                copy(ROOT / name, folders[-1] / name)
+        free = list(folders)
+
+        def judge(mutation):
+            folder, start = free.pop(), time.perf_counter()
+            text = plant(mutation, folder)
+            caught = notices(folder, mutation.tests)
+            by = mutation.tests if caught else ""
+            if not caught and not arguments.targets_only and notices(folder, ""):
+                caught, by = True, "the whole fast part"
+            (folder / "anomalib_lite" / mutation.file).write_text(text)
+            free.append(folder)
+            verdict = f"caught by {by}" if caught else "SURVIVED"
+            seconds = time.perf_counter() - start
+            print(
+                f"{mutation.file}: {mutation.new.strip()[:60]!r}: {verdict}, {seconds:.0f} s",
+                flush=True,
+            )
+            return caught
+
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            results = list(pool.map(judge, chosen))
+    print(f"{sum(results)} of {len(results)} planted bugs caught")
+
+
+if __name__ == "__main__":
+    main()
