@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 
 
-def as_pair(name: str, size: object) -> tuple[int, int]:
+def as_pair(name: str, size: Any) -> tuple[int, int]:
     """(H, W) from a positive int or a pair of them; errors name the parameter ``name``."""
     pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(pair) != 2 or not all(_is_side(side) for side in pair):
@@ -18,33 +19,33 @@ def _is_side(value):
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
-def check_number(name: str, value: object, *, minimum: float) -> None:
+def check_number(name: str, value: Any, *, minimum: float) -> None:
     """Raise ValueError unless ``value`` is a finite number of at least ``minimum``."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not (is_number and minimum <= value < float("inf")):
         raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
 
 
-def check_count(name: str, value: object, *, minimum: int = 1) -> None:
+def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
     """Raise ValueError unless ``value`` is an int of at least ``minimum``."""
     if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum):
         expected = "a positive int" if minimum == 1 else f"an int of at least {minimum}"
         raise ValueError(f"{name}: expected {expected}, got {value!r}.")
 
 
-def check_fraction(name: str, value: object) -> None:
+def check_fraction(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is a number in [0, 1)."""
     if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1):
         raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")
 
 
-def check_choice(name: str, value: object, choices: Collection[object]) -> None:
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def check_odd(name: str, value: object) -> None:
+def check_odd(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is a positive odd int."""
     check_count(name, value)
     if value % 2 == 0:

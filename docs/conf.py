@@ -12,3 +12,10 @@ html_theme = "alabaster"
 html_theme_options = {"description": "Image anomaly detectors as scikit-learn estimators"}
 numpydoc_show_class_members = False
 autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings name types, with shapes
+# a folder's __all__ lists its members; what scikit-learn, torch and tuple add is left out
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "BaseEstimator, Module, tuple",
+    "exclude-members": "get_metadata_routing, set_output, set_predict_request, set_score_request",
+}

@@ -1,8 +1,8 @@
-"""Find broken solar cells, having seen only good ones.
+"""Find defective solar cells after fitting on good ones only.
 
-Fits PatchCore on electroluminescence photographs of good monocrystalline cells, scores cells it
-has not seen, prints how well good and defective ones are told apart and how long it took, and
-draws the six most anomalous cells with their heatmaps into ``examples/output/quickstart.png``.
+Fits PatchCore on electroluminescence photographs of good monocrystalline cells, scores unseen
+cells, prints accuracy and time, and plots the six most anomalous cells with their heatmaps to
+``examples/output/quickstart.png``.
 """
 
 import time
@@ -46,4 +46,4 @@ display = AnomalyMapDisplay.from_estimator(
 picture = Path(__file__).parent / "output" / "quickstart.png"
 picture.parent.mkdir(exist_ok=True)
 display.figure_.savefig(picture, dpi=110)
-print(f"heatmaps of the worst six: {picture}")
+print(f"heatmaps of the six most anomalous cells: {picture}")

@@ -1,4 +1,4 @@
-"""Slow, literal readings of what the library computes fast. Nothing here is called by it."""
+"""Slow, literal implementations of what the library computes fast, independent of its code."""
 
 import itertools
 import math
@@ -10,10 +10,10 @@ from sklearn.covariance import ledoit_wolf
 
 
 def slow_greedy_coreset(rows, n_keep, start=0):
-    """The plain loop: pick the row farthest from all picks, one at a time, in float64.
+    """(picks, radius): pick the row farthest from all earlier picks, one at a time, in float64.
 
-    Gives the picks and the radius they leave. (Sums are torch's: rows that tie exactly on paper
-    are told apart by the last bit, which depends on the order of summation.)
+    Sums are torch's, since the last bit, which depends on the order of summation, breaks ties that
+    are exact on paper.
     """
     rows = torch.as_tensor(rows).double()
     gap = np.full(len(rows), np.inf)
@@ -42,7 +42,7 @@ def slow_nearest(rows, stored, k=1, exclude=()):
 
 
 def slow_patchcore_score(rows, bank, b):
-    """Equation 7 of the PatchCore paper for the patch rows (P, D) of one image."""
+    """Equation 7 of the PatchCore paper for the patch vectors (P, D) of one image."""
     bank = np.asarray(bank, np.float64)
     distance, index = slow_nearest(rows, bank)
     patch = int(distance[:, 0].argmax())
@@ -56,7 +56,7 @@ def slow_patchcore_score(rows, bank, b):
 
 
 def slow_resize(plane, size):
-    """Bilinear resizing of (h, w) between pixel centers, one output pixel after another."""
+    """Bilinear resizing of (h, w) between pixel centers, one output pixel at a time."""
     resized = np.zeros(size)
     for i, j in np.ndindex(*size):
         y = max((i + 0.5) * plane.shape[0] / size[0] - 0.5, 0.0)
@@ -74,8 +74,10 @@ def slow_resize(plane, size):
 
 
 def slow_concat_embedding(maps, neighborhood=3):
-    """Section 3.1 of the PatchCore paper: for every cell of the first of the maps (B, C, h, w)
-    the mean of its neighborhood, zero beyond the border; other maps resized to it; stacked.
+    """Patch vectors by section 3.1 of the PatchCore paper, from maps (B, C, h, w).
+
+    Each cell is the mean of its neighborhood, with zeros beyond the border. The other maps are
+    resized to the first, and all channels are stacked.
     """
     reach = neighborhood // 2
     size = maps[0].shape[-2:]
@@ -97,8 +99,9 @@ def slow_concat_embedding(maps, neighborhood=3):
 
 
 def slow_official_embedding(maps, neighborhood=3, dim=1024):
-    """The steps of the PatchCore authors' code, in its order: patches, resized patch tensors,
-    ``MeanMapper`` for each layer, ``Aggregator``. Gives rows (B * h * w, dim), patch by patch.
+    """Patch vectors (B * h * w, dim) by the steps of the PatchCore authors' code, in their order.
+
+    Patches, resized patch tensors, ``MeanMapper`` for each layer, ``Aggregator``.
     """
     size = maps[0].shape[-2:]
     layers = []
@@ -127,7 +130,7 @@ def slow_official_embedding(maps, neighborhood=3, dim=1024):
 
 
 def slow_f1_max(y_true, scores):
-    """Try every score as a threshold and count; of equal F1 the highest threshold wins."""
+    """(F1, threshold) by trying every score as the threshold; the highest wins ties."""
     y_true, best = np.asarray(y_true, dtype=bool), (-1.0, 0.0)
     for threshold in sorted(set(np.asarray(scores).tolist()), reverse=True):
         alarm = np.asarray(scores) >= threshold
@@ -139,7 +142,7 @@ def slow_f1_max(y_true, scores):
 
 
 def slow_aupro(masks, maps, max_fpr=0.3):
-    """Loop over thresholds, images and 8-connected regions; trapezoids up to max_fpr."""
+    """AUPRO by loops over thresholds, images and 8-connected regions; trapezoids up to max_fpr."""
     masks = [np.asarray(mask, dtype=bool) for mask in masks]
     maps = [np.asarray(heat) for heat in maps]
     regions = []
@@ -147,14 +150,14 @@ def slow_aupro(masks, maps, max_fpr=0.3):
         labels, n = ndimage.label(mask, structure=[[1, 1, 1], [1, 1, 1], [1, 1, 1]])
         regions += [(i, labels == k) for k in range(1, n + 1)]
     n_normal = sum(int((~mask).sum()) for mask in masks)
-    curve = [(0.0, 0.0)]  # (false positive rate, per-region overlap): no pixel is above +inf
+    curve = [(0.0, 0.0)]  # (false positive rate, per-region overlap), from threshold +inf on
     for threshold in sorted({v for heat in maps for v in heat.ravel().tolist()}, reverse=True):
         alarms = [heat >= threshold for heat in maps]
         fpr = sum(int((a & ~mask).sum()) for a, mask in zip(alarms, masks, strict=True)) / n_normal
         curve.append((fpr, np.mean([(alarms[i] & r).sum() / r.sum() for i, r in regions])))
     area = 0.0
     for (x0, y0), (x1, y1) in itertools.pairwise(curve):
-        if x1 > max_fpr:  # cut the piece that crosses the limit, then stop
+        if x1 > max_fpr:  # cut the segment that crosses the limit
             y1 = y0 + (y1 - y0) * (max_fpr - x0) / (x1 - x0)
             x1 = max_fpr
         area += (x1 - x0) * (y0 + y1) / 2
@@ -164,7 +167,7 @@ def slow_aupro(masks, maps, max_fpr=0.3):
 
 
 def slow_padim_map(rows, training, eps):
-    """Mahalanobis distance of each of rows (P, d) by the rows (n, P, d) of its place, by scipy."""
+    """Mahalanobis distances (P,) of rows (P, d) from training rows (n, P, d) of the same place."""
     rows, training = np.asarray(rows, np.float64), np.asarray(training, np.float64)
     distances = []
     for place, row in enumerate(rows):
@@ -177,7 +180,7 @@ def slow_padim_map(rows, training, eps):
 
 
 def slow_spade(embedding, pyramid, embeddings, pyramids, k):
-    """(image score, patch values (P,)) of one image from the k nearest images' pyramids."""
+    """(image score, patch values (P,)) of an image from the pyramids of its k nearest images."""
     distance, index = slow_nearest(np.asarray(embedding)[None], embeddings, k)
     gallery = np.concatenate([np.asarray(pyramids)[i] for i in index[0]])
     values, _ = slow_nearest(pyramid, gallery)
@@ -185,59 +188,60 @@ def slow_spade(embedding, pyramid, embeddings, pyramids, k):
 
 
 def slow_info_nce(queries, keys, temperature, negatives=None, symmetric=False):
-    """The definition, one exponential after another: minus the mean log share of the positive.
+    """InfoNCE by its definition: minus the mean log of the positive's share of all exponentials.
 
-    Negatives are the other keys (``symmetric``: all vectors of the batch but oneself, and keys ask,
-    too), or those given: (M, D) for all queries or (B, M, D), each query's own.
+    Negatives are the other keys (``symmetric``: all other vectors of the batch, with keys as
+    queries too), or those given: (M, D) for all queries or (B, M, D) for each query.
     """
     queries, keys = (np.asarray(rows, np.float64).tolist() for rows in (queries, keys))
-    asking = [
+    anchors = [
         (query, key, "query", i) for i, (query, key) in enumerate(zip(queries, keys, strict=True))
     ]
     if symmetric:
-        asking += [
+        anchors += [
             (key, query, "key", i) for i, (query, key) in enumerate(zip(queries, keys, strict=True))
         ]
 
-    def odds(a, b):
+    def exponential(a, b):
         dot = 0.0
         for x, y in zip(a, b, strict=True):
             dot += x * y
         return math.exp(dot / temperature)
 
     loss = 0.0
-    for vector, positive, kind, i in asking:
-        total = odds(vector, positive)
+    for vector, positive, kind, i in anchors:
+        total = exponential(vector, positive)
         if negatives is not None:
             given = np.asarray(negatives, np.float64)
             for other in given if given.ndim == 2 else given[i]:
-                total += odds(vector, other.tolist())
+                total += exponential(vector, other.tolist())
         else:
             for j in range(len(queries)):
                 if j == i:
                     continue
-                total += odds(vector, keys[j] if kind == "query" else queries[j])
+                total += exponential(vector, keys[j] if kind == "query" else queries[j])
                 if symmetric:
-                    total += odds(vector, queries[j] if kind == "query" else keys[j])
-        loss -= math.log(odds(vector, positive) / total)
-    return loss / len(asking)
+                    total += exponential(vector, queries[j] if kind == "query" else keys[j])
+        loss -= math.log(exponential(vector, positive) / total)
+    return loss / len(anchors)
 
 
-def slow_nce(data_odds, noise_odds, nu):
-    """Noise contrastive estimation as its formula reads."""
+def slow_nce(data_logits, noise_logits, noise_ratio):
+    """Loss of noise contrastive estimation, term by term."""
     loss = 0.0
-    for h in data_odds:
-        loss -= math.log(1 / (1 + math.exp(-h))) / len(data_odds)
-    for h in noise_odds:
-        loss -= nu * math.log(1 - 1 / (1 + math.exp(-h))) / len(noise_odds)
+    for h in data_logits:
+        loss -= math.log(1 / (1 + math.exp(-h))) / len(data_logits)
+    for h in noise_logits:
+        loss -= noise_ratio * math.log(1 - 1 / (1 + math.exp(-h))) / len(noise_logits)
     return loss
 
 
 def slow_cpc(grids, matrices, negatives, temperature, normalize=False):
-    """(score, values of patches) of an image, one scalar product after another.
+    """(score, patch values) of an image, one scalar product at a time.
 
-    By direction: vectors (rows, columns, D) of its patches, matrices (K, D, D), and normal vectors
-    (L, D). A patch's value is the mean loss of the predictions of it, or of those it makes.
+    Dicts by direction hold patch vectors (rows, columns, D), matrices (K, D, D) and normal vectors
+    (L, D). The value of a patch is the mean loss of the predictions of it or, if there are none, of
+    the predictions from it.
     """
     moves = {"down": (1, 0), "up": (-1, 0), "right": (0, 1), "left": (0, -1)}
     means, of_it, from_it = [], {}, {}
@@ -276,7 +280,7 @@ def slow_cpc(grids, matrices, negatives, temperature, normalize=False):
 
 
 def slow_resampled(images, level, draws, tolerance):
-    """Pixel by pixel in reading order, image by image; see fakes.resampled."""
+    """Images as by ``fakes.resampled``, one pixel at a time in reading order."""
     images, draws = np.asarray(images, np.float64), np.asarray(draws, np.float64)
     n_channels, height, width = images.shape[1:]
     made = np.zeros((len(draws), n_channels, height, width))
@@ -301,8 +305,10 @@ def slow_resampled(images, level, draws, tolerance):
 
 
 def slow_window_map(values, level):
-    """Each pixel's mean of the windows whose centers are nearest to its own, row and column apart;
-    ``values`` (h, w) are of all windows of ``level`` x ``level`` pixels.
+    """Map of the mean value of the windows whose centers are nearest to each pixel's.
+
+    ``values`` (h, w) belong to all windows of ``level`` x ``level`` pixels. Rows and columns are
+    treated separately.
     """
     size = [n + level - 1 for n in values.shape]
     found = np.zeros(size)
@@ -316,7 +322,7 @@ def slow_window_map(values, level):
 
 
 def slow_distances(rows, normal):
-    """Mahalanobis distances of rows, in units of the normal ones' deviations."""
+    """Mahalanobis distances (n,) of rows from normal rows, standardized by the normal ones."""
     std = normal.std(0, ddof=1)
     z, known = ((values - normal.mean(0)) / std for values in (rows, normal))
     inverse = np.linalg.inv(ledoit_wolf(known, assume_centered=True)[0])

@@ -1,4 +1,4 @@
-"""Planted worlds: images whose anomalies, and their places, are known."""
+"""Synthetic images and rows whose anomalies, places or densities are known."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from scipy import stats
 
 
 def stripes(n, size=64, *, noise=4, seed=0):
-    """(n, size, size) uint8: vertical stripes 8 px wide with a little noise."""
+    """(n, size, size) uint8: vertical stripes, 8 pixels wide, with slight noise."""
     rng = np.random.default_rng(seed)
     wave = 128 + 60 * np.sign(np.sin(np.arange(size) * np.pi / 8))
     images = wave + rng.normal(0, noise, (n, size, size))
@@ -15,7 +15,7 @@ def stripes(n, size=64, *, noise=4, seed=0):
 
 
 def scratched(n, size=64, *, center=(20, 40), seed=1):
-    """Stripes with a short horizontal scratch around ``center`` (row, column)."""
+    """Stripes with a short horizontal scratch at ``center`` (row, column)."""
     images = stripes(n, size, seed=seed)
     row, column = center
     images[:, row - 2 : row + 2, column - 7 : column + 7] = 255
@@ -23,10 +23,10 @@ def scratched(n, size=64, *, center=(20, 40), seed=1):
 
 
 def parts(n, size=32, *, order=(0, 1, 2, 3), seed=0):
-    """(n, size, size) uint8: disc, ring, cross and square in the quarters that ``order`` says.
+    """(n, size, size) uint8: disc, ring, cross and square, one in each quarter, in an ``order``.
 
-    ``order`` may be "other": each image then has one of the 23 other arrangements. A pooled vector
-    of local features is the same for all of them.
+    With ``order="other"`` each image has one of the 23 other arrangements. Pooled local features
+    are the same for all of them.
     """
     rng = np.random.default_rng(seed)
     others = [one for one in itertools.permutations(range(4)) if one != (0, 1, 2, 3)]
@@ -50,33 +50,33 @@ def parts(n, size=32, *, order=(0, 1, 2, 3), seed=0):
 
 
 class Mixture:
-    """A mixture of Gaussians of known density; ``parts`` are (share, mean, covariance)."""
+    """A mixture of Gaussians with known density; ``parts`` are (weight, mean, covariance)."""
 
     def __init__(self, parts):
-        self.shares, means, covariances = zip(*parts, strict=True)
+        self.weights, means, covariances = zip(*parts, strict=True)
         self.parts = [
             stats.multivariate_normal(mean, covariance)
             for mean, covariance in zip(means, covariances, strict=True)
         ]
 
     def draw(self, n, seed):
-        """(n, d)"""
+        """Rows (n, d)."""
         rng = np.random.default_rng(seed)
-        counts = rng.multinomial(n, self.shares)
+        counts = rng.multinomial(n, self.weights)
         drawn = [part.rvs(k, random_state=rng) for part, k in zip(self.parts, counts, strict=True)]
         return rng.permutation(np.concatenate(drawn))
 
     def log_density(self, rows):
-        """(n,)"""
-        each = zip(self.shares, self.parts, strict=True)
-        return np.log(sum(share * part.pdf(rows) for share, part in each))
+        """Log densities (n,) of rows (n, d)."""
+        each = zip(self.weights, self.parts, strict=True)
+        return np.log(sum(weight * part.pdf(rows) for weight, part in each))
 
 
 def tiles(n, size=64, *, tile=16, swapped=0, seed=0):
-    """(n, size, size) uint8: four motifs in turn, along rows and columns, from a random one on.
+    """(n, size, size) uint8: tiles of four motifs that alternate along rows and columns.
 
-    In a tile is stripes lying, upright, or slanting either way; each follows from its neighbors.
-    ``swapped`` tiles an image hold another motif than their place asks for.
+    The motifs are horizontal, vertical and two kinds of diagonal stripes; the first is random, and
+    each tile follows from its neighbors. In each image, ``swapped`` tiles hold a wrong motif.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:tile, :tile]
@@ -98,17 +98,19 @@ _BARS = np.s_[:2, 2:6], np.s_[-2:, 2:6], np.s_[2:6, :2], np.s_[2:6, -2:]
 
 
 def frames(n, broken=None, *, seed=0):
-    """(n, 24, 24) uint8: in each corner an 8-px part of four bars, dim or bright, and some noise.
+    """(n, 24, 24) uint8: in each corner an 8-pixel part of four bars, dim or bright, with noise.
 
-    The upper and the lower bar of a part are alike, so are the left and the right one, and so are
-    the two parts of a row. ``broken`` says at which scale images are odd, while all is well at
-    smaller ones: "pixel", gray values that never occur; "pair", bars dim and bright in turn;
-    "part", bars that face each other and differ; "arrangement", two parts of a row that differ.
+    Upper and lower bar of a part are equal, left and right bar too, and so are the two parts of a
+    row. ``broken`` is the scale of an anomaly, with all smaller scales intact: "pixel", gray values
+    that never occur; "pair", bars that alternate between dim and bright; "part", opposite bars that
+    differ; "arrangement", two parts of a row that differ.
     """
     rng = np.random.default_rng(seed)
     images = np.full((n, 24, 24), 60.0)
     for image in images:
-        kinds = rng.integers(0, 2, (2, 2))  # by row of parts: of upper and lower, of left and right
+        kinds = rng.integers(
+            0, 2, (2, 2)
+        )  # by row of parts: upper and lower bars, left and right bars
         bars = np.broadcast_to(kinds[:, None, [0, 0, 1, 1]], (2, 2, 4)).copy()
         row = rng.integers(2)
         if broken == "part":

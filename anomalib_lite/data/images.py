@@ -70,7 +70,8 @@ class CheckedImage:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
-        return tuple(self.pixels.shape[-2:])
+        height, width = self.pixels.shape[-2:]
+        return height, width
 
 
 class ImageStream:

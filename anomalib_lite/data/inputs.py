@@ -94,7 +94,7 @@ class NetworkInput:
             mean=(0.0,) * 3,
             std=(1.0,) * 3,
             patch_size=patch_size,
-            center_crop=center_crop and as_pair("center_crop", center_crop),
+            center_crop=None if center_crop is None else as_pair("center_crop", center_crop),
         )
 
     def __post_init__(self):

@@ -66,7 +66,7 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     ----------
     detectors_ : list of estimators
         The fitted detector; one for each fold with ``"cv"``.
-    calibration_scores_ : ndarray of shape (n_calibration_,)
+    calibration_scores_ : ndarray of shape (n_calibration,)
         Out-of-sample ``score_samples`` of the calibration samples, ascending.
     n_calibration_ : int
     offset_ : float

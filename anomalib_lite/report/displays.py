@@ -53,8 +53,8 @@ class AnomalyMapDisplay:
     def __init__(
         self,
         *,
-        images: list[np.ndarray],
-        maps: np.ndarray | list[np.ndarray],
+        images: Sequence[np.ndarray],
+        maps: np.ndarray | Sequence[np.ndarray],
         masks: Sequence[ArrayLike] | None = None,
         scores: np.ndarray | None = None,
         labels: np.ndarray | None = None,
@@ -125,7 +125,7 @@ class AnomalyMapDisplay:
     def from_maps(
         cls,
         images: Images,
-        maps: Sequence[np.ndarray] | np.ndarray,
+        maps: np.ndarray | Sequence[np.ndarray],
         *,
         masks: Sequence[ArrayLike] | None = None,
         names: list[str] | None = None,

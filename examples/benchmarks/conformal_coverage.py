@@ -1,11 +1,11 @@
-"""False alarms of ConformalDetector: what is promised, and what many repeated experiments give.
+"""False-alarm rates of ConformalDetector in repeated experiments, beside the guaranteed ones.
 
     python examples/benchmarks/conformal_coverage.py
 
-Each experiment draws fresh normal samples (two correlated Gaussian features), fits and calibrates a
-detector and counts how many of 20 new normal samples it calls anomalous, and how many of 20 shifted
-ones. ``n`` is the number of calibration samples; with the split another ``n`` (at least 20) are
-learned from, with CV+ the same ``n`` are. Errors are standard errors over experiments.
+Each experiment draws new normal samples (two correlated Gaussian features), fits and calibrates a
+detector, and counts how many of 20 new normal and of 20 shifted samples it calls anomalous. ``n``
+is the number of calibration samples. With the split, the detector is fitted on another ``n`` (at
+least 20); with CV+, on the same ``n``. Errors are standard errors over experiments.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from anomalib_lite import ConformalDetector
 
 
 class NearestNeighbor(OutlierMixin, BaseEstimator):
-    """Minus the distance to the nearest training sample: what a memory bank does."""
+    """Minus the distance to the nearest training sample, as of a memory bank."""
 
     def fit(self, X, y=None):
         self.index_ = NearestNeighbors(n_neighbors=1).fit(X)
@@ -45,7 +45,7 @@ def normal(rng, n):
 
 
 def experiment(detector, method, n, levels, seed):
-    """Shares of normal and of shifted samples with p <= level, for each level."""
+    """Fractions of normal and of shifted samples with p <= level, for each level."""
     rng = np.random.default_rng(seed)
     if method == "split":
         conformal = ConformalDetector(detector, cv=n, random_state=seed)
@@ -54,7 +54,7 @@ def experiment(detector, method, n, levels, seed):
         conformal = ConformalDetector(detector, method="cv", cv=5, random_state=seed)
         train = normal(rng, n)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # too few for the default alpha: meant
+        warnings.simplefilter("ignore", UserWarning)  # too few samples for the default rate
         conformal.fit(train)
     p = [conformal.p_values(samples) for samples in (normal(rng, 20), normal(rng, 20) + SHIFT)]
     return np.array([[(part <= level).mean() for level in levels] for part in p])

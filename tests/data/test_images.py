@@ -849,8 +849,9 @@ def test_raw_input_is_cropped_but_not_normalized():
     raw = NetworkInput.raw((HEIGHT, WIDTH), center_crop=6)
     np.testing.assert_array_equal(raw.batch(read(COLOR)), unit(COLOR)[:, :, 3:9, 4:10])
     assert NetworkInput.raw(20).image_size == (20, 20)
-    with pytest.raises(ValueError, match="center_crop: expected a positive int"):
-        NetworkInput.raw(20, center_crop=-1)
+    for crop in (-1, 0, ()):
+        with pytest.raises(ValueError, match="center_crop: expected a positive int"):
+            NetworkInput.raw(20, center_crop=crop)
 
 
 @pytest.mark.parametrize("crop", [(13, 15), (12, 16)])
