@@ -68,13 +68,13 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         The part of the network up to the end of this stride, block or module is not trained. None
         trains everything.
     hidden : tuple of int, default=(512, 128)
-        Widths of the hidden layers of the head. The head serves training alone: the embedding is
-        its input.
+        Widths of the hidden layers: of the head, which serves training alone. Its input is the
+        embedding.
     normalize : bool, default=True
-        Scale every vector to length 1, as the two-stage papers do before a kernel.
+        Scale every vector to length 1: the embeddings, as the papers do before a kernel.
     patch_level : bool, default=False
-        Train on random patches of the images, and score an image by its most anomalous patch. False
-        trains on whole images and scores them whole.
+        Score an image by its most anomalous patch: the network then trains on random patches, else
+        on whole images.
     patch_size : int, default=32
         Side of a patch in pixels of the network's input. Maps, and ``patch_level``, score patches.
     patch_stride : int, default=8
