@@ -190,7 +190,8 @@ def cut_paste(
     """
     n, _, height, width = batch.shape
     areas = _uniform(n, *area, generator) * height * width
-    ratios = _uniform(n, *map(math.log, aspect), generator).exp()
+    narrowest, widest = map(math.log, aspect)
+    ratios = _uniform(n, narrowest, widest, generator).exp()
     sizes = [
         (_side((a / r) ** 0.5, height), _side((a * r) ** 0.5, width))
         for a, r in zip(areas.tolist(), ratios.tolist(), strict=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,13 +68,13 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         The part of the network up to the end of this stride, block or module is not trained. None
         trains everything.
     hidden : tuple of int, default=(512, 128)
-        Widths of the hidden layers of the head. The head serves training alone: the embedding is
-        its input.
+        Widths of the hidden layers: of the head, which serves training alone. Its input is the
+        embedding.
     normalize : bool, default=True
-        Scale every vector to length 1, as the two-stage papers do before a kernel.
+        Scale every vector to length 1: the embeddings, as the papers do before a kernel.
     patch_level : bool, default=False
-        Train on random patches of the images, and score an image by its most anomalous patch. False
-        trains on whole images and scores them whole.
+        Score an image by its most anomalous patch: the network then trains on random patches, else
+        on whole images.
     patch_size : int, default=32
         Side of a patch in pixels of the network's input. Maps, and ``patch_level``, score patches.
     patch_stride : int, default=8
@@ -258,9 +259,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
 
     # -- hooks of a first stage -------------------------------------------------------------------
 
-    def _views(
-        self, images: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _views(self, images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Any]:
         """Make the views of a training batch.
 
         Parameters
@@ -274,12 +273,12 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         -------
         views : torch.Tensor of shape (V, 3, h, w)
             Values in [0, 1].
-        targets : torch.Tensor or None
+        targets : object
             What :meth:`_loss` needs to know of the views.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement _views.")
 
-    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+    def _loss(self, outputs: torch.Tensor, targets: Any) -> torch.Tensor:
         """Mean loss, of shape (), of the head's outputs (V, n_outputs) for the views."""
         raise NotImplementedError(f"{type(self).__name__} must implement _loss.")
 
@@ -390,19 +389,20 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         seed = draw_seed(generator)
         self.patch_classifier_ = fit_head(self.classifier, patches, seed)
         if self._scoring_.patch_level:
-            self.classifier_ = None
+            self.classifier_, rows = None, patches
         else:
             size = 1 if self.device_.type == "cpu" else self.batch_size  # as in scoring
             rows = torch.cat([self._embed(batch) for batch in images.split(size)]).cpu().numpy()
+            owners = np.arange(len(images))
             self.classifier_ = fit_head(self.classifier, rows, seed)
         scores = np.empty(len(images))
         for kept, held_out in folds(len(images), seed, self.n_folds):
+            head = fit_head(self.classifier, rows[np.isin(owners, kept)], seed)
             if self._scoring_.patch_level:
-                head = fit_head(self.classifier, patches[np.isin(owners, kept)], seed)
-                for i in held_out:
-                    scores[i] = self._grid(images[i : i + 1], head).max()
+                scores[held_out] = [
+                    float(self._grid(images[i : i + 1], head).max()) for i in held_out
+                ]
             else:
-                head = fit_head(self.classifier, rows[kept], seed)
                 scores[held_out] = head_scores(head, rows[held_out])
         return scores
 
@@ -464,9 +464,9 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
             return grids.flatten(1).amax(1), grids
         return self._score(batch), grids
 
-    def _map_renderer(self):
+    def _map_renderer(self, **options):
         windows = self._scoring_.patch_size, self._scoring_.patch_stride
-        return super()._map_renderer(windows=windows)
+        return super()._map_renderer(windows=windows, **options)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -75,7 +75,7 @@ IS_OTHER = np.repeat([False, True], 50)
 @pytest.mark.parametrize(
     ("cls", "params"),
     [
-        (RotationPrediction, {"epochs": 15, "learning_rate": 0.02}),
+        (RotationPrediction, {"epochs": 8, "learning_rate": 0.02}),
         pytest.param(ContrastiveDA, {"epochs": 12}, marks=pytest.mark.slow),
         pytest.param(CutPaste, {"epochs": 25, "variant": "patch"}, marks=pytest.mark.slow),
     ],
