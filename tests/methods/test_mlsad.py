@@ -189,6 +189,12 @@ def test_a_step_has_images_random_fakes_and_wrong_positions(seen):
     assert wrong.std() == pytest.approx(3**-0.5, rel=0.01)  # uniform in [-1, 1]
 
 
+def test_networks_are_as_wide_and_deep_as_asked():
+    (network,) = small((2,), width=6, n_blocks=2, dropout=0.3, epochs=1).fit(NORMAL).detectors_
+    expected = {"level": 2, "n_channels": 1, "width": 6, "n_blocks": 2, "dropout": 0.3}
+    assert network.arguments == expected
+
+
 def test_noise_is_added_to_images_and_fakes(seen):
     flat = np.full((8, 16, 16), 128, np.uint8)
     small((4,), fakes=PatchResampler(), input_noise=0.1, epochs=10).fit(flat)
@@ -368,6 +374,15 @@ def test_distance_maps_are_distances_of_smoothed_levels_and_not_blurred_again():
     mean, whitener = map(np.asarray, detector.levels_of_pixels_)
     expected = np.linalg.norm((np.stack(smooth, -1) - mean) @ whitener, axis=-1)
     np.testing.assert_allclose(detector.anomaly_map(scratched(2, 16)), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("combine", ["mean", "distance"])
+def test_maps_are_zero_outside_the_center_crop(combine):
+    detector = small(combine=combine, center_crop=(12, 10), smoothing=0).fit(stripes(20, 16))
+    heat = detector.anomaly_map(scratched(2, 16, center=(8, 8)))
+    inside = np.zeros((16, 16), dtype=bool)
+    inside[2:14, 3:13] = True
+    np.testing.assert_array_equal(heat != 0, np.broadcast_to(inside, heat.shape))
 
 
 def test_smoothing_waits_for_the_next_fit_only_with_distances(distant):
