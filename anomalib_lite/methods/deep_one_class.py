@@ -51,7 +51,7 @@ class DeepOneClass(BaseDetector):
     weights : {"pretrained", "random"} or path, default="pretrained"
         Where the network's weights come from.
     pooling : {"mean", "max"}, default="mean"
-        How each layer's map becomes one vector.
+        How each feature map becomes one vector; the vectors of all layers are concatenated.
     normalize : bool, default=False
         Scale every vector to length 1, as the two-stage papers do before a kernel.
     n_patches : int, default=2000
@@ -80,8 +80,8 @@ class DeepOneClass(BaseDetector):
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random: patches, folds, random weights, and a classifier that has no seed
-        of its own.
+        Seed of everything random. It draws patches, folds and random weights, and seeds a
+        classifier without a seed of its own.
     verbose : bool, default=False
         Show progress bars.
 
