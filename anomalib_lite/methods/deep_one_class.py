@@ -80,8 +80,8 @@ class DeepOneClass(BaseDetector):
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random: patches, folds, random weights, and a classifier that has no seed
-        of its own.
+        Seed of everything random. It draws patches, folds and random weights, and seeds a
+        classifier without a seed of its own.
     verbose : bool, default=False
         Show progress bars.
 

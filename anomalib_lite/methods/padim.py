@@ -74,7 +74,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random: the channels, random weights.
+        Seed of everything random. It draws the channels and random weights.
     verbose : bool, default=False
         Show progress bars.
 

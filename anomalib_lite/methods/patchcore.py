@@ -99,7 +99,8 @@ class PatchCore(PartialFitMixin, BaseDetector):
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. Everything after
         the network is float32 or better.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random: the coreset's first pick, its projection, random weights.
+        Seed of everything random. It draws the coreset's first pick and projection, and random
+        weights.
     verbose : bool, default=False
         Show progress bars.
 

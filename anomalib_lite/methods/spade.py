@@ -65,7 +65,7 @@ class SPADE(BaseDetector):
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random: random weights.
+        Seed of everything random. It draws random weights.
     verbose : bool, default=False
         Show progress bars.
 

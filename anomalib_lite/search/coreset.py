@@ -319,7 +319,7 @@ class GreedyCoreset(BaseEstimator):
     projection : "auto", int or None, default="auto"
         Random projection in which the coreset is selected; see :func:`select_coreset`.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random: the first pick and the projection.
+        Seed of everything random. It draws the first pick and the projection.
     verbose : bool, default=False
         Show progress bars.
 

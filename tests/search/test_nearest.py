@@ -163,20 +163,32 @@ def test_results_do_not_depend_on_code_length_or_memory(monkeypatch, n_component
     assert_plain(nearest.query(rows), rows, stored)
 
 
-@pytest.mark.parametrize("n_pairs", [2**10, 2**18])
-def test_one_long_row_does_not_make_the_others_expensive(monkeypatch, n_pairs):
-    monkeypatch.setattr(nearest_module, "_PAIRS", n_pairs)
+@pytest.fixture
+def measured(monkeypatch):
+    """The pairs (row, stored row) that searches measure, as they go on."""
+    pairs = []
+    measure = NearestRows._measure
+
+    def recorded(self, rows, nearest, index, row, stored):
+        pairs.extend(zip(row.tolist(), stored.tolist(), strict=True))
+        measure(self, rows, nearest, index, row, stored)
+
+    monkeypatch.setattr(NearestRows, "_measure", recorded)
+    return pairs
+
+
+def test_one_long_row_does_not_make_the_others_expensive(measured):
     stored, rows = gaussian_rows(3000, 40), gaussian_rows(60, 40, seed=1)
     stored[7] *= 300
-    measured = []
-    measure = NearestRows._measure
-    monkeypatch.setattr(
-        NearestRows,
-        "_measure",
-        lambda self, *args: (measured.append(len(args[3])), measure(self, *args)),
-    )
     assert_plain(NearestRows.from_rows(stored).query(rows), rows, stored)
-    assert 0 < sum(measured) < 0.1 * len(rows) * len(stored)
+    assert 0 < len(measured) < 0.1 * len(rows) * len(stored)
+
+
+def test_no_pair_is_measured_twice(monkeypatch, measured):
+    monkeypatch.setattr(nearest_module, "_PAIRS", 64)
+    stored, rows = lattice_rows(9000, 4), lattice_rows(20, 4, seed=1)
+    assert_plain(NearestRows.from_rows(stored).query(rows), rows, stored)
+    assert len(measured) == len(set(measured)) > 64
 
 
 # -- the farthest, and the k nearest --------------------------------------------------------------
