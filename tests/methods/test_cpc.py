@@ -38,8 +38,9 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def frozen():
-    """Over a frozen pretrained backbone."""
-    return make(backbone="efficientnet_lite0", embedding_dim=8, normalize=True).fit(NORMAL)
+    """Over a frozen pretrained backbone, which is shared in any case."""
+    how = {"embedding_dim": 8, "normalize": True, "share_encoder": False}
+    return make(backbone="efficientnet_lite0", **how).fit(NORMAL)
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +408,7 @@ def pixels_of(halves):
 
 def test_a_backbone_stays_as_it_is_and_its_features_are_whitened(frozen):
     (backbone,) = frozen.encoders_
+    assert backbone.input.image_size == (16, 16)
     assert backbone.weights_sha256 == Backbone("efficientnet_lite0", image_size=16).weights_sha256
     trained = NORMAL[np.isnan(frozen.calibration_scores_)]
     patches = encoder_input(frozen, trained).unfold(2, 16, 16).unfold(3, 16, 16)
@@ -415,6 +417,29 @@ def test_a_backbone_stays_as_it_is_and_its_features_are_whitened(frozen):
     rows = frozen.whitening_.encode(features).double()
     torch.testing.assert_close(rows.mean(0), torch.zeros(8).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(rows.T.cov(correction=1), torch.eye(8).double(), atol=1e-2, rtol=0)
+
+
+def test_random_weights_of_a_backbone_follow_the_random_state():
+    how = {"backbone": "convnet", "weights": "random", "layers": "last", "epochs": 0}
+    hashes = [
+        make(**how, random_state=seed).fit(NORMAL).encoders_[0].weights_sha256 for seed in (0, 0, 1)
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+class Relative(nn.Module):
+    """Differences from the first pixel over the largest of them: NaN in constant patches."""
+
+    def forward(self, patches):
+        apart = patches - patches[..., :1, :1]
+        return apart / apart.abs().amax((1, 2, 3), keepdim=True)
+
+
+def test_an_image_whose_features_are_nan_is_refused_by_name():
+    images = NORMAL.copy()
+    images[3] = 100
+    with pytest.raises(ValueError, match=r"image 3: the backbone gives NaN"):
+        make(backbone=Relative()).fit(images)
 
 
 @pytest.mark.slow
@@ -436,6 +461,12 @@ def test_the_threshold_is_a_quantile_of_images_kept_out_of_training():
     scores = detector.score_samples(NORMAL)
     np.testing.assert_array_equal(detector.calibration_scores_[kept_out], scores[kept_out])
     assert detector.offset_ == np.quantile(scores[kept_out], 0.2)
+
+
+def test_one_image_at_least_is_kept_out_of_training():
+    detector = make(calibration_fraction=0.0, directions=1, epochs=0).fit(NORMAL)
+    assert np.isfinite(detector.calibration_scores_).sum() == 1
+    assert np.isfinite(detector.offset_)
 
 
 def test_stored_negatives_are_patches_of_training_images():
