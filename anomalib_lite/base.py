@@ -278,7 +278,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
     def __init__(
         self,
         *,
-        image_size: Size = 224,
+        image_size: Size | None = 224,
         smoothing: float = 4.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
@@ -315,9 +315,10 @@ class BaseDetector(OutlierMixin, ImageEstimator):
 
         Returns
         -------
-        anomaly_scores : array or tensor of shape (n_images_,)
-            Of each normal image *out of sample*, that is by a model that has not learned from it:
-            the threshold is read from these. NaN for images without such a score.
+        anomaly_scores : array or tensor of shape (n_images,)
+            Of every normal image learned from so far, ``self.n_images_`` in all, *out of sample*:
+            by a model that has not learned from it. The threshold is read from these. NaN for
+            images without such a score.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement _learn.")
 

@@ -155,7 +155,7 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         Images, or rows, seen by ``fit``.
     n_features_in_ : int
         Columns of the table.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features_in,)
         Names of the table's columns, if it had any.
     device_ : torch.device
         Where tensors live.
