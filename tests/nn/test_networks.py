@@ -142,7 +142,7 @@ def test_missing_strides_are_refused_with_the_choices():
 
 
 def test_pretrained_weights_are_refused():
-    with pytest.raises(ValueError, match=r"weights: nobody has trained 'convnet'.*'random'"):
+    with pytest.raises(ValueError, match=r"weights: 'convnet' has no pretrained weights.*'random'"):
         Backbone("convnet", layers="last", image_size=SIZE)
 
 
