@@ -12,6 +12,7 @@ from anomalib_lite.fakes import (
     Imitator,
     Resampled,
     make_fakes,
+    patchgan,
     resampled,
     shuffled_pixels,
     uniform_noise,
@@ -243,6 +244,15 @@ def test_each_network_has_its_optimizer():
         assert [*map(id, objective.parameters)] == [*map(id, network.parameters())]
 
 
+def test_the_gan_is_trained_by_adam_with_the_usual_betas_of_gans(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(patchgan, "train", lambda *_, **settings: asked.update(settings) or [])
+    EntropyPatchGAN(2, **GAN).fit(pictures())
+    optimizer = asked["optimizer"]([torch.nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.0)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.defaults["betas"] == (0.5, 0.999)
+
+
 def test_a_round_has_the_images_asked_for_and_fakes_of_its_noise():
     images = torch.rand(12, 1, 8, 8, generator=seed(5))
     one = game(images=images).eval()
@@ -254,7 +264,9 @@ def test_a_round_has_the_images_asked_for_and_fakes_of_its_noise():
 
 def test_fakes_start_from_the_median_of_the_images():
     for value in (0.2, 0.7):
-        one = game(images=torch.full((12, 1, 8, 8), value)).eval()
+        images = torch.full((12, 1, 8, 8), value)
+        images[:4] = 1 - value  # moves the mean, not the median
+        one = game(images=images).eval()
         fakes = one.deal(torch.arange(12), seed()).fakes.detach()
         assert float(fakes.median()) == pytest.approx(value, abs=0.1)
 
@@ -372,7 +384,16 @@ def test_parameters_set_after_fit_do_not_alter_samples():
     np.testing.assert_array_equal(fitted.sample(3, 0), expected)
 
 
+def test_crops_are_learned_from_each_image():
+    fitted = PatchResampler(2, image_size=8, crop_size=5, crops_per_image=3, random_state=0)
+    images = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
+    crops = fitted.fit(images).source_.images
+    assert crops.shape == (36, 1, 5, 5)
+    assert (255 * crops[:, 0, 0, 0]).round().tolist() == np.repeat(range(12), 3).tolist()
+
+
 def test_settings_reach_the_training(gan):
+    assert not any(weight.requires_grad for weight in gan.source_.parameters())
     again = EntropyPatchGAN(2, **GAN).fit(pictures())
     np.testing.assert_array_equal(again.sample(2, 0), gan.sample(2, 0))
     changes = (
@@ -406,6 +427,7 @@ def test_settings_reach_the_training(gan):
         ("gan", {"schedule": "linear"}, "schedule"),
         ("gan", {"crop_size": 9}, r"crop_size: 9 px do not fit"),
         ("resampler", {"level": 0}, "level"),
+        ("resampler", {"level": 6, "crop_size": 5}, "level: windows of 6 px do not fit into 5 px"),
         ("resampler", {"tolerance": -1}, "tolerance"),
         ("resampler", {"crops_per_image": 0}, "crops_per_image"),
     ],
