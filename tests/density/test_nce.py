@@ -223,6 +223,16 @@ def test_lowered_errors_are_not_anomalous():
     assert (taught(low) - taught(usual)).mean() > (plain(low) - plain(usual)).mean() + 1
 
 
+def test_noise_ratio_is_the_number_of_samples_for_each_row():
+    density = NCEDensity(epochs=0, noise_ratio=3).fit(errors_and_codes(20))
+    noise, drawn = WideningNoise(4, 0.0).double(), []
+    sample = noise.sample
+    noise.sample = lambda n, generator: drawn.append(n) or sample(n, generator)
+    contrast = Contrast(density, noise, torch.from_numpy(errors_and_codes(20)))
+    contrast.network_loss(torch.arange(7), torch.Generator().manual_seed(0))
+    assert drawn == [21]
+
+
 # -- parameters -----------------------------------------------------------------------------------
 
 
