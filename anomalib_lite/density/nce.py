@@ -117,8 +117,8 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
     modes_ : torch.Tensor of shape (n_lowered,)
         Errors below these count as low.
     history_ : list of dict
-        Losses by epoch; see :func:`~anomalib_lite.nn.train`. ``"held_out"`` is the negative
-        log-density of the rows not trained on, in nats.
+        Losses by epoch; see :func:`~anomalib_lite.nn.train`. ``"held_out"`` is the mean negative
+        log-density, in nats, of the whitened rows not trained on.
     n_features_in_ : int
         Number of columns.
 
@@ -361,7 +361,7 @@ class Contrast:
         return -nce_loss(log_density - log_noise, drawn, self.density.noise_ratio)
 
     def negative_log_density(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """In nats, normalized by the model's total mass, which noise samples estimate."""
+        """Of whitened rows, in nats; normalized by the total mass that noise samples estimate."""
         data, _, log_noise = self._logits(index, generator)
         drawn = self.noise.sample(_N_WATCHED, generator)
         log_mass = self.density.network_(drawn).logsumexp(0) - math.log(_N_WATCHED)

@@ -10,7 +10,13 @@ from worlds import Mixture
 
 from anomalib_lite import NCEDensity, load
 from anomalib_lite.density import nce
-from anomalib_lite.density.nce import Contrast, WideningNoise, log_normal_mode, truncated_normal
+from anomalib_lite.density.nce import (
+    Contrast,
+    WideningNoise,
+    log_normal_mode,
+    lower_errors,
+    truncated_normal,
+)
 
 WORLD = Mixture([(0.5, (-2, 0), [[1, 0.3], [0.3, 1]]), (0.5, (2, 1), [[0.6, -0.2], [-0.2, 0.8]])])
 
@@ -67,6 +73,13 @@ def test_log_density_falls_with_the_squared_distance_far_from_the_data():
     far = np.eye(3)[:1] * np.array([[50], [100], [200]])
     scores = density.score_samples(far)
     np.testing.assert_allclose(scores[1:] / scores[:-1], 4, rtol=0.1)
+
+
+def test_held_out_loss_is_the_negative_log_density_of_whitened_rows():
+    rows = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 10, 100, 0.1]
+    how = {"epochs": 1, "learning_rate": 1e-12, "refine_noise": False, "validation_fraction": 0.5}
+    (entry,) = NCEDensity(random_state=0, **how).fit(rows).history_
+    assert entry["held_out"] == pytest.approx(4 * stats.norm().entropy(), abs=0.1)
 
 
 def test_gaussian_is_kept_where_training_makes_held_out_rows_less_likely():
@@ -190,6 +203,16 @@ def test_density_of_lowered_errors_is_at_least_the_noises(column):
         assert stats.kstest(drawn[::2, column].numpy(), truth.cdf).pvalue > 0.001
 
 
+def test_errors_are_lowered_in_a_copy():
+    rows, generator = torch.full((5, 3), 9.0), torch.Generator().manual_seed(0)
+    mean, std, modes = torch.ones(3, 2)
+    lowered = lower_errors(rows, mean, std, modes, generator)
+    assert (rows == 9).all()
+    assert (lowered[::2, 1:] < 1).all()
+    lowered[::2, 1:] = 9
+    assert (lowered == 9).all()
+
+
 def test_lowered_errors_are_not_anomalous():
     rows, usual = errors_and_codes(500), errors_and_codes(200, seed=1)
     low = usual * [1, 1, 0.05, 0.05]
@@ -198,6 +221,16 @@ def test_lowered_errors_are_not_anomalous():
         NCEDensity(n_lowered=n, random_state=0, **brief).fit(rows).score_samples for n in (0, 2)
     )
     assert (taught(low) - taught(usual)).mean() > (plain(low) - plain(usual)).mean() + 1
+
+
+def test_noise_ratio_is_the_number_of_samples_for_each_row():
+    density = NCEDensity(epochs=0, noise_ratio=3).fit(errors_and_codes(20))
+    noise, drawn = WideningNoise(4, 0.0).double(), []
+    sample = noise.sample
+    noise.sample = lambda n, generator: drawn.append(n) or sample(n, generator)
+    contrast = Contrast(density, noise, torch.from_numpy(errors_and_codes(20)))
+    contrast.network_loss(torch.arange(7), torch.Generator().manual_seed(0))
+    assert drawn == [21]
 
 
 # -- parameters -----------------------------------------------------------------------------------
