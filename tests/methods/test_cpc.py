@@ -16,7 +16,9 @@ from anomalib_lite import CPC
 from anomalib_lite.backbones import Backbone
 from anomalib_lite.data import ImageStream
 from anomalib_lite.methods.cpc import DIRECTIONS, CPCScoring, TileLayout, prediction
+from anomalib_lite.methods.cpc.encoders import make_encoder
 from anomalib_lite.metrics import image_auroc
+from anomalib_lite.nn import DenseEncoder, ResidualEncoder
 
 NORMAL = tiles(12)
 TEST = np.concatenate([tiles(3, swapped=2, seed=1), tiles(3, seed=2)])
@@ -180,6 +182,17 @@ def test_scores_do_not_depend_on_the_other_images_of_the_call(fitted):
     np.testing.assert_array_equal(fitted.score_samples(TEST[::-1]), alone[::-1])
 
 
+def test_maps_spread_values_around_the_centers_of_patches(fitted):
+    _, grid = inferred(fitted, TEST[0])
+    centers = np.array([8, 24, 40, 56])
+    for row, column in ((0, 0), (15, 30), (63, 41)):
+        squares = np.add.outer((row + 0.5 - centers) ** 2, (column + 0.5 - centers) ** 2)
+        weights = np.exp(-squares / (2 * fitted.smoothing**2))
+        expected = (weights * grid.numpy()).sum() / weights.sum()
+        (found,) = fitted.anomaly_map(TEST[:1])
+        assert found[row, column] == pytest.approx(expected, rel=1e-4)
+
+
 def test_later_changes_of_parameters_do_not_alter_scores(fitted):
     detector = make(n_scoring_negatives=20).fit(NORMAL)
     with pytest.warns(UserWarning, match="changed after fit"):
@@ -318,6 +331,33 @@ def test_the_training_loss_of_two_patches_is_known(direction, n_negatives, optio
         seed(),
     )
     assert float(loss) == pytest.approx(expected)
+
+
+def test_predictions_that_tell_nothing_cost_the_log_of_the_number_of_vectors():
+    how = {"normalize": True, "temperature": 1e4, "directions": 1, "epochs": 1}
+    detector = make(n_negatives=7, n_scoring_negatives=20, **how).fit(NORMAL)
+    assert detector.history_[0][0]["loss"] == pytest.approx(math.log(1 + 7), abs=1e-3)
+    assert detector.anomaly_score(TEST) == pytest.approx(math.log(1 + 20), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch_size", "kind", "n_blocks", "pools"),
+    [
+        ("resnet18", 31, ResidualEncoder, 6, False),
+        ("resnet18", 32, ResidualEncoder, 6, True),
+        ("resnet50", 64, ResidualEncoder, 13, True),
+        ("densenet", 16, DenseEncoder, 6, False),
+    ],
+)
+def test_encoders_are_those_of_their_names(name, patch_size, kind, n_blocks, pools):
+    encoder = make_encoder(name, 1, 24, 4, patch_size)
+    assert type(encoder) is kind
+    assert (encoder.arguments["n_channels"], encoder.arguments["width"]) == (1, 4)
+    layers = [type(layer).__name__ for layer in encoder.maps]
+    assert sum(name.startswith("_") for name in layers) == n_blocks
+    assert ("MaxPool2d" in layers) == pools
+    assert encoder.arguments.get("bottleneck", False) == (name == "resnet50")
+    assert encoder(torch.zeros(2, 1, patch_size, patch_size)).shape == (2, 24)
 
 
 @pytest.mark.parametrize("share_encoder", [False, True])
