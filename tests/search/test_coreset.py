@@ -7,6 +7,7 @@ from sklearn.base import clone
 from anomalib_lite.runtime import make_generator
 from anomalib_lite.search import (
     GreedyCoreset,
+    NearestRows,
     coreset_size,
     greedy_coreset,
     merge_coresets,
@@ -61,13 +62,33 @@ def test_picks_are_those_of_the_plain_loop_at_20_000_rows():
 
 
 @pytest.mark.parametrize(("candidates", "block"), [(1, 1), (7, 3), (64, 512), (10**6, 512)])
-@pytest.mark.parametrize("kind", ["gaussian", "lattice of tenths"])
-def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block, kind):
+@pytest.mark.parametrize(
+    ("kind", "n_keep"), [("gaussian", 80), ("lattice of tenths", 80), ("one column", 250)]
+)
+def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block, kind, n_keep):
     rows = rows_of(kind, 500)
-    expected, _ = slow_greedy_coreset(rows, 80)
+    expected, _ = slow_greedy_coreset(rows, n_keep)
     monkeypatch.setattr(coreset_module, "_CANDIDATES", candidates)
     monkeypatch.setattr(coreset_module, "_BLOCK", block)
-    np.testing.assert_array_equal(greedy_coreset(rows, 80)[0], expected)
+    np.testing.assert_array_equal(greedy_coreset(rows, n_keep)[0], expected)
+
+
+def test_no_row_is_compared_with_a_pick_twice(monkeypatch):
+    compared = {}  # by row, the picks it has met
+    tighten = NearestRows.tighten
+
+    def recorded(self, rows, codes, nearest, *, ranges):
+        ((first, end),) = ranges
+        for row in rows.tolist():
+            assert first >= compared.get(tuple(row), 0)
+            compared[tuple(row)] = end
+        tighten(self, rows, codes, nearest, ranges=ranges)
+
+    monkeypatch.setattr(coreset_module, "_CANDIDATES", 64)
+    monkeypatch.setattr(coreset_module, "_BLOCK", 1)  # rows of a block share the oldest state
+    monkeypatch.setattr(NearestRows, "tighten", recorded)
+    greedy_coreset(rows_of("gaussian", 500), 80)
+    assert len(compared) > 250
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "few distinct"])

@@ -260,6 +260,7 @@ def test_code_distances_never_exceed_row_distances(n_components, shift):
     below = squared_distance(code[:, None], code[None])
     true = squared_distance(rows[:, None], rows[None])
     lengths = code.square().sum(1)
+    np.testing.assert_allclose(lengths, squared_distance(rows, rows.mean(0)), rtol=1e-4)
     slack = codes.slack * (lengths[:, None] + lengths[None])
     assert (below <= true + slack).all()
     assert (below > 0.2 * true).float().mean() > 0.5, "a bound this loose would be of no use"
