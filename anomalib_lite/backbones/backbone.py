@@ -281,7 +281,6 @@ class Backbone:
 
     def _restore(self, state):
         """Freeze with stored weights, whose BatchNorms were folded before they were stored."""
-        self._is_pretrained = False
         self.weights_sha256, self._folds = state["weights_sha256"], state["folds"]
         self.module.requires_grad_(False)
         self._reader = folded(self._reader, self._folds)
