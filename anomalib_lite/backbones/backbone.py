@@ -153,12 +153,7 @@ class Backbone:
 
     @classmethod
     def for_estimator(
-        cls,
-        estimator: Any,
-        generator: torch.Generator,
-        *,
-        name: str = "backbone",
-        frozen: bool = True,
+        cls, estimator: Any, generator: torch.Generator, *, frozen: bool = True
     ) -> "Backbone":
         """The network that an estimator's parameters ask for, on its ``device_``.
 
@@ -172,7 +167,7 @@ class Backbone:
         frozen : bool, default=True
         """
         return cls(
-            getattr(estimator, name),
+            estimator.backbone,
             layers=estimator.layers,
             weights=estimator.weights,
             image_size=estimator.image_size,
