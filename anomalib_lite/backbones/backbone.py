@@ -153,12 +153,7 @@ class Backbone:
 
     @classmethod
     def for_estimator(
-        cls,
-        estimator: Any,
-        generator: torch.Generator,
-        *,
-        name: str = "backbone",
-        frozen: bool = True,
+        cls, estimator: Any, generator: torch.Generator, *, frozen: bool = True
     ) -> "Backbone":
         """The network that an estimator's parameters ask for, on its ``device_``.
 
@@ -172,7 +167,7 @@ class Backbone:
         frozen : bool, default=True
         """
         return cls(
-            getattr(estimator, name),
+            estimator.backbone,
             layers=estimator.layers,
             weights=estimator.weights,
             image_size=estimator.image_size,
@@ -281,7 +276,6 @@ class Backbone:
 
     def _restore(self, state):
         """Freeze with stored weights, whose BatchNorms were folded before they were stored."""
-        self._is_pretrained = False
         self.weights_sha256, self._folds = state["weights_sha256"], state["folds"]
         self.module.requires_grad_(False)
         self._reader = folded(self._reader, self._folds)

@@ -93,6 +93,12 @@ def test_later_stages_are_not_even_kept():
     assert n_kept < 0.3 * n_whole
 
 
+def test_weights_are_stored_channels_last():
+    for module in bundled().module.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_features_carry_no_gradients():
     assert not any(grid.requires_grad for grid in bundled()(batch(64).requires_grad_()))
     assert not any(p.requires_grad for p in bundled().module.parameters())

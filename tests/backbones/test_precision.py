@@ -17,6 +17,7 @@ from worlds import scratched, stripes
 
 from anomalib_lite import DeepFeatures, PatchCore, load
 from anomalib_lite.backbones import Backbone
+from anomalib_lite.backbones import backbone as backbone_module
 from anomalib_lite.backbones.engines import resolve_dtype, restored_dtype
 
 HALVES = {"float16": 5e-3, "bfloat16": 4e-2}  # tolerated error of features
@@ -108,6 +109,15 @@ def test_what_cuda_fitted_in_float16_runs_in_float32_on_a_cpu():
     assert here.dtype == torch.float32
     assert here.to_state()["dtype"] == "auto"
     assert_same_bits(here(batch(64)), bundled(image_size=64)(batch(64)))
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_state_restored_in_another_precision_keeps_the_request(monkeypatch, embed):
+    state = bundled(image_size=64).to_state(embed=embed)
+    monkeypatch.setattr(backbone_module, "restored_dtype", lambda *_: "bfloat16")  # as on CUDA
+    again = Backbone.from_state(state)
+    assert again.dtype == torch.bfloat16
+    assert again.to_state()["dtype"] == "auto"
 
 
 def test_a_network_in_float16_on_a_fake_cuda_takes_and_gives_float32():

@@ -224,9 +224,16 @@ class Tokens(nn.Module):
         return torch.cat([tokens[:, : self.n_extra], tokens], dim=1)
 
 
-def test_tokens_that_do_not_form_a_grid_are_refused():
-    with pytest.raises(ValueError, match=r"token grids .* got \(1, 65, 3\)"):
-        Backbone(Tokens(n_extra=1), image_size=64)
+@pytest.mark.parametrize(
+    ("image_size", "n_extra", "n_tokens"),
+    [
+        pytest.param((64, 64), 1, 65, id="no grid"),
+        pytest.param((16, 64), 2, 18, id="a grid of other proportions"),  # 2 x 9
+    ],
+)
+def test_tokens_that_do_not_form_a_grid_are_refused(image_size, n_extra, n_tokens):
+    with pytest.raises(ValueError, match=rf"token grids .* got \(1, {n_tokens}, 3\)"):
+        Backbone(Tokens(n_extra), image_size=image_size)
 
 
 def test_tokens_form_a_grid_of_the_images_proportions():
