@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from .annotations import Device, Images, RandomState, Size
-from .backbones.patches import MapRenderer
+from .backbones.maps import MapRenderer
 from .data.images import CheckedImage, ImageStream
 from .data.inputs import NetworkInput, ValueRange
 from .io.persistence import SaveMixin

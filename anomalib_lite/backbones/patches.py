@@ -190,12 +190,3 @@ class RowStore:
     def rows(self) -> torch.Tensor:
         """The rows, of shape (n_images * P, D)."""
         return self.by_image.flatten(0, 1)
-
-
-def __getattr__(name):
-    # until base.py and mlsad.py import it from anomalib_lite.backbones
-    if name == "MapRenderer":
-        from .maps import MapRenderer
-
-        return MapRenderer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
 from ..annotations import Device, Images, RandomState, Size
-from ..backbones.patches import MapRenderer
+from ..backbones.maps import MapRenderer
 from ..base import BaseDetector
 from ..data.augment import is_gray, random_windows
 from ..data.inputs import NetworkInput
