@@ -39,7 +39,10 @@ MUTATIONS = [
         "data/images.py", "    image = ImageOps.exif_transpose(image)\n", "", "data/test_images.py"
     ),
     Mutation(
-        "data/images.py", 'not path.name.startswith("._")', "path.name", "data/test_hostile_input.py"
+        "data/images.py",
+        'not path.name.startswith("._")',
+        "path.name",
+        "data/test_hostile_input.py",
     ),
     Mutation("data/images.py", "pixels = pixels[:3]", "pixels = pixels[1:]", "data/test_images.py"),
     Mutation("data/images.py", "if count == 0:", "if count < 0:", "data/test_images.py"),
