@@ -9,6 +9,7 @@ from anomalib_lite.backbones import MapRenderer
 
 NORMAL = stripes(12)
 ODD = scratched(2)
+IMAGE_BYTES = 16 * 16 * 20 * 4
 
 
 def small(**params):
@@ -64,6 +65,20 @@ def test_more_images_than_a_block_are_one_fit():
     whole, streamed = small().fit(images), small().fit(images[:32]).partial_fit(images[32:])
     np.testing.assert_allclose(streamed.anomaly_map(ODD), whole.anomaly_map(ODD), rtol=1e-5)
     assert whole.statistics_.count == 40
+    part = small(memory_budget=34 * IMAGE_BYTES).fit(images)
+    known = ~np.isnan(part.calibration_scores_)
+    np.testing.assert_array_equal(known, np.arange(40) < 34)
+
+
+def test_failed_partial_fit_changes_nothing(tmp_path):
+    detector = small().fit(NORMAL)
+    detector.save(tmp_path / "before.alite")
+    bad = [*stripes(33), np.zeros((64, 64), np.int64)]  # fails after a block has been learned
+    with pytest.raises(ValueError, match="image 33"):
+        detector.partial_fit(bad)
+    detector.save(tmp_path / "after.alite")
+    before, after = ((tmp_path / f"{name}.alite").read_bytes() for name in ("before", "after"))
+    assert before == after
 
 
 def test_calibration_scores_leave_each_image_out(fitted, features):
@@ -100,16 +115,16 @@ def test_position_matters(fitted):
 
 
 def test_a_small_budget_calibrates_with_the_first_images(fitted):
-    image_bytes = 16 * 16 * 20 * 4
-    part = small(memory_budget=5 * image_bytes).fit(NORMAL)
+    part = small(memory_budget=5 * IMAGE_BYTES).fit(NORMAL)
     np.testing.assert_array_equal(part.calibration_scores_[:5], fitted.calibration_scores_[:5])
     assert np.isnan(part.calibration_scores_[5:]).all()
     assert part.offset_ == np.nanquantile(part.calibration_scores_, 0.01)
     np.testing.assert_array_equal(part.score_samples(ODD), fitted.score_samples(ODD))
 
-    part.partial_fit(stripes(6, seed=3))
-    whole = small().fit(NORMAL).partial_fit(stripes(6, seed=3))
-    known = np.r_[0:5, 12:17]  # of each call's images the first five
+    whole = small().fit(NORMAL)
+    for detector in (part, whole):
+        detector.partial_fit(stripes(6, seed=3)).partial_fit(stripes(6, seed=4))
+    known = np.r_[0:5, 12:17, 18:23]  # of each call's images the first five
     np.testing.assert_array_equal(np.flatnonzero(~np.isnan(part.calibration_scores_)), known)
     np.testing.assert_array_equal(part.calibration_scores_[known], whole.calibration_scores_[known])
 

@@ -80,6 +80,17 @@ def test_calibration_scores_leave_each_image_out(fitted):
     assert (in_sample > fitted.calibration_scores_).all(), "in-sample scores look too normal"
 
 
+def test_calibration_leaves_images_out_of_a_reduced_bank():
+    detector = small(n_reweight=None).fit(NORMAL[:3]).partial_fit(NORMAL[3:])
+    bank, rows = detector.memory_bank_.rows, patch_rows(NORMAL)
+    is_own = (rows[:, :, None] == bank).all(3).any(1)  # (n_images, n_bank)
+    for image_rows, own, score in zip(rows, is_own, detector.calibration_scores_, strict=True):
+        distance, _ = slow_nearest(image_rows, bank[~own])
+        # only a few patches of each image are kept: one of these need not be the farthest now
+        assert np.isclose(distance, -score, rtol=1e-6).any()
+        assert -score <= distance.max() * (1 + 1e-6)
+
+
 def test_distant_patches_do_not_overflow():
     class Far(nn.Module):
         def forward(self, x):

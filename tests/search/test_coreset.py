@@ -67,10 +67,12 @@ def test_picks_are_those_of_the_plain_loop_at_20_000_rows():
 )
 def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block, kind, n_keep):
     rows = rows_of(kind, 500)
-    expected, _ = slow_greedy_coreset(rows, n_keep)
+    expected, expected_radius = slow_greedy_coreset(rows, n_keep)
     monkeypatch.setattr(coreset_module, "_CANDIDATES", candidates)
     monkeypatch.setattr(coreset_module, "_BLOCK", block)
-    np.testing.assert_array_equal(greedy_coreset(rows, n_keep)[0], expected)
+    indices, radius = greedy_coreset(rows, n_keep)
+    np.testing.assert_array_equal(indices, expected)
+    assert radius == pytest.approx(expected_radius, rel=1e-12)
 
 
 def test_no_row_is_compared_with_a_pick_twice(monkeypatch):
