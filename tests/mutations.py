@@ -243,12 +243,7 @@ MUTATIONS = [
         "index[row[won]] = stored[won]",
         "search",
     ),
-    Mutation(
-        "search/coreset.py",
-        "(gap > limit_gap) | ((gap == limit_gap) & (group < limit_row))",
-        "gap >= limit_gap",
-        "search",
-    ),
+    Mutation("search/coreset.py", "level[:n_level]])", "level[-n_level:]])", "search"),
     Mutation(
         "search/coreset.py",
         "self.seen[block] = self.n_picks",

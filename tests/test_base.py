@@ -61,6 +61,14 @@ def test_scores_threshold_and_maps_follow_from_the_hooks():
     np.testing.assert_allclose(seen.maps, flat(0, 0.4), atol=1e-6)
 
 
+def test_a_score_at_the_threshold_is_normal():
+    detector = Brightness().fit(flat(0.2, 0.4, 0.6))
+    image = flat(0.9)
+    detector.offset_ = float(detector.score_samples(image)[0])
+    assert detector.decision_function(image)[0] == 0
+    assert detector.predict(image).tolist() == [1]
+
+
 def test_maps_of_mixed_sizes_are_a_list_and_agreeing_ones_an_array():
     detector = Brightness().fit(flat(0.2, 0.4))
     same, other = flat(0.1, 0.2), flat(0.3, size=(9, 12))
