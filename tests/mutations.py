@@ -243,7 +243,6 @@ MUTATIONS = [
         "index[row[won]] = stored[won]",
         "search",
     ),
-    Mutation("search/coreset.py", "level[:n_level]])", "level[-n_level:]])", "search"),
     Mutation(
         "search/coreset.py",
         "self.seen[block] = self.n_picks",
