@@ -1,4 +1,4 @@
-"""Images in: reading, checking and resizing them; data sets; views for training."""
+"""Images: reading, checking, resizing and augmenting them; data sets."""
 
 from .augment import (
     cut_paste,

@@ -1,4 +1,4 @@
-"""From scores to decisions: guarantees, and a search for blind spots."""
+"""Decisions from scores: guaranteed false-alarm rates, and a search for blind spots."""
 
 from .conformal import ConformalDetector
 from .probing import Probe, probe, pull_away_term
