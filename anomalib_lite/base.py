@@ -1,44 +1,99 @@
 """Base classes for image estimators and anomaly detectors."""
 
 import copy
-import warnings
-from collections.abc import Iterable, Iterator
-from typing import ClassVar, NamedTuple
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy import stats
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from .annotations import Device, Images, RandomState, Size
 from .backbones.maps import MapRenderer
-from .data.images import CheckedImage, ImageStream
-from .data.inputs import NetworkInput, ValueRange
+from .data.images import CheckedImage, ImageStream, SkippedImage
+from .data.inputs import NetworkInput, ScaleCheck, ValueRange
 from .io.persistence import SaveMixin
-from .runtime import all_or_nothing, make_generator, progress, resolve_device
-from .validation import check_count, check_finite, check_fraction, check_number
+from .runtime import aside, make_generator, progress, resolve_device, twin_of, warn_user
+from .validation import (
+    as_pair,
+    check_choice,
+    check_count,
+    check_finite,
+    check_fraction,
+    check_number,
+)
+
+_N_EXAMPLES = 8  # normal images whose maps tell what a normal map looks like
 
 
 class Inspection(NamedTuple):
-    """Scores, labels, maps and paths of a set of images.
+    """Scores, labels, maps and paths of a set of images: one entry an image, in order.
 
     Attributes
     ----------
     scores : ndarray of shape (n_images,)
-        As ``score_samples``: lower = more anomalous.
+        As ``score_samples``: lower = more anomalous; NaN for a skipped image.
     labels : ndarray of shape (n_images,)
-        As ``predict``: +1 normal, -1 anomalous.
-    maps : ndarray of shape (n_images, H, W), or list of ndarray of shape (H, W)
-        As ``anomaly_map``: higher = more anomalous. A list where sizes differ.
+        As ``predict``: +1 normal, -1 anomalous; 0 for a skipped image, or without a threshold.
+    maps : ndarray of shape (n_images, H, W), list of (ndarray of shape (H, W) or None), or None
+        As ``anomaly_map``: higher = more anomalous. A list where sizes differ or images were
+        skipped; None with ``maps=False``.
     paths : list of (str or None)
         The file each image was read from.
+    skipped : list of SkippedImage
+        Index, path and reason of the images that could not be read, in order.
     """
 
     scores: np.ndarray
     labels: np.ndarray
-    maps: np.ndarray | list[np.ndarray]
+    maps: np.ndarray | list[np.ndarray | None] | None
     paths: list[str | None]
+    skipped: Sequence[SkippedImage] = ()
+
+
+class InspectedImage(NamedTuple):
+    """What a detector says of one image.
+
+    Attributes
+    ----------
+    score : float
+        As ``score_samples``: lower = more anomalous; NaN for a skipped image.
+    label : int
+        +1 normal, -1 anomalous; 0 for a skipped image, or without a threshold.
+    map : ndarray of shape (H, W) or None
+        Higher = more anomalous.
+    path : str or None
+        The file that the image was read from.
+    reason : str or None
+        Why the image was skipped.
+    """
+
+    score: float
+    label: int
+    map: np.ndarray | None
+    path: str | None
+    reason: str | None = None
+
+
+class MapLevels(NamedTuple):
+    """Two values of an anomaly map, by the maps of normal images.
+
+    Attributes
+    ----------
+    normal : float
+        The median over normal images of the highest value in a map.
+    threshold : float
+        No pixel in the map of a normal image is higher, at the detector's ``false_alarm_rate``.
+    """
+
+    normal: float
+    threshold: float
 
 
 class ImageEstimator(SaveMixin, BaseEstimator):
@@ -99,9 +154,9 @@ class ImageEstimator(SaveMixin, BaseEstimator):
             If a parameter or an image is invalid. A fit that fails leaves the estimator as it was
             before.
         """
-        with all_or_nothing(self):
-            self._start()
-            self._fit_images(X)
+        with aside(self) as learner:
+            learner._start()
+            learner._fit_images(X)
         return self
 
     def set_params(self, **params):
@@ -121,20 +176,26 @@ class ImageEstimator(SaveMixin, BaseEstimator):
         self : object
         """
         before = self.get_params()
-        with all_or_nothing(self):
-            super().set_params(**params)
-            if self._is_fitted:
-                changed = {name for name in params if _differ(before.get(name), params[name])}
-                self._update_fitted(changed & {*self._live_params})
-                stale = sorted(changed - {*self._live_params})
-                if stale:
-                    warnings.warn(
-                        f"{', '.join(stale)}: changed after fit, which has no effect until "
-                        f"this {type(self).__name__} is fitted again.",
-                        UserWarning,
-                        stacklevel=2,
-                    )
+        _check_nested(before, params)
+        try:
+            with aside(self) as learner:
+                super(ImageEstimator, learner).set_params(**params)
+                if learner._is_fitted:
+                    changed = {name for name in params if _differ(before.get(name), params[name])}
+                    learner._update_fitted(changed & {*self._live_params})
+                    self._warn_of_stale(sorted(changed - {*self._live_params}))
+        except BaseException:
+            nested = {name: before[name] for name in params if "__" in name and name in before}
+            super().set_params(**nested)  # a nested estimator is shared, not copied
+            raise
         return self
+
+    def _warn_of_stale(self, changed):
+        if changed:
+            warn_user(
+                f"{', '.join(changed)}: changed after fit, which has no effect until this "
+                f"{type(self).__name__} is fitted again.",
+            )
 
     @property
     def _is_fitted(self):
@@ -159,10 +220,10 @@ class ImageEstimator(SaveMixin, BaseEstimator):
 
     # -- reading images ---------------------------------------------------------------------------
 
-    def _open(self, X):
+    def _open(self, X, on_error="raise"):
         if isinstance(X, ImageStream):
             return X
-        return ImageStream(X, min_side=self.input_.patch_size)
+        return ImageStream(X, min_side=self.input_.patch_size, on_error=on_error)
 
     def _batches(self, stream, desc):
         """Lists of images that pass through the network together.
@@ -188,23 +249,31 @@ class ImageEstimator(SaveMixin, BaseEstimator):
     ) -> Iterator[tuple[list[CheckedImage], torch.Tensor]]:
         """(images, network input (B, 3, h, w)) of normal images; learns their range of values."""
         self.value_range_ = copy.deepcopy(self.value_range_)  # a failed partial_fit loses nothing
-        first = self.n_images_ == 0
+        scale = ScaleCheck(copy.copy(self.value_range_)) if self.n_images_ else None
         for images in self._batches(stream, "fit"):
             for image in images:
-                if not first:
-                    self.value_range_.check(image)
+                if scale is not None:
+                    scale.see(image)
                 self.value_range_.learn(image)
             self.n_images_ += len(images)
             yield images, self.input_.batch(images).to(self.device_)
+        if scale is not None:
+            scale.finish()
 
     def _checked_batches(
         self, stream: ImageStream, desc: str
     ) -> Iterator[tuple[list[CheckedImage], torch.Tensor]]:
-        """(images, network input (B, 3, h, w)); refuses images not scaled as those of fit."""
+        """(images, network input (B, 3, h, w)) of images to be scored or transformed.
+
+        Raises ValueError, at the end or after many images, if all of them are scaled in another way
+        than those of fit. A mistake shows in every image of a call, an anomaly in some.
+        """
+        scale = ScaleCheck(self.value_range_)
         for images in self._batches(stream, desc):
             for image in images:
-                self.value_range_.check(image)
+                scale.see(image)
             yield images, self.input_.batch(images).to(self.device_)
+        scale.finish()
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -350,15 +419,51 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         check_number("smoothing", self.smoothing, minimum=0)
         super()._check_all_params()
 
+    def _start(self):
+        super()._start()
+        self._digests_ = np.empty(0, dtype=np.int64)
+        self._examples_ = None
+
     def _fit_images(self, X):
         """Learn from images and set the threshold."""
         stream = self._open(X)
-        batches = self._learning_batches(stream)
+        notes = _Notes(self._digests_)
+        batches = self._noted(self._learning_batches(stream), notes)
         with torch.no_grad():
             anomaly_scores = self._learn(
                 batches, stream.n_images, make_generator(self.random_state)
             )
-        self._calibrate_threshold(anomaly_scores)
+            self._calibrate_threshold(anomaly_scores)
+            self._keep_examples(notes)
+        notes.warn_of_copies()
+
+    def _noted(self, batches, notes):
+        """The batches, of which notes are taken."""
+        for images, batch in batches:
+            notes.see(images, batch)
+            self._digests_ = np.array(notes.digests)
+            yield images, batch
+
+    def _distinct(self) -> np.ndarray:
+        """A number (n_images_,) for each image learned from, the same for copies of one image."""
+        return np.unique(self._digests_, return_inverse=True)[1]
+
+    def _keep_examples(self, notes):
+        """Keep grids (n, rows, columns) of some normal images, from which map levels are read."""
+        grids = self._normal_grids(notes.examples, np.array(notes.indices))
+        check_finite(grids, notes.images)
+        if self._examples_ is not None and self._examples_.shape[1:] == grids.shape[1:]:
+            grids = torch.cat([grids, self._examples_])[:_N_EXAMPLES]
+        self._examples_ = grids
+
+    def _normal_grids(self, batch: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
+        """Grids (n, rows, columns) of normal images (n, 3, h, w) that were learned from.
+
+        ``indices`` tell which of all images they are, for methods that can leave them out.
+        """
+        size = 1 if self.device_.type == "cpu" else self.batch_size
+        parts = batch.split(size)
+        return torch.cat([self._checked_inference(images, maps=True)[1] for images in parts])
 
     def _calibrate_threshold(self, anomaly_scores):
         """Set the threshold from out-of-sample anomaly scores of the normal images."""
@@ -366,7 +471,26 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         self._set_offset()
 
     def _set_offset(self):
-        self.offset_ = float(np.nanquantile(self.calibration_scores_, self.false_alarm_rate))
+        scores = self.calibration_scores_[~np.isnan(self.calibration_scores_)]
+        rate, lowest = self.false_alarm_rate, 1 / (len(scores) + 1)
+        if len(scores) == 0:
+            self.offset_ = math.nan
+            warn_user(
+                f"{self.n_images_} image{'' if self.n_images_ == 1 else 's'} cannot calibrate the "
+                "threshold, so that there are scores and maps, but no labels. Fit on more images, "
+                "or give a threshold with set_threshold(score=...).",
+            )
+            return
+        # of n scores, the k-th lowest is undercut by a new one with probability k / (n + 1)
+        self.offset_ = float(np.quantile(scores, rate, method="weibull"))
+        if rate < lowest * (1 - 1e-9):
+            needed = f"needs {math.ceil(1 / rate) - 1} images" if rate else "needs no end of images"
+            warn_user(
+                f"false_alarm_rate={rate} {needed} with out-of-sample scores, and there are "
+                f"{len(scores)}. The threshold is the lowest of their scores: it gives about "
+                f"{100 * lowest:.2g} % false alarms, the lowest rate that so many images can "
+                f"support. Fit on more, or set false_alarm_rate={math.ceil(1000 * lowest) / 1000}.",
+            )
 
     def _checked_calibration(self, anomaly_scores):
         """What :meth:`_learn` returned, as float64 of shape (n_images_,)."""
@@ -381,8 +505,10 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         scores = np.asarray(anomaly_scores, dtype=np.float64)
         if scores.shape != (self.n_images_,):
             raise ValueError(f"{expected} an array of shape {scores.shape}.")
-        if np.isnan(scores).all() or np.isinf(scores).any():
-            raise ValueError(f"{expected} {'infinity' if np.isinf(scores).any() else 'NaN alone'}.")
+        if np.isinf(scores).any():
+            raise ValueError(f"{expected} infinity.")
+        if np.isnan(scores).all() and self.n_images_ > 2:
+            raise ValueError(f"{expected} NaN alone.")
         return scores
 
     def _update_fitted(self, changed):
@@ -391,15 +517,93 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         if "false_alarm_rate" in changed:
             self._set_offset()
 
+    def fit_predict(self, X: Images, y: object = None, **kwargs) -> np.ndarray:
+        """Fit, and label the same images by their out-of-sample scores.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images, most of them of good parts; see :mod:`anomalib_lite.data.images`.
+        y : ignored
+        **kwargs
+            Passed to ``fit``.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+            +1 normal, -1 anomalous: ``calibration_scores_`` below ``offset_``. Images without an
+            out-of-sample score, where a method keeps only some aside, are scored as new ones.
+        """
+        self.fit(X, y, **kwargs)
+        labels = self._labels(self.calibration_scores_)
+        unknown = np.isnan(self.calibration_scores_)
+        if unknown.any():
+            if isinstance(X, Iterator):
+                raise ValueError(
+                    "X: expected images that can be read twice, since some have no out-of-sample "
+                    f"score, got {type(X).__name__}. Pass a list."
+                )
+            labels[unknown] = self.predict(X)[unknown]
+        return labels
+
+    def set_threshold(
+        self, *, false_alarm_rate: float | None = None, score: float | None = None
+    ) -> Self:
+        """Set the threshold of a fitted detector.
+
+        Parameters
+        ----------
+        false_alarm_rate : float or None, default=None
+            Read it from ``calibration_scores_`` at another rate; the parameter changes too.
+        score : float or None, default=None
+            Set it to a value of ``score_samples``: images with lower scores are called anomalous.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            Unless exactly one of the two is given, and valid.
+
+        Examples
+        --------
+        >>> from anomalib_lite import PaDiM
+        >>> images = np.random.default_rng(0).integers(90, 110, (20, 64, 64), dtype=np.uint8)
+        >>> detector = PaDiM(image_size=64, false_alarm_rate=0.1, random_state=0).fit(images)
+        >>> detector.set_threshold(false_alarm_rate=0.2).false_alarm_rate
+        0.2
+        >>> detector.set_threshold(score=-100.0).predict(images[:2])
+        array([1, 1])
+        """
+        check_is_fitted(self)
+        if (false_alarm_rate is None) == (score is None):
+            raise ValueError(
+                "set_threshold: expected either false_alarm_rate or score, got "
+                f"{'neither' if score is None else 'both'}."
+            )
+        with aside(self) as learner:
+            if score is None:
+                check_fraction("false_alarm_rate", false_alarm_rate)
+                learner.false_alarm_rate = false_alarm_rate
+                learner._set_offset()
+            else:
+                learner.offset_ = _checked_score(score)
+        return self
+
     # -- scoring ----------------------------------------------------------------------------------
 
-    def score_samples(self, X: Images) -> np.ndarray:
+    def score_samples(self, X: Images, *, on_error: str = "raise") -> np.ndarray:
         """Normality of each image: minus the anomaly score, so lower = more anomalous.
 
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
             Images; see :mod:`anomalib_lite.data.images`.
+        on_error : {"raise", "skip"}, default="raise"
+            What an image does that cannot be read: raise a ValueError, or get NaN and be named in a
+            warning.
 
         Returns
         -------
@@ -411,59 +615,158 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         ValueError
             If an image cannot be read or checked; it names the image.
         """
-        return -self.anomaly_score(X)
+        return -self.anomaly_score(X, on_error=on_error)
 
-    def anomaly_score(self, X: Images) -> np.ndarray:
+    def anomaly_score(self, X: Images, *, on_error: str = "raise") -> np.ndarray:
         """Anomaly score of each image, higher = more anomalous: minus ``score_samples``."""
-        return np.concatenate([scores for _, scores, _ in self._look(X, maps=False)])
+        return -self.inspect(X, maps=False, on_error=on_error).scores
 
-    def decision_function(self, X: Images) -> np.ndarray:
+    def decision_function(self, X: Images, *, on_error: str = "raise") -> np.ndarray:
         """``score_samples(X) - offset_``: negative where an image is called anomalous."""
-        return self.score_samples(X) - self.offset_
+        return self._decide(X, on_error)[0]
 
-    def predict(self, X: Images) -> np.ndarray:
-        """+1 for images called normal, -1 for anomalous ones, shape (n_images,)."""
-        return self._labels(self.score_samples(X))
+    def predict(self, X: Images, *, on_error: str = "raise") -> np.ndarray:
+        """+1 for images called normal, -1 for anomalous ones, shape (n_images,).
 
-    def anomaly_map(self, X: Images) -> np.ndarray | list[np.ndarray]:
+        A skipped image gets 0; see :meth:`score_samples`.
+        """
+        return self._decide(X, on_error)[1]
+
+    def _decide(self, X, on_error):
+        """Margins and labels, by one threshold."""
+        detector = twin_of(self)
+        seen = detector.inspect(X, maps=False, on_error=on_error)
+        if math.isnan(detector.offset_):
+            raise ValueError(
+                f"{type(self).__name__} was fitted on too few images to have a threshold. Fit it "
+                "on more, or give one with set_threshold(score=...)."
+            )
+        return seen.scores - detector.offset_, seen.labels
+
+    def anomaly_map(
+        self, X: Images, *, on_error: str = "raise"
+    ) -> np.ndarray | list[np.ndarray | None]:
         """Anomaly map of each image at its own size, higher = more anomalous.
 
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
             Images; see :mod:`anomalib_lite.data.images`.
+        on_error : {"raise", "skip"}, default="raise"
+            As for :meth:`score_samples`; the map of a skipped image is None.
 
         Returns
         -------
         maps : ndarray of shape (n_images, H, W), or list of ndarray of shape (H, W)
             float32, in the unit of the anomaly score, smoothed. A list where sizes differ.
         """
-        return self.inspect(X).maps
+        return self.inspect(X, on_error=on_error).maps
 
-    def inspect(self, X: Images) -> Inspection:
+    def inspect(
+        self, X: Images, *, maps: bool | str | Size = True, on_error: str = "raise"
+    ) -> Inspection:
         """Scores, labels and maps from one pass over the images.
 
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
             Images; see :mod:`anomalib_lite.data.images`.
+        maps : bool, "network", int or tuple (H, W), default=True
+            Size of the maps: each image's own, the one that images are resized to for the network,
+            or the given one. False leaves them out, which is faster for most methods. Maps of large
+            photographs take memory, 48 MB for 12 megapixels.
+        on_error : {"raise", "skip"}, default="raise"
+            What an image does that cannot be read: raise a ValueError, or get NaN and the label 0
+            and be listed in ``skipped``.
 
         Returns
         -------
         inspection : Inspection
-            Named tuple (scores, labels, maps, paths).
+            Named tuple (scores, labels, maps, paths, skipped).
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read or checked; it names the image.
         """
+        detector = self._scoring_twin()
+        stream = detector._open(X, on_error)
+        made = _MapCollector(None if maps is False else stream.n_images)
+        scores, labels, paths = [], [], []
+        for image in detector._inspected(stream, maps):
+            scores.append(image.score)
+            labels.append(image.label)
+            made.add(image.map)
+            paths.append(image.path)
+        _warn_of_skipped(stream)
+        heats = None if maps is False else made.result()
+        return Inspection(np.array(scores), np.array(labels), heats, paths, [*stream.skipped])
+
+    def iter_inspect(
+        self, X: Images, *, maps: bool | str | Size = True, on_error: str = "raise"
+    ) -> Iterator[InspectedImage]:
+        """Score, label and map of one image after the other, as they are read.
+
+        Parameters
+        ----------
+        X, maps, on_error
+            As for :meth:`inspect`.
+
+        Yields
+        ------
+        image : InspectedImage
+            Named tuple (score, label, map, path, reason), one for each image, in order.
+
+        Notes
+        -----
+        Only the images of the current batch are in memory. What is said is what the detector had
+        learned when the first image was asked for. Where the first images look scaled in another
+        way than those of fit, results wait until one does not.
+
+        Examples
+        --------
+        >>> from anomalib_lite import PaDiM
+        >>> images = np.random.default_rng(0).integers(90, 110, (20, 64, 64), dtype=np.uint8)
+        >>> detector = PaDiM(image_size=64, false_alarm_rate=0.1, random_state=0).fit(images)
+        >>> [image.map.shape for image in detector.iter_inspect(images[:2], maps=(32, 32))]
+        [(32, 32), (32, 32)]
+        """
+        detector = self._scoring_twin()
+        stream = detector._open(X, on_error)
+        yield from detector._inspected(stream, maps)
+        _warn_of_skipped(stream)
+
+    def map_levels(self) -> MapLevels:
+        """What is normal and what is not in the values of anomaly maps.
+
+        Returns
+        -------
+        levels : MapLevels
+            Named tuple (normal, threshold).
+
+        Notes
+        -----
+        Read from the maps of a few normal images, out of sample where the method can: ``normal`` is
+        the median of their maxima, and ``threshold`` the upper end of the prediction interval of a
+        new maximum at ``false_alarm_rate``, by Student's t. It is for looking at maps; labels come
+        from scores.
+        """
+        detector = self._scoring_twin()
+        if detector._examples_ is None:
+            raise ValueError("map_levels: expected a detector fitted on images, which have maps.")
+        grids, render = detector._examples_, detector._map_renderer()
+        peaks = render(grids, detector.input_.image_size).flatten(1).amax(1).double().cpu().numpy()
+        normal, n = float(np.median(peaks)), len(peaks)
+        spread = peaks.std(ddof=1) if n > 1 else 0.0
+        reach = stats.t.isf(max(detector.false_alarm_rate, 1e-6), max(n - 1, 1))
+        threshold = float(peaks.mean() + max(reach, 0) * spread * math.sqrt(1 + 1 / n))
+        least = normal + 1e-3 * max(abs(normal), 1e-6)  # equal maps, or a single one
+        return MapLevels(normal, max(threshold, least))
+
+    def _scoring_twin(self):
+        """What is learned now; a fit in another thread does not reach it."""
         check_is_fitted(self)
-        stream = self._open(X)
-        render = self._map_renderer()
-        maps, scores, paths = _MapCollector(stream.n_images), [], []
-        for images, batch_scores, grids in self._look(stream, maps=True):
-            scores.append(-batch_scores)
-            for image, grid in zip(images, grids, strict=True):
-                maps.add(render(grid, image.size).cpu().numpy())
-                paths.append(image.path)
-        scores = np.concatenate(scores)
-        return Inspection(scores, self._labels(scores), maps.result(), paths)
+        return twin_of(self)
 
     def _map_renderer(self, **options):
         return MapRenderer(
@@ -475,18 +778,63 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         )
 
     def _labels(self, scores):
-        return np.where(scores < self.offset_, -1, 1)
+        """+1 or -1; 0 without a score or a threshold."""
+        known = ~np.isnan(scores) & (not math.isnan(self.offset_))
+        return np.where(known, np.where(scores < self.offset_, -1, 1), 0)
+
+    def _inspected(self, stream, maps):
+        """An InspectedImage for each image of the stream, skipped ones included, in order."""
+        size_of = self._map_size(maps)
+        render = self._map_renderer() if size_of else None
+        n_told = 0
+        for image, score, grid in self._look(stream, maps=render is not None):
+            while n_told < len(stream.skipped) and stream.skipped[n_told].index < image.index:
+                yield _skipped(stream.skipped[n_told])
+                n_told += 1
+            heat = render(grid, size_of(image)).cpu().numpy() if render else None
+            label = int(self._labels(np.float64(-score)))
+            yield InspectedImage(-score, label, heat, image.path)
+        for skipped in stream.skipped[n_told:]:
+            yield _skipped(skipped)
+
+    def _map_size(self, maps):
+        """Function that gives the size of an image's map; None for no maps."""
+        if maps is False:
+            return None
+        if maps is True:
+            return lambda image: image.size
+        if isinstance(maps, str):
+            check_choice("maps", maps, ("network",))
+            return lambda image: self.input_.image_size
+        size = as_pair("maps", maps)
+        return lambda image: size
+
+    def _look(self, stream, *, maps):
+        """(image without its pixels, anomaly score, grid or None) one by one.
+
+        The first ones wait while all look scaled in another way than those of fit; see
+        :meth:`ImageEstimator._checked_batches`.
+        """
+        scale, waiting = ScaleCheck(self.value_range_), []
+        for images in self._batches(stream, "score"):
+            for image in images:
+                scale.see(image)
+            scores, grids = self._look_at(images, maps=maps)
+            waiting += zip(map(_Glance.of, images), scores, grids, strict=True)
+            if scale.is_right:
+                yield from waiting
+                waiting = []
+        scale.finish()
 
     @torch.no_grad()
-    def _look(self, X, *, maps):
-        """(images, anomaly scores, grids or None) batch by batch."""
-        check_is_fitted(self)
-        for images, batch in self._checked_batches(self._open(X), "score"):
-            scores, grids = self._checked_inference(batch, maps=maps)
-            check_finite(scores[:, None], images)
-            if maps:
-                check_finite(grids, images)
-            yield images, scores.cpu().numpy().astype(np.float64), grids
+    def _look_at(self, images, *, maps):
+        """Anomaly scores, and grids or Nones, of a batch of images."""
+        batch = self.input_.batch(images).to(self.device_)
+        scores, grids = self._checked_inference(batch, maps=maps)
+        check_finite(scores[:, None], images)
+        if maps:
+            check_finite(grids, images)
+        return scores.double().cpu().tolist(), grids if maps else [None] * len(images)
 
     def _checked_inference(self, batch, *, maps):
         """What :meth:`_infer` gives of a batch, or :meth:`_score` and None."""
@@ -527,13 +875,114 @@ class PartialFitMixin:
         ValueError
             If an image is invalid; the estimator is then as it was before.
         """
-        with all_or_nothing(self):
-            if hasattr(self, "offset_"):
-                self._check_all_params()
+        with aside(self) as learner:
+            if hasattr(learner, "offset_"):
+                learner._check_all_params()
             else:
-                self._start()
-            self._fit_images(X)
+                learner._start()
+            learner._fit_images(X)
         return self
+
+
+class _Glance(NamedTuple):
+    """What is remembered of an image when its pixels are gone."""
+
+    index: int
+    label: str
+    path: str | None
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, image):
+        return cls(image.index, image.label, image.path, image.size)
+
+
+class _Notes:
+    """What is noted of images while a detector learns: digests, copies, and a few examples.
+
+    Parameters
+    ----------
+    digests : ndarray of int64
+        Of the images of earlier calls.
+    """
+
+    def __init__(self, digests):
+        self.digests = digests.tolist()
+        self._labels = dict.fromkeys(self.digests, "one of an earlier call")
+        self._copies = []
+        self._inputs, self.indices, self.images = [], [], []
+        self._random = np.random.default_rng(
+            0
+        )  # of its own, or drawing would change what is learned
+
+    def see(self, images, batch):
+        for image, pixels in zip(images, batch, strict=True):
+            digest = _digest(pixels)
+            if digest in self._labels:
+                self._copies.append(f"{image.label} is {self._labels[digest]}")
+            self._labels.setdefault(digest, image.label)
+            self._draw(image, pixels, len(self.digests))
+            self.digests.append(digest)
+
+    def _draw(self, image, pixels, index):
+        """Keep an image as an example, so that each has the same chance in the end."""
+        n = len(self.indices)
+        place = n if n < _N_EXAMPLES else int(self._random.integers(index + 1))
+        if place < _N_EXAMPLES:
+            self._inputs[place : place + 1] = [pixels.clone()]
+            self.indices[place : place + 1] = [index]
+            self.images[place : place + 1] = [_Glance.of(image)]
+
+    @property
+    def examples(self):
+        """Network inputs (n, 3, h, w) of the examples."""
+        return torch.stack(self._inputs)
+
+    def warn_of_copies(self):
+        if self._copies:
+            n, shown = len(self._copies), ", ".join(self._copies[:3])
+            warn_user(
+                f"{n} of {len(self.digests)} images {'is a copy' if n == 1 else 'are copies'}: "
+                f"{shown}{', ...' if n > 3 else ''}. Copies vouch for each other, so that the "
+                "threshold may let more false alarms pass than asked. Leave them out."
+            )
+
+
+def _digest(pixels):
+    """A 64-bit digest of a network input (3, h, w)."""
+    values = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+    return int.from_bytes(hashlib.blake2b(values, digest_size=8).digest(), "little", signed=True)
+
+
+def _checked_score(score):
+    is_number = isinstance(score, Real) and not isinstance(score, bool)
+    if not (is_number and math.isfinite(score)):
+        raise ValueError(f"score: expected a finite number, got {score!r}.")
+    return float(score)
+
+
+def _check_nested(params, given):
+    """Raise ValueError for ``component__name`` where the component has no parameters."""
+    for name in given:
+        component, _, inner = name.partition("__")
+        if inner and component in params and not hasattr(params[component], "set_params"):
+            raise ValueError(
+                f"{name}: {component} is {params[component]!r}, which has no parameters. Set "
+                f"{component} itself."
+            )
+
+
+def _skipped(skipped):
+    return InspectedImage(math.nan, 0, None, skipped.path, skipped.reason)
+
+
+def _warn_of_skipped(stream):
+    if stream.skipped:
+        n, shown = len(stream.skipped), "; ".join(each.reason for each in stream.skipped[:3])
+        warn_user(
+            f"{n} image{' was' if n == 1 else 's were'} skipped and got no score: {shown}"
+            f"{'; ...' if n > 3 else ''}"
+        )
 
 
 class _MapCollector:

@@ -11,7 +11,7 @@ from .backbones.backbone import Backbone
 from .backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 from .backbones.readers import Layers
 from .base import ImageEstimator
-from .runtime import all_or_nothing
+from .runtime import aside
 from .validation import check_choice, check_finite, check_odd
 
 
@@ -113,9 +113,9 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
 
     def fit_transform(self, X: Images, y: object = None) -> np.ndarray:
         """``fit(X).transform(X)``, in one pass over the images."""
-        with all_or_nothing(self):
-            self._start()
-            return self._collect(self._learning_batches(self._open(X)))
+        with aside(self) as learner:
+            learner._start()
+            return learner._collect(learner._learning_batches(learner._open(X)))
 
     def transform(self, X: Images) -> np.ndarray:
         """Features of images.

@@ -1,11 +1,15 @@
-"""Helpers for devices, random generators, memory sizes, hashing, progress and rollback."""
+"""Helpers for devices, random generators, memory sizes, hashing, progress, and learning aside."""
 
 import hashlib
 import re
 import sys
+import threading
+import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -160,7 +164,8 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor], start: str = "") -> str:
     digest = hashlib.sha256(start.encode())
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        if tensor.numel():  # an empty one cannot be viewed as bytes
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -177,29 +182,62 @@ def progress(
     return tqdm(iterable, total=total, desc=desc, disable=not verbose)
 
 
-@contextmanager
-def all_or_nothing(estimator: object) -> Iterator[None]:
-    """Context that restores the attributes of an estimator if anything is raised, interrupts too.
+Estimator = TypeVar("Estimator")
+_LOCKS = weakref.WeakKeyDictionary()  # of estimators that were fitted
+_LOCKS_LOCK = threading.Lock()
 
-    Attributes are restored, not copied: code inside the context may assign, add and delete
-    attributes, but must not change an old value (a tensor, array or list) in place.
+
+def twin_of(estimator: Estimator) -> Estimator:
+    """A shallow copy: what one of the two assigns, the other does not see.
 
     Examples
     --------
-    >>> from types import SimpleNamespace
-    >>> estimator = SimpleNamespace(mean_=1.0)
-    >>> try:
-    ...     with all_or_nothing(estimator):
-    ...         estimator.mean_ = 2.0
-    ...         raise KeyboardInterrupt
-    ... except KeyboardInterrupt:
-    ...     print(estimator.mean_)
+    >>> class Estimator:
+    ...     mean_ = 1.0
+    >>> one = Estimator()
+    >>> other = twin_of(one)
+    >>> other.mean_ = 2.0
+    >>> one.mean_
     1.0
     """
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
+    twin = object.__new__(type(estimator))
+    twin.__dict__ = dict(vars(estimator))
+    return twin
+
+
+@contextmanager
+def aside(estimator: Estimator) -> Iterator[Estimator]:
+    """Context in which a twin learns, whose attributes the estimator takes over at once at the end.
+
+    Other threads see the estimator as it was before or as it is afterwards, and one of them learns
+    at a time. If anything is raised, interrupts too, the estimator stays as it was. Code inside the
+    context may assign, add and delete attributes of the twin, but must not change an old value (a
+    tensor, array or list) in place.
+
+    Examples
+    --------
+    >>> class Estimator:
+    ...     mean_ = 1.0
+    >>> estimator = Estimator()
+    >>> with aside(estimator) as learner:
+    ...     learner.mean_ = 2.0
+    ...     print(estimator.mean_)
+    1.0
+    >>> estimator.mean_
+    2.0
+    """
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(estimator, threading.RLock())
+    with lock:
+        learner = twin_of(estimator)
+        yield learner
+        estimator.__dict__ = vars(learner)
+
+
+def warn_user(message: str) -> None:
+    """Issue a UserWarning that points at the line outside this package which led to it."""
+    frame, level = sys._getframe(1), 2
+    inside = ("anomalib_lite", "contextlib", "torch", "sklearn")
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

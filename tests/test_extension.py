@@ -167,9 +167,16 @@ def infers(change):
     ],
 )
 def test_results_that_are_none_are_refused(change, message):
-    detector = make(infers(change)).fit(NORMAL)
+    detector = make(MeanImage).fit(NORMAL)
+    detector.__class__ = infers(change)
     with pytest.raises(ValueError, match=message):
         detector.inspect(ODD)
+
+
+def test_maps_of_normal_images_are_checked_in_fit():
+    detector = make(infers(lambda scores, grids: (scores, grids * torch.nan)))
+    with pytest.raises(ValueError, match=r"image 0: .*NaN"):
+        detector.fit(NORMAL)
 
 
 def test_scores_alone_are_checked_too():

@@ -1,6 +1,9 @@
-"""Devices, random generators, memory sizes, hashing, progress and rollback, without a GPU."""
+"""Devices, random generators, memory sizes, hashing, progress and learning aside, without a GPU."""
 
 import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 from snapshots import snapshot
 
 from anomalib_lite.runtime import (
-    all_or_nothing,
+    aside,
     draw_seed,
     exact_dtype,
     make_generator,
@@ -18,6 +21,8 @@ from anomalib_lite.runtime import (
     resolve_device,
     seeded,
     tensors_sha256,
+    twin_of,
+    warn_user,
 )
 
 # -- device ---------------------------------------------------------------------------------------
@@ -276,7 +281,7 @@ def test_verbose_progress_is_shown_on_stderr(capfd):
     assert "3/3" in err
 
 
-# -- rollback -------------------------------------------------------------------------------------
+# -- learning aside -------------------------------------------------------------------------------
 
 
 class Estimator:
@@ -294,36 +299,76 @@ def change(estimator):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_rollback_restores_attributes_after_any_exception(error):
+def test_nothing_changes_after_any_exception(error):
     estimator = Estimator()
     before, mean, raised = snapshot(estimator), estimator.mean_, error("mine")
-    with pytest.raises(error) as caught, all_or_nothing(estimator):
-        change(estimator)
+    with pytest.raises(error) as caught, aside(estimator) as learner:
+        change(learner)
         raise raised
     assert caught.value is raised
     assert snapshot(estimator) == before
     assert estimator.mean_ is mean  # not a copy, which could take gigabytes
 
 
-def test_rollback_keeps_changes_that_succeed():
+def test_what_was_learned_arrives_at_once():
     estimator = Estimator()
-    with all_or_nothing(estimator):
-        change(estimator)
+    before = snapshot(estimator)
+    with aside(estimator) as learner:
+        change(learner)
+        assert snapshot(estimator) == before
     assert vars(estimator).keys() == {"size", "mean_", "new_"}
     assert estimator.size == 4
     assert estimator.mean_.tolist() == [1, 2, 3]
 
 
-def test_rollback_of_an_inner_context_keeps_what_came_before():
+def test_a_failure_inside_keeps_what_the_outer_context_learned():
     estimator = Estimator()
-    with all_or_nothing(estimator):
-        estimator.size = 5
-        with pytest.raises(ValueError), all_or_nothing(estimator):
-            change(estimator)
+    with aside(estimator) as learner:
+        learner.size = 5
+        with pytest.raises(ValueError), aside(learner) as inner:
+            change(inner)
             raise ValueError
-        assert estimator.size == 5
-        assert estimator.names_ == ["a", "b"]
+        assert learner.size == 5
+        assert learner.names_ == ["a", "b"]
     assert estimator.size == 5
+
+
+def test_one_thread_learns_at_a_time():
+    estimator = Estimator()
+    estimator.size = 0
+
+    def count(_):
+        with aside(estimator) as learner:
+            size = learner.size
+            threading.Event().wait(0.001)
+            learner.size = size + 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, range(40)))
+    assert estimator.size == 40
+
+
+def test_a_twin_shares_values_but_not_assignments():
+    estimator = Estimator()
+    twin = twin_of(estimator)
+    assert type(twin) is Estimator
+    assert twin.mean_ is estimator.mean_
+    change(twin)
+    assert estimator.size == 3
+    assert estimator.names_ == ["a", "b"]
+
+
+def test_warnings_point_at_the_line_of_the_user():
+    inside = {"__name__": "anomalib_lite.methods", "warn_user": warn_user}
+    deep = eval("lambda: warn_user('deep')", inside)
+    deeper = eval("lambda: deep()", {**inside, "deep": deep})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_user("direct")
+        deep()
+        deeper()
+    assert [str(each.message) for each in caught] == ["direct", "deep", "deep"]
+    assert all(each.filename == __file__ for each in caught)
 
 
 @pytest.mark.parametrize(

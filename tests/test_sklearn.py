@@ -38,10 +38,10 @@ def on_tables(cls):
     """The same estimator, given tables."""
 
     class OnTables(cls):
-        def _open(self, X):
+        def _open(self, X, on_error="raise"):
             reset = not hasattr(self, "n_features_in_")
             table = validate_data(self, X, dtype=np.float64, reset=reset)
-            return super()._open(as_images(table))
+            return super()._open(as_images(table), on_error)
 
         def __sklearn_tags__(self):
             tags = super().__sklearn_tags__()
@@ -108,6 +108,7 @@ def every_check():
             yield pytest.param(estimator, check, id=f"{of_whom}{i}-{name}-{n}", marks=marks)
 
 
+@pytest.mark.filterwarnings("ignore:.* copies:UserWarning", "ignore:.* is a copy:UserWarning")
 @pytest.mark.parametrize(("estimator", "check"), list(every_check()))
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)

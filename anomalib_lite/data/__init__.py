@@ -10,8 +10,8 @@ from .augment import (
     turned,
 )
 from .datasets import AnomalyDataset, load_elpv, load_mvtec, mvtec_categories
-from .images import IMAGE_SUFFIXES, CheckedImage, ImageStream, image_files, is_table
-from .inputs import NetworkInput, ValueRange
+from .images import IMAGE_SUFFIXES, CheckedImage, ImageStream, SkippedImage, image_files, is_table
+from .inputs import NetworkInput, ScaleCheck, ValueRange
 from .synthetic import (
     CORRUPTIONS,
     DEFECTS,
@@ -34,6 +34,8 @@ __all__ = [
     "CheckedImage",
     "ImageStream",
     "NetworkInput",
+    "ScaleCheck",
+    "SkippedImage",
     "ValueRange",
     "corrupted",
     "crack",

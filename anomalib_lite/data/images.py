@@ -28,6 +28,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,18 +61,29 @@ class CheckedImage:
         Name of the image in error messages: its index and, if it came from a file, its path.
     path : str or None
         The file that it was read from.
+    index : int
+        Its place in the collection.
     """
 
     pixels: torch.Tensor
     dtype: str
     label: str
     path: str | None = None
+    index: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
         height, width = self.pixels.shape[-2:]
         return height, width
+
+
+class SkippedImage(NamedTuple):
+    """An image that could not be read: its index, its path if it is a file, and the reason."""
+
+    index: int
+    path: str | None
+    reason: str
 
 
 class ImageStream:
@@ -103,8 +115,10 @@ class ImageStream:
     (2, [(32, 48), (32, 48)])
     """
 
-    def __init__(self, X: Images, *, min_side: int = 1):
+    def __init__(self, X: Images, *, min_side: int = 1, on_error: str = "raise"):
         self.min_side = min_side
+        self.on_error = on_error
+        self.skipped = []
         self.n_images, self._items = _open(X)
 
     def __iter__(self) -> Iterator[CheckedImage]:
@@ -122,6 +136,9 @@ class ImageStream:
                         f"{pixels.shape[-2]} x {pixels.shape[-1]}. Is the axis order right?"
                     )
             except ValueError as error:
+                if self.on_error == "skip":
+                    self.skipped.append(SkippedImage(index, path, f"{label}: {error}"))
+                    continue
                 raise ValueError(f"{label}: {error}") from error
             if pixels.shape[0] == 4:
                 if not alpha_dropped:
@@ -132,7 +149,7 @@ class ImageStream:
                     )
                 alpha_dropped = True
                 pixels = pixels[:3]
-            yield CheckedImage(pixels, array.dtype.name, label, path)
+            yield CheckedImage(pixels, array.dtype.name, label, path, index)
         if count == 0:
             raise ValueError("X: expected at least one image, got none.")
 

@@ -11,6 +11,8 @@ from ..annotations import Size
 from ..validation import as_pair
 from .images import CheckedImage
 
+_N_SUSPECT = 32  # images scaled another way, from the first on, after which a call gives up
+
 
 @dataclass
 class ValueRange:
@@ -40,20 +42,21 @@ class ValueRange:
         self.highest = max(self.highest, float(image.pixels.max()))
         self.dtypes.add(image.dtype)
 
-    def check(self, image: CheckedImage) -> None:
-        """Raise ValueError if the image is scaled differently from those of fit."""
+    def mistake(self, image: CheckedImage) -> str | None:
+        """Why the image looks scaled differently from those of fit; None if it does not."""
         seen = image.dtype in self.dtypes
         if seen and not image.dtype.startswith("float"):
-            return
+            return None
         low, high = (float(value) for value in torch.aminmax(image.pixels))
         too_dark = low < high and high * self.other_scale < self.highest
         too_bright = high > self.highest * (self.other_scale if seen else self.other_dtype)
         if self.highest > 0 and (too_dark or too_bright):
-            raise ValueError(
-                f"{image.label}: its {image.dtype} values reach {high:.3g} of full scale, those of "
-                f"the images of fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale "
-                "both the same way."
+            return (
+                f"its {image.dtype} values reach {high:.3g} of full scale, those of the images of "
+                f"fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the same "
+                "way."
             )
+        return None
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,52 @@ class NetworkInput:
     def crop_offset(self) -> tuple[int, int]:
         """(top, left) of the network's input within the resized image."""
         return tuple((s - c) // 2 for s, c in zip(self.image_size, self.seen_size, strict=True))
+
+
+class ScaleCheck:
+    """Refuses the images of a call if all of them look scaled in another way than those of fit.
+
+    A mistake shows in every image of a call, an anomaly in some.
+
+    Parameters
+    ----------
+    value_range : ValueRange
+        Of the images of fit.
+
+    Attributes
+    ----------
+    is_right : bool
+        Whether an image has been seen that is scaled as those of fit.
+
+    Examples
+    --------
+    >>> check = ScaleCheck(ValueRange(highest=1.0, dtypes={"uint8"}))
+    >>> check.finish(), check.is_right
+    (None, False)
+    """
+
+    def __init__(self, value_range: ValueRange):
+        self.is_right = False
+        self._value_range = value_range
+        self._first, self._n_wrong = None, 0
+
+    def see(self, image: CheckedImage) -> None:
+        """Look at the next image; ValueError if it is one of many and none was right."""
+        if self.is_right:
+            return
+        mistake = self._value_range.mistake(image)
+        if mistake is None:
+            self.is_right = True
+            return
+        self._first = self._first or f"{image.label}: {mistake}"
+        self._n_wrong += 1
+        if self._n_wrong >= _N_SUSPECT:
+            self._refuse(f"each of the first {self._n_wrong} images")
+
+    def finish(self) -> None:
+        """End the call: ValueError if there were images and none was right."""
+        if not self.is_right and self._n_wrong:
+            self._refuse("the only image" if self._n_wrong == 1 else "every image")
+
+    def _refuse(self, which):
+        raise ValueError(f"{self._first} This is so for {which} of the call.")

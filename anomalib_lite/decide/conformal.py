@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..annotations import RandomState
 from ..data.images import image_files
 from ..io.persistence import SaveMixin
-from ..runtime import all_or_nothing
+from ..runtime import aside
 from ..validation import check_choice
 
 _CHUNK = 32  # images whose maps are held at once
@@ -160,13 +160,13 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
             detectors.append(detector)
             scores.append(np.sort(fold_scores))
             peaks.append(fold_peaks)
-        with all_or_nothing(self):
-            self.detectors_ = detectors
-            self.calibration_scores_ = np.sort(np.concatenate(scores))
-            self.n_calibration_ = len(self.calibration_scores_)
-            self._scores_by_detector_ = scores
-            self._map_maxima_ = np.sort(np.concatenate(peaks)) if _has_maps(self) else None
-            self._set_threshold()
+        with aside(self) as learner:
+            learner.detectors_ = detectors
+            learner.calibration_scores_ = np.sort(np.concatenate(scores))
+            learner.n_calibration_ = len(learner.calibration_scores_)
+            learner._scores_by_detector_ = scores
+            learner._map_maxima_ = np.sort(np.concatenate(peaks)) if _has_maps(self) else None
+            learner._set_threshold()
         return self
 
     def set_params(self, **params: Any) -> Self:
@@ -183,11 +183,11 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         -------
         self : object
         """
-        with all_or_nothing(self):
-            super().set_params(**params)
+        with aside(self) as learner:
+            super(ConformalDetector, learner).set_params(**params)
             if "false_alarm_rate" in params and "detectors_" in vars(self):
-                self._check_params()
-                self._set_threshold()
+                learner._check_params()
+                learner._set_threshold()
         return self
 
     def _set_threshold(self):

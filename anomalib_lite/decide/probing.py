@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..annotations import Images
 from ..base import BaseDetector
 from ..data.images import CheckedImage
+from ..data.inputs import ScaleCheck
 from ..runtime import progress
 from ..validation import check_count, check_number
 
@@ -168,14 +169,15 @@ def _read(detector, starts):
     check_is_fitted(detector)
     if detector.input_ is None:
         raise ValueError("detector: it was fitted on a table. Expected one fitted on images.")
-    images = list(detector._open(starts))
+    images, scale = list(detector._open(starts)), ScaleCheck(detector.value_range_)
     for image in images:
-        detector.value_range_.check(image)
+        scale.see(image)
         if image.pixels.shape != images[0].pixels.shape:
             raise ValueError(
                 f"{image.label}: its shape is {tuple(image.pixels.shape)}, that of image 0 "
                 f"{tuple(images[0].pixels.shape)}. Expected starts of one size."
             )
+    scale.finish()
     return images
 
 

@@ -17,7 +17,7 @@ from ..io.persistence import SaveMixin
 from ..nn.layers import StoredNetwork, mlp
 from ..nn.losses import nce_loss
 from ..nn.training import Objective, split_off, train, training_settings
-from ..runtime import all_or_nothing, exact_dtype, make_generator, resolve_device, seeded
+from ..runtime import aside, exact_dtype, make_generator, resolve_device, seeded
 from ..validation import check_count, check_fraction, check_number
 from .gaussian import shrunk_gaussian
 
@@ -190,8 +190,8 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
             If a parameter or ``X`` is invalid, or if all rows are the same. A fit that fails leaves
             the estimator as it was before.
         """
-        with all_or_nothing(self):
-            self._fit(X)
+        with aside(self) as learner:
+            learner._fit(X)
         return self
 
     def _fit(self, X):

@@ -227,7 +227,7 @@ def test_threshold_holds_out_each_row():
     x = StandardScaler().fit(rows).transform(rows)
     expected = [-composite[2] for _, composite in held_out_composites(x)]
     np.testing.assert_allclose(detector.calibration_scores_, expected)
-    assert detector.offset_ == np.quantile(detector.calibration_scores_, 0.01)
+    assert detector.offset_ == np.quantile(detector.calibration_scores_, 0.01, method="weibull")
 
 
 def test_threshold_holds_out_each_row_of_the_density_too():
@@ -502,11 +502,11 @@ def test_gray_images_are_learned_in_one_channel_and_colors_are_anomalies(fitted)
     np.testing.assert_allclose(
         detector.score_samples(color), detector.score_samples(NORMAL), rtol=1e-4
     )
-    tinted = color[:3].copy()
+    tinted = color[:6].copy()
     tinted[..., 0] //= 2
     assert detector.score_samples(tinted).max() < detector.score_samples(NORMAL).min()
     brief = small("autoencoder", epochs=1, decoder_epochs=0, score_type="error")
-    assert brief.fit(tinted.repeat(2, 0)).autoencoder_.shape == (3, 32, 32)
+    assert brief.fit(tinted).autoencoder_.shape == (3, 32, 32)
 
 
 def test_images_are_resized_and_cropped():

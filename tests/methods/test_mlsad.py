@@ -68,6 +68,7 @@ def test_planted_anomalies_are_normal_below_their_scale():
             assert apart.max() < 20  # noise alone
 
 
+@pytest.mark.filterwarnings("ignore:.* are copies:UserWarning")
 def test_the_map_is_highest_at_an_odd_pixel():
     detector = small((1, 2), epochs=40).fit(HALVES)
     odd = HALVES[:1].copy()
@@ -79,6 +80,7 @@ def test_the_map_is_highest_at_an_odd_pixel():
 # -- places ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.* are copies:UserWarning")
 @pytest.mark.parametrize("crop_size", [None, 8])
 def test_normal_values_in_the_wrong_place_are_found_if_positions_are_told(crop_size):
     how = {"crop_size": crop_size, "width": 16, "learning_rate": 0.01}
@@ -91,6 +93,7 @@ def test_normal_values_in_the_wrong_place_are_found_if_positions_are_told(crop_s
     assert abs(gaps[1]) < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:.* are copies:UserWarning")
 @pytest.mark.parametrize("level", [1, 4])
 def test_crops_are_random_and_keep_the_coordinates_of_their_windows(level, seen):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)  # a pixel says where it is
@@ -195,6 +198,7 @@ def test_networks_are_as_wide_and_deep_as_asked():
     assert network.arguments == expected
 
 
+@pytest.mark.filterwarnings("ignore:.* are copies:UserWarning")
 def test_noise_is_added_to_images_and_fakes(seen):
     flat = np.full((8, 16, 16), 128, np.uint8)
     small((4,), fakes=PatchResampler(), input_noise=0.1, epochs=10).fit(flat)

@@ -1,5 +1,6 @@
 """CANCE of tables: of rows of numbers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,10 +10,10 @@ from numpy.typing import ArrayLike
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ...annotations import Images
-from ...base import Inspection
+from ...annotations import Images, Size
+from ...base import InspectedImage, Inspection
 from ...data.images import is_table
-from ...runtime import exact_dtype, make_generator
+from ...runtime import exact_dtype, make_generator, twin_of
 from .composites import CompositeModel
 from .learning import CompositeLearner
 
@@ -90,38 +91,47 @@ class TableMixin:
             return None
         return validate_data(self, X, dtype=np.float64, order="C", reset=False)
 
-    def _score_table(self, table):
-        return self.model_.score(table).cpu().numpy().astype(np.float64)
-
-    @torch.no_grad()
-    def anomaly_score(self, X: ImagesOrTable) -> np.ndarray:
-        """Anomaly score of each input, higher = more anomalous: minus ``score_samples``."""
-        table = self._table(X)
-        if table is None:
-            return super().anomaly_score(X)
-        return self._score_table(table)
-
-    @torch.no_grad()
-    def inspect(self, X: ImagesOrTable) -> Inspection:
+    def inspect(
+        self, X: ImagesOrTable, *, maps: bool | str | Size = True, on_error: str = "raise"
+    ) -> Inspection:
         """Scores, labels and maps from one pass over images, or over the rows of a table.
 
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
             Images, or a table, as in ``fit``.
+        maps, on_error
+            See :meth:`BaseDetector.inspect`. Maps of rows have one size, and a table with bad
+            values is refused as a whole.
 
         Returns
         -------
         inspection : Inspection
-            Named tuple (scores, labels, maps, paths). The map of a table's row is the squared error
-            of each column, in the column's variance.
+            Named tuple (scores, labels, maps, paths, skipped). The map of a table's row is the
+            squared error of each column, in the column's variance.
         """
         table = self._table(X)
         if table is None:
-            return super().inspect(X)
-        scores = -self._score_table(table)
-        maps = self.model_.column_errors(table).cpu().numpy()
-        return Inspection(scores, self._labels(scores), maps, [None] * len(maps))
+            return super().inspect(X, maps=maps, on_error=on_error)
+        return twin_of(self)._inspect_table(table, maps)
+
+    @torch.no_grad()
+    def _inspect_table(self, table, maps):
+        scores = -self.model_.score(table).cpu().numpy().astype(np.float64)
+        errors = None if maps is False else self.model_.column_errors(table).cpu().numpy()
+        return Inspection(scores, self._labels(scores), errors, [None] * len(scores))
+
+    def iter_inspect(
+        self, X: ImagesOrTable, *, maps: bool | str | Size = True, on_error: str = "raise"
+    ) -> Iterator[InspectedImage]:
+        """Score, label and map of one image, or row, after the other; see :meth:`inspect`."""
+        if self._table(X) is None:
+            yield from super().iter_inspect(X, maps=maps, on_error=on_error)
+            return
+        seen = self.inspect(X, maps=maps)
+        for i, score in enumerate(seen.scores):
+            errors = None if seen.maps is None else seen.maps[i]
+            yield InspectedImage(float(score), int(seen.labels[i]), errors, None)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
