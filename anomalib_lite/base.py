@@ -29,7 +29,7 @@ from .validation import (
     check_number,
 )
 
-_N_EXAMPLES = 8  # normal images whose maps tell what a normal map looks like
+N_EXAMPLES = 8  # normal images whose maps tell what a normal map looks like
 
 
 class Inspection(NamedTuple):
@@ -441,7 +441,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         """The batches, of which notes are taken."""
         for images, batch in batches:
             notes.see(images, batch)
-            self._digests_ = np.array(notes.digests)
+            self._digests_ = notes.digests
             yield images, batch
 
     def _distinct(self) -> np.ndarray:
@@ -453,7 +453,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         grids = self._normal_grids(notes.examples, np.array(notes.indices))
         check_finite(grids, notes.images)
         if self._examples_ is not None and self._examples_.shape[1:] == grids.shape[1:]:
-            grids = torch.cat([grids, self._examples_])[:_N_EXAMPLES]
+            grids = torch.cat([grids, self._examples_])[:N_EXAMPLES]
         self._examples_ = grids
 
     def _normal_grids(self, batch: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
@@ -507,7 +507,8 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             raise ValueError(f"{expected} an array of shape {scores.shape}.")
         if np.isinf(scores).any():
             raise ValueError(f"{expected} infinity.")
-        if np.isnan(scores).all() and self.n_images_ > 2:
+        n_distinct = len(np.unique(self._digests_)) if len(self._digests_) else self.n_images_
+        if np.isnan(scores).all() and n_distinct > 2:
             raise ValueError(f"{expected} NaN alone.")
         return scores
 
@@ -907,8 +908,8 @@ class _Notes:
     """
 
     def __init__(self, digests):
-        self.digests = digests.tolist()
-        self._labels = dict.fromkeys(self.digests, "one of an earlier call")
+        self._buffer, self._n = digests, len(digests)
+        self._labels = dict.fromkeys(digests.tolist(), "one of an earlier call")
         self._copies = []
         self._inputs, self.indices, self.images = [], [], []
         self._random = np.random.default_rng(
@@ -921,14 +922,22 @@ class _Notes:
             if digest in self._labels:
                 self._copies.append(f"{image.label} is {self._labels[digest]}")
             self._labels.setdefault(digest, image.label)
-            self._draw(image, pixels, len(self.digests))
-            self.digests.append(digest)
+            self._draw(image, pixels, self._n)
+            if self._n == len(self._buffer):
+                self._buffer = np.resize(self._buffer, 2 * self._n + 16)
+            self._buffer[self._n] = digest
+            self._n += 1
+
+    @property
+    def digests(self):
+        """Of all images so far, those of earlier calls first."""
+        return self._buffer[: self._n]
 
     def _draw(self, image, pixels, index):
         """Keep an image as an example, so that each has the same chance in the end."""
         n = len(self.indices)
-        place = n if n < _N_EXAMPLES else int(self._random.integers(index + 1))
-        if place < _N_EXAMPLES:
+        place = n if n < N_EXAMPLES else int(self._random.integers(index + 1))
+        if place < N_EXAMPLES:
             self._inputs[place : place + 1] = [pixels.clone()]
             self.indices[place : place + 1] = [index]
             self.images[place : place + 1] = [_Glance.of(image)]
@@ -942,7 +951,7 @@ class _Notes:
         if self._copies:
             n, shown = len(self._copies), ", ".join(self._copies[:3])
             warn_user(
-                f"{n} of {len(self.digests)} images {'is a copy' if n == 1 else 'are copies'}: "
+                f"{n} of {self._n} images {'is a copy' if n == 1 else 'are copies'}: "
                 f"{shown}{', ...' if n > 3 else ''}. Copies vouch for each other, so that the "
                 "threshold may let more false alarms pass than asked. Leave them out."
             )

@@ -50,6 +50,7 @@ _PARTS = {
     "MLPAutoencoder": "nn",
     "NearestRows": "search",
     "NetworkInput": "data",
+    "PartBanks": "methods.patchcore",
     "PatchDetector": "nn",
     "PixelModel": "methods.cance",
     "PrincipalCodes": "search",

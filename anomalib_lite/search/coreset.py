@@ -22,7 +22,7 @@ from ..runtime import exact_dtype, make_generator, progress
 from .codes import MAX_COMPONENTS, PrincipalCodes
 from .nearest import NearestRows, squared_distance
 
-_CANDIDATES = 8000  # rows brought up to date in one phase
+_CANDIDATES = 1000, 8000  # rows brought up to date in one phase: an eighth of all, within these
 _BLOCK = 1024  # rows of one matrix product
 _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
@@ -68,14 +68,19 @@ def greedy_coreset(
         raise ValueError(f"n_keep: expected 1 to {n_rows} (the number of rows), got {n_keep}.")
     if not 0 <= start < n_rows:
         raise ValueError(f"start: expected a row, 0 to {n_rows - 1}, got {start}.")
-    cover = _Cover(rows, n_keep, start)
+    cover, n_candidates = _Cover(rows, n_keep, start), _n_candidates(n_rows)
     with progress(total=n_keep, desc="coreset", verbose=verbose) as bar:
         bar.update(1)
         while cover.n_picks < n_keep:
-            candidates, outside = cover.farthest(_CANDIDATES)
+            candidates, outside = cover.farthest(n_candidates)
             cover.update(candidates)
             bar.update(cover.pick(candidates, outside, n_keep - cover.n_picks))
     return cover.indices, cover.radius()
+
+
+def _n_candidates(n_rows):
+    least, most = _CANDIDATES
+    return min(max(n_rows // 8, least), most)
 
 
 class _Cover:
@@ -177,7 +182,7 @@ class _Cover:
     def radius(self):
         """Largest distance to the nearest pick: the gap of the pick that would come next."""
         while True:
-            group, (limit_gap, _) = self.farthest(_CANDIDATES)
+            group, (limit_gap, _) = self.farthest(_n_candidates(len(self.gap)))
             self.update(group)
             largest = float(self.gap[group].max())
             if largest >= limit_gap:

@@ -18,7 +18,7 @@ from .codes import PrincipalCodes
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
 CHUNK = 64  # neighboring products that are scanned by their minimum only
 _ROWS, _STORED = 784, 4096  # one block of products: 13 MB of float32
-_COVER = 1024  # stored rows that give the first, rough distances
+_COVER = 2048  # stored rows that give the first, rough distances
 _LIKELY = 8  # rows that a search for the farthest measures to the end at each step
 _PAIRS = 2**18  # collected before they are measured: 5 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32

@@ -66,29 +66,69 @@ def test_memory_bank_is_the_greedy_coreset_of_literal_patch_rows():
     assert detector.coreset_radius_ == pytest.approx(radius)
 
 
-def test_calibration_scores_leave_each_image_out(fitted):
-    bank, rows = fitted.memory_bank_.rows, patch_rows(NORMAL)
-    is_own = (rows[:, :, None] == bank).all(3).any(1)  # (n_images, n_bank)
-    assert (is_own.sum(0) == 1).all(), "each bank row is a patch of one image"
-    expected = [
-        slow_patchcore_score(image_rows, bank[~own], 9)
-        for image_rows, own in zip(rows, is_own, strict=True)
-    ]
-    np.testing.assert_allclose(-fitted.calibration_scores_, expected, rtol=1e-6)
-    assert fitted.offset_ == np.quantile(fitted.calibration_scores_, 0.01, method="weibull")
-    in_sample = fitted.score_samples(NORMAL)
-    assert (in_sample > fitted.calibration_scores_).all(), "in-sample scores look too normal"
+def test_calibration_scores_are_those_against_all_rows_of_other_parts():
+    images = stripes(10)
+    rows = patch_rows(images)
+    detector = small(coreset=1.0).fit(images)
+    for image, score in enumerate(detector.calibration_scores_):
+        bank = rows[np.arange(10) % 8 != image % 8].flatten(0, 1)
+        assert -score == pytest.approx(slow_patchcore_score(rows[image], bank, 9), rel=1e-6)
+    expected = np.quantile(detector.calibration_scores_, 0.01, method="weibull")
+    assert detector.offset_ == expected
+    in_sample = detector.score_samples(images)
+    assert (in_sample > detector.calibration_scores_).all(), "in-sample scores look too normal"
 
 
-def test_calibration_leaves_images_out_of_a_reduced_bank():
-    detector = small(n_reweight=None).fit(NORMAL[:3]).partial_fit(NORMAL[3:])
-    bank, rows = detector.memory_bank_.rows, patch_rows(NORMAL)
-    is_own = (rows[:, :, None] == bank).all(3).any(1)  # (n_images, n_bank)
-    for image_rows, own, score in zip(rows, is_own, detector.calibration_scores_, strict=True):
-        distance, _ = slow_nearest(image_rows, bank[~own])
+@pytest.mark.parametrize("coreset", [20, 200, 0.2])
+def test_an_image_has_no_part_in_the_bank_it_is_calibrated_with(coreset):
+    images = stripes(10)
+    detector = small(coreset=coreset, n_reweight=None).fit(images)
+    rows, banks = patch_rows(images), detector._part_banks_
+    assert banks.parts.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
+    n_bank = detector.memory_bank_.n_stored
+    for part in range(8):
+        bank = banks.others(part, n_bank, detector.memory_bank_.codes).rows
+        own = rows[banks.parts == part].flatten(0, 1)
+        assert not (own[:, None] == bank).all(2).any()
+        assert len(bank) == n_bank
+        for image in np.flatnonzero(banks.parts == part):
+            distance, _ = slow_nearest(rows[image], bank)
+            assert -detector.calibration_scores_[image] == pytest.approx(distance.max(), rel=1e-6)
+
+
+def test_copies_share_a_part_and_so_do_those_of_a_later_call():
+    images = stripes(6)
+    with pytest.warns(UserWarning, match="2 of 8 images are copies: image 6 is image 0"):
+        detector = small(coreset=1.0, n_reweight=None).fit(np.concatenate([images, images[:2]]))
+    assert detector._part_banks_.parts.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+    alone = small(coreset=1.0, n_reweight=None).fit(images)
+    np.testing.assert_allclose(detector.calibration_scores_[:6], alone.calibration_scores_)
+    with pytest.warns(UserWarning, match="6 of 12 images are copies: image 0 is one of an earlier"):
+        alone.partial_fit(images)
+    assert alone._part_banks_.parts.tolist() == [0, 1, 2, 3, 4, 5] * 2
+    np.testing.assert_allclose(*np.split(alone.calibration_scores_, 2))
+
+
+def test_scores_of_earlier_images_follow_the_banks():
+    images = stripes(20)
+    detector = small(n_reweight=None, coreset=0.2).fit(images[:10])
+    before = detector.calibration_scores_
+    detector.partial_fit(images[10:])
+    rows, banks = patch_rows(images), detector._part_banks_
+    n_bank = detector.memory_bank_.n_stored
+    for image, score in enumerate(detector.calibration_scores_):
+        bank = banks.others(banks.parts[image], n_bank, detector.memory_bank_.codes).rows
+        distance, _ = slow_nearest(rows[image], bank)
         # only a few patches of each image are kept: one of these need not be the farthest now
         assert np.isclose(distance, -score, rtol=1e-6).any()
         assert -score <= distance.max() * (1 + 1e-6)
+    assert detector.calibration_scores_[:10].mean() > before.mean() + 0.3
+
+
+def test_reduced_banks_keep_to_the_count():
+    detector = small(coreset=40, memory_budget=4 * IMAGE_BYTES).fit(stripes(24))
+    assert len(detector.memory_bank_.rows) == 40
+    assert max(map(len, detector._part_banks_.chunks[0])) == 40
 
 
 def test_distant_patches_do_not_overflow():
@@ -176,17 +216,15 @@ def test_partial_fit_learns_a_second_kind_of_normal():
     assert detector.predict(scratched(3)).tolist() == [-1] * 3
 
 
-def test_threshold_of_partial_fit_is_close_to_that_of_one_fit():
-    images = stripes(16)
-    whole, part = small(coreset=0.2).fit(images), small(coreset=0.2)
-    for start in range(0, 16, 4):
-        part.partial_fit(images[start : start + 4])
-    early = small(coreset=0.2).fit(images[:4])
-    stale = abs(early.offset_ - whole.offset_)
-    assert abs(part.offset_ - whole.offset_) < 0.5 * stale
-    fresh = part.anomaly_score(stripes(40, seed=8))
-    assert (fresh > -part.offset_).mean() < 0.1
-    assert fresh.max() > 0.75 * -part.offset_
+def test_the_threshold_holds_after_partial_fit():
+    images, fresh = stripes(32), stripes(60, seed=8)
+    detector = small(coreset=0.2, false_alarm_rate=0.2).fit(images[:8])
+    early = detector.offset_
+    for start in range(8, 32, 8):
+        detector.partial_fit(images[start : start + 8])
+    scores = detector.score_samples(fresh)
+    assert 0.05 < (scores < detector.offset_).mean() < 0.45
+    assert (scores < early).mean() < 0.03, "the bank has grown, and so has the threshold"
 
 
 def test_failed_partial_fit_changes_nothing(tmp_path):
@@ -275,7 +313,7 @@ def test_a_budget_learns_in_parts_what_partial_fit_would(budget, coreset):
 def test_parts_cost_little_of_the_radius(coreset):
     images = stripes(24)
     whole = small(coreset=coreset).fit(images)
-    parts = small(coreset=coreset, memory_budget=8 * IMAGE_BYTES).fit(images)
+    parts = small(coreset=coreset, memory_budget=16 * IMAGE_BYTES).fit(images)
     rows = patch_rows(images).flatten(0, 1)
     assert parts.memory_bank_.query(rows)[0].max() <= parts.coreset_radius_ * (1 + 1e-6)
     assert whole.coreset_radius_ < parts.coreset_radius_ < 2 * whole.coreset_radius_
@@ -291,13 +329,13 @@ def test_stores_hold_no_more_than_the_budget_leaves_beside_the_bank(monkeypatch)
     held = []
     original = PatchCore._absorb
 
-    def absorb(self, store, generator, **options):
+    def absorb(self, store, *args, **options):
         held.append(store.n_images)
-        original(self, store, generator, **options)
+        return original(self, store, *args, **options)
 
     monkeypatch.setattr(PatchCore, "_absorb", absorb)
     small(coreset=0.2, memory_budget=5 * IMAGE_BYTES).fit(stripes(12))
-    assert held == [5, 4, 3]  # a bank of 64 rows takes the place of one image
+    assert held == [5, 2, 2, 2, 1]  # half of it, since banks take the place of six images
 
 
 # -- parameters -----------------------------------------------------------------------------------
@@ -340,9 +378,19 @@ def test_bad_parameters_are_refused_at_fit(params, message):
     assert not [name for name in vars(detector) if name.endswith("_")]
 
 
-def test_one_image_is_too_few():
-    with pytest.raises(ValueError, match="at least 2 images, got 1 sample"):
-        small().fit(NORMAL[:1])
+def test_one_image_gives_scores_and_maps_but_no_labels():
+    with pytest.warns(UserWarning, match="1 image cannot calibrate the threshold"):
+        detector = small().fit(NORMAL[:1])
+    seen = detector.inspect(ODD)
+    fresh = detector.score_samples(stripes(4, seed=5))
+    assert seen.scores.max() < fresh.min()
+    assert seen.maps.shape == ODD.shape
+    assert seen.labels.tolist() == [0, 0]
+    for label in (detector.predict, detector.decision_function):
+        with pytest.raises(ValueError, match=r"too few images .* set_threshold\(score="):
+            label(ODD)
+    detector.set_threshold(score=(seen.scores.max() + fresh.min()) / 2)
+    assert detector.predict(ODD).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("coreset", [1, 2])
@@ -357,7 +405,7 @@ def test_tiny_banks_score(coreset):
     np.testing.assert_allclose(detector.anomaly_score(ODD), expected, rtol=1e-4)
     assert np.isfinite(detector.offset_)
     assert len(detector.calibration_scores_) == 6
-    assert np.isnan(detector.calibration_scores_).sum() == (coreset == 1)
+    assert np.isfinite(detector.calibration_scores_).all()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_picks_are_those_of_the_plain_loop_at_20_000_rows():
 def test_phases_of_any_size_pick_the_same(monkeypatch, candidates, block, kind, n_keep):
     rows = rows_of(kind, 500)
     expected, expected_radius = slow_greedy_coreset(rows, n_keep)
-    monkeypatch.setattr(coreset_module, "_CANDIDATES", candidates)
+    monkeypatch.setattr(coreset_module, "_CANDIDATES", (candidates, candidates))
     monkeypatch.setattr(coreset_module, "_BLOCK", block)
     indices, radius = greedy_coreset(rows, n_keep)
     np.testing.assert_array_equal(indices, expected)
@@ -86,7 +86,7 @@ def test_no_row_is_compared_with_a_pick_twice(monkeypatch):
             compared[tuple(row)] = end
         tighten(self, rows, codes, nearest, ranges=ranges)
 
-    monkeypatch.setattr(coreset_module, "_CANDIDATES", 64)
+    monkeypatch.setattr(coreset_module, "_CANDIDATES", (64, 64))
     monkeypatch.setattr(coreset_module, "_BLOCK", 1)  # rows of a block share the oldest state
     monkeypatch.setattr(NearestRows, "tighten", recorded)
     greedy_coreset(rows_of("gaussian", 500), 80)

@@ -3,26 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
-from ..annotations import Device, Path, RandomState, Size
-from ..backbones.backbone import DTYPES, ENGINES, Backbone
-from ..backbones.patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
-from ..base import BaseDetector, PartialFitMixin
-from ..runtime import parse_memory, progress
-from ..search.coreset import (
+from ...annotations import Device, Path, RandomState, Size
+from ...backbones.backbone import DTYPES, ENGINES, Backbone
+from ...backbones.patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
+from ...base import N_EXAMPLES, BaseDetector, PartialFitMixin
+from ...runtime import parse_memory, progress
+from ...search.coreset import (
     check_projection,
     coreset_row_bytes,
     coreset_size,
     merge_coresets,
     select_coreset,
 )
-from ..search.nearest import NearestRows, squared_distance
-from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
+from ...search.nearest import NearestRows, squared_distance
+from ...validation import check_choice, check_count, check_finite, check_odd
+from .calibration import PartBanks, assign_parts
 
-_PART_COUNT = 2  # a part's coreset, in units of a ``coreset`` count: finer, to be reduced later
+_CHUNK_COUNT = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
 
@@ -111,8 +114,8 @@ class PatchCore(PartialFitMixin, BaseDetector):
     coreset_radius_ : float
         No training patch is farther from the bank than this.
     calibration_scores_ : ndarray of shape (n_images,)
-        ``score_samples`` of each training image against the bank without the rows that come
-        from that image; NaN for an image from which all of the bank comes.
+        ``score_samples`` of each training image against a bank of images in other parts; NaN if
+        there are no others.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
@@ -125,18 +128,17 @@ class PatchCore(PartialFitMixin, BaseDetector):
     The unit of scores and maps is the Euclidean distance between patch features (not squared).
     Distances are exact to float32 rounding of the features.
 
-    Leaving an image out also removes rows that other images would have filled in for, so
-    calibration scores are a little more anomalous than those of new normal images, and the
-    threshold errs towards fewer false alarms; the fewer images, the more so. Near-duplicates among
-    the training images have the opposite effect: each finds its patches in the others.
+    The threshold is calibrated on banks that an image had no part in: the training images are cut
+    into eight parts, and each image is scored against the coresets of the other parts. Copies of an
+    image share a part; near-duplicates do not, and vouch for each other.
 
     ``partial_fit`` adds the coreset of the new images to the bank; with ``coreset`` as a count
     the union is then reduced to it again, and every earlier patch stays within the sum of the two
-    radii. A fit in parts adds part after part in this way and reduces the union once, at the end,
-    or whenever it takes a quarter of the budget. What a patch and a score are (backbone, layers,
-    sizes, aggregation, neighborhood, n_reweight) stays as it was at the first call. To set the
-    threshold anew without the earlier images, the few patches of each that were farthest from the
-    rest are kept.
+    radii. A fit that exceeds the ``memory_budget`` adds chunk after chunk in this way and reduces
+    the union once, at the end, or whenever it takes a quarter of the budget. What a patch and a
+    score are (backbone, layers, sizes, aggregation, neighborhood, n_reweight) stays as it was at
+    the first call. To set the threshold anew without the earlier images, the few patches of each
+    that were farthest from the rest are kept.
 
     References
     ----------
@@ -218,66 +220,70 @@ class PatchCore(PartialFitMixin, BaseDetector):
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
-        for store, is_last in self._parts(batches, n_images):
+        is_first, scores = not hasattr(self, "memory_bank_"), []
+        for store, grid, is_last in self._chunks(batches, n_images):
             whole = is_last and not hasattr(self, "memory_bank_")
-            self._absorb(store, generator, whole=whole)
+            scores.append(self._absorb(store, grid, generator, whole=whole))
             del store  # before the next one is filled
         self._reduce_bank(generator)
-        check_enough(self.n_images_, 2, "scores of each image against the others")
-        return self._leave_one_out_scores()
+        if is_first and len(scores) == 1:
+            return scores[0]
+        return self._rescored()  # against what has been learned since
 
-    def _parts(self, batches, n_images):
-        """(store of patch rows, whether it is the last) for stores within the memory budget."""
+    def _chunks(self, batches, n_images):
+        """(store of patch rows, their grid, whether it is the last) within the memory budget."""
         store, capacity, n_done = None, 0, 0
         for images, batch in batches:
-            rows, _ = self._embed(batch)  # (B, P, D)
+            rows, grid = self._embed(batch)  # (B, P, D)
             check_finite(rows, images)
             if store is None or store.n_images + len(rows) > capacity:
                 if store is not None:
                     n_done += store.n_images
-                    yield store, False
+                    yield store, grid, False
                 capacity = max(len(rows), self._capacity(*rows.shape[1:]))
                 store = RowStore(None if n_images is None else min(n_images - n_done, capacity))
             store.append(rows)
-        yield store, True
+        yield store, grid, True
 
     def _capacity(self, n_patches, n_features):
         """Number of images whose rows the memory budget has room for beside the bank."""
         budget, row_bytes = self._budget(), coreset_row_bytes(n_features)
-        n_bank = len(self._bank_owners_) if hasattr(self, "_bank_owners_") else 0
+        n_bank = self._n_stored() if hasattr(self, "memory_bank_") else 0
         return max(budget - n_bank * row_bytes, budget // 2) // (n_patches * row_bytes)
 
     def _budget(self):
         return parse_memory("memory_budget", self.memory_budget)
 
-    def _absorb(self, store, generator, *, whole):
-        """Add the coreset of some images' rows to the bank."""
-        first = len(self._suspects_) if hasattr(self, "_suspects_") else 0
-        is_count = isinstance(self.coreset, Integral)
+    def _n_stored(self):
+        """Rows of the bank and of those it is calibrated with."""
+        return self.memory_bank_.n_stored + self._part_banks_.n_rows
+
+    def _absorb(self, store, grid, generator, *, whole):
+        """Add the coreset of some images' rows to the bank; gives their out-of-sample scores."""
+        is_count, is_first = isinstance(self.coreset, Integral), not hasattr(self, "memory_bank_")
         indices, radius = select_coreset(
             store.rows,
-            _PART_COUNT * self.coreset if is_count and not whole else self.coreset,
+            _CHUNK_COUNT * self.coreset if is_count and not whole else self.coreset,
             generator=generator,
             projection=self.projection,
             verbose=self.verbose,
         )
         bank = store.rows[indices]
-        owners = first + indices // store.by_image.shape[1]
-        if first:
+        if not is_first:
             bank = torch.cat([self.memory_bank_.rows, bank])
-            owners = torch.cat([self._bank_owners_, owners])
             radius = max(radius, self.coreset_radius_)
         self.memory_bank_ = NearestRows.from_rows(bank, store.rows)
-        self._bank_owners_, self.coreset_radius_ = owners, radius
-        by_image = progress(store.by_image, desc="threshold", verbose=self.verbose)
-        suspects = [self._suspects(rows, first + i) for i, rows in enumerate(by_image)]
-        earlier = [self._suspects_] if first else []
-        self._suspects_ = torch.cat([*earlier, torch.stack(suspects)])
-        if 4 * len(bank) * coreset_row_bytes(bank.shape[1]) > self._budget():
+        self.coreset_radius_ = radius
+        scores = self._calibrate(store.by_image, len(indices), grid)
+        room = self._budget() // (4 * coreset_row_bytes(bank.shape[1]))
+        if len(bank) > room:
             self._reduce_bank(generator)
+        elif is_count and self._part_banks_.n_rows > room:
+            self._reduce_part_banks(len(bank))
+        return scores
 
     def _reduce_bank(self, generator):
-        """Reduce a bank grown in parts to ``coreset`` rows, if that is a count."""
+        """Reduce a bank grown in chunks to ``coreset`` rows, if that is a count."""
         bank = self.memory_bank_.rows
         if not isinstance(self.coreset, Integral) or len(bank) <= self.coreset:
             return
@@ -285,8 +291,64 @@ class PatchCore(PartialFitMixin, BaseDetector):
             [bank], self.coreset, generator=generator, verbose=self.verbose
         )
         self.memory_bank_ = NearestRows.from_rows(bank[kept], self._suspects_.flatten(0, 1))
-        self._bank_owners_ = self._bank_owners_[kept]
         self.coreset_radius_ += radius
+        self._reduce_part_banks(self.coreset)
+
+    def _reduce_part_banks(self, n_bank):
+        self._part_banks_ = self._part_banks_.reduced(n_bank, self.memory_bank_.codes)
+
+    # -- calibration ------------------------------------------------------------------------------
+
+    def _calibrate(self, images, n_bank, grid):
+        """Add the rows of images (n, P, D) to the parts' banks; gives the images' scores (n,)."""
+        earlier = self._part_banks_ if hasattr(self, "_part_banks_") else None
+        n_earlier = 0 if earlier is None else len(earlier.parts)
+        digests = self._digests_[: n_earlier + len(images)].tolist()
+        parts = assign_parts(digests, () if earlier is None else earlier.parts)[n_earlier:]
+        here = PartBanks.of(images, parts, n_bank, self.memory_bank_.codes)
+        self._part_banks_ = here if earlier is None else earlier.joined(here)
+        scores, suspects, grids = [None] * len(images), [None] * len(images), []
+        examples = {*np.linspace(0, len(images) - 1, N_EXAMPLES).astype(int).tolist()}
+        with progress(total=len(images), desc="threshold", verbose=self.verbose) as bar:
+            for i, bank in self._with_banks(parts):
+                found = self._out_of_sample(images[i], bank, _N_SUSPECTS)
+                suspects[i], scores[i] = images[i][found.patches], found.score
+                if i in examples:
+                    grids.append((bank or self.memory_bank_).query(images[i])[0].float())
+                bar.update()
+        self._examples_ = torch.stack(grids).unflatten(1, grid)
+        suspects = torch.stack(suspects)
+        self._suspects_ = suspects if earlier is None else torch.cat([self._suspects_, suspects])
+        return torch.stack(scores)
+
+    def _with_banks(self, parts):
+        """(index, bank of the other parts) of images, by their parts."""
+        banks, codes = self._part_banks_, self.memory_bank_.codes
+        for part in np.unique(parts):
+            bank = banks.others(part, self.memory_bank_.n_stored, codes)
+            for i in np.flatnonzero(parts == part):
+                yield i, bank
+
+    def _rescored(self):
+        """Anomaly scores of all images, by their suspects and what the parts' banks are now."""
+        scores = [None] * len(self._suspects_)
+        for i, bank in self._with_banks(self._part_banks_.parts):
+            scores[i] = self._out_of_sample(self._suspects_[i], bank, 1).score
+        return torch.stack(scores)
+
+    def _out_of_sample(self, rows, bank, n):
+        """The n patches of an image farthest from a bank, and the image's score by the first."""
+        if bank is None:
+            patches, _, _ = self.memory_bank_.farthest(rows, n)
+            return _OutOfSample(patches, torch.tensor(torch.nan, dtype=torch.float64))
+        patches, distance, index = bank.farthest(rows, n)
+        (score,) = self._image_scores(rows[patches[:1]], distance[:1], index[:1], bank)
+        return _OutOfSample(patches, score.cpu())
+
+    def _keep_examples(self, notes):
+        """Grids were kept when the images were calibrated."""
+
+    # -- scoring ----------------------------------------------------------------------------------
 
     def _embed(self, batch):
         """Patch rows (B, P, D) and their grid (h, w)."""
@@ -302,7 +364,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         found = [self.memory_bank_.query(image_rows) for image_rows in rows]
         distance, index = (torch.stack(part) for part in zip(*found, strict=True))  # (B, P)
         worst = torch.arange(len(rows), device=rows.device), distance.argmax(1)
-        scores = self._image_scores(rows[worst], distance[worst], index[worst])
+        scores = self._image_scores(rows[worst], distance[worst], index[worst], self.memory_bank_)
         return scores, distance.float().unflatten(1, grid)
 
     def _score(self, batch):
@@ -312,9 +374,9 @@ class PatchCore(PartialFitMixin, BaseDetector):
         worst = rows[torch.arange(len(rows), device=rows.device), patch]
         if worst.requires_grad:  # the same distance, differentiable
             distance = squared_distance(worst, self.memory_bank_.rows[index]).sqrt()
-        return self._image_scores(worst, distance, index)
+        return self._image_scores(worst, distance, index, self.memory_bank_)
 
-    def _image_scores(self, m_test, s_star, m_star, exclude=None):
+    def _image_scores(self, m_test, s_star, m_star, bank):
         """Equation 7 of the paper, in its names.
 
         Parameters
@@ -325,37 +387,23 @@ class PatchCore(PartialFitMixin, BaseDetector):
             Its distance to the bank.
         m_star : torch.Tensor of shape (B,)
             The bank row at that distance, as an index.
+        bank : NearestRows
         """
         b = self._settings_.n_reweight
         if b in (None, 1):
             return s_star
-        bank = self.memory_bank_.rows
-        _, neighborhoods = self.memory_bank_.k_nearest(bank[m_star], b, exclude=exclude)
+        _, neighborhoods = bank.k_nearest(bank.rows[m_star], b)
         weights = []
         for patch, s, n_b in zip(m_test, s_star, neighborhoods, strict=True):
-            distances = squared_distance(patch, bank[n_b]).sqrt()  # (b,)
+            distances = squared_distance(patch, bank.rows[n_b]).sqrt()  # (b,)
             # exp(s*) / sum(exp(distances)), without overflow; a bank of one row has no neighbors
             ratio = (s - distances.logsumexp(0)).exp()
             weights.append(1 - ratio if len(n_b) > 1 else torch.ones_like(ratio))
         return torch.stack(weights) * s_star
 
-    def _own(self, image):
-        """The bank rows of one training image, to be excluded when it is scored."""
-        return (self._bank_owners_ == image).nonzero()[:, 0]
 
-    def _suspects(self, rows, image):
-        """The patches of a training image that are farthest from the bank without it."""
-        suspects, _, _ = self.memory_bank_.farthest(rows, _N_SUSPECTS, exclude=self._own(image))
-        return rows[suspects]
+class _OutOfSample(NamedTuple):
+    """Patches of an image that are farthest from a bank, as indices, and the image's score."""
 
-    def _leave_one_out_scores(self):
-        """Anomaly score of each training image against the bank without its own rows."""
-        scores = []
-        for image, rows in enumerate(self._suspects_):
-            exclude = self._own(image)
-            if len(exclude) == len(self._bank_owners_):  # the whole bank is this image
-                scores.append(rows.new_tensor(torch.nan))
-                continue
-            patch, distance, index = self.memory_bank_.farthest(rows, 1, exclude=exclude)
-            scores += self._image_scores(rows[patch], distance, index, exclude)
-        return torch.stack([score.cpu() for score in scores])
+    patches: torch.Tensor
+    score: torch.Tensor

@@ -1,0 +1,133 @@
+"""Banks for out-of-sample scores: of each training image, one that it had no part in.
+
+An image's own most unusual patches are in the coreset of all images. Taking them out would leave
+holes that no new image meets, so that the image looked too anomalous. Instead the images are cut
+into parts, each part has a coreset of its own, and an image is scored against those of the other
+parts: nothing in them was chosen with the image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...search.codes import PrincipalCodes
+from ...search.coreset import greedy_coreset
+from ...search.nearest import NearestRows
+
+N_PARTS = 8
+_ENOUGH = 128  # rows of a part's coreset at least, where the bank has as many
+_COMPONENTS = 32  # in which these coresets are picked
+_SEARCHED = 24  # components of the codes that they are searched by
+
+
+def assign_parts(digests: Sequence[int], earlier: Sequence[int] = ()) -> np.ndarray:
+    """A part for each image, by turns; copies of an image share one.
+
+    Parameters
+    ----------
+    digests : sequence of n int
+        The same for copies.
+    earlier : sequence of int, default=()
+        Parts of the first images, if they have been assigned before.
+
+    Returns
+    -------
+    parts : ndarray of shape (n,)
+        0 to ``N_PARTS - 1``.
+
+    Examples
+    --------
+    >>> assign_parts([7, 8, 7, 9]).tolist()
+    [0, 1, 0, 2]
+    """
+    part_of = dict(zip(digests, earlier, strict=False))
+    for digest in digests:
+        part_of.setdefault(digest, len(part_of) % N_PARTS)
+    return np.array([part_of[digest] for digest in digests])
+
+
+@dataclass(frozen=True, eq=False)
+class PartBanks:
+    """Coresets of the parts of the training images, chunk by chunk as the bank has grown.
+
+    Attributes
+    ----------
+    chunks : list of list of torch.Tensor of shape (n_k, D)
+        For each chunk of images learned together, rows of each part in the order of picking; empty
+        for a part without images.
+    sizes : list of int
+        How many rows each chunk has given to the bank.
+    parts : ndarray of shape (n_images,)
+        The part of each image.
+    """
+
+    chunks: list[list[torch.Tensor]]
+    sizes: list[int]
+    parts: np.ndarray
+
+    @classmethod
+    def of(
+        cls, images: torch.Tensor, parts: np.ndarray, size: int, codes: PrincipalCodes
+    ) -> "PartBanks":
+        """Coresets of a chunk of images (n, P, D) which has given ``size`` rows to the bank."""
+        chunk = []
+        for part in range(N_PARTS):
+            members = images[torch.from_numpy(parts == part).to(images.device)]
+            chunk.append(members.flatten(0, 1))
+        return cls([_kept(chunk, size, codes)], [size], parts)
+
+    def joined(self, later: "PartBanks") -> "PartBanks":
+        """These and those of later images."""
+        parts = np.concatenate([self.parts, later.parts])
+        return PartBanks(self.chunks + later.chunks, self.sizes + later.sizes, parts)
+
+    def reduced(self, size: int, codes: PrincipalCodes) -> "PartBanks":
+        """One chunk instead of several, for a bank that was reduced to ``size`` rows."""
+        chunk = [torch.cat(rows) for rows in zip(*self.chunks, strict=True)]
+        return PartBanks([_kept(chunk, size, codes)], [size], self.parts)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all parts and chunks together."""
+        return sum(len(rows) for chunk in self.chunks for rows in chunk)
+
+    def others(self, part: int, n_bank: int, codes: PrincipalCodes) -> NearestRows | None:
+        """A bank of at most ``n_bank`` rows of the other parts; None if there are none.
+
+        It is made as the bank of all parts was, chunk by chunk. Rows that were picked first come
+        first, which a search for the farthest profits from.
+        """
+        rows = []
+        for chunk, size in zip(self.chunks, self.sizes, strict=True):
+            others = [rows for k, rows in enumerate(chunk) if k != part]
+            ranks = torch.cat([torch.arange(len(each), device=each.device) for each in others])
+            rows.append(_coreset(torch.cat(others)[ranks.argsort(stable=True)], size, codes))
+        rows = torch.cat(rows)
+        if len(rows) == 0:
+            return None
+        bank = NearestRows(codes.shortened(_SEARCHED), min(n_bank, len(rows)))
+        bank.append(_coreset(rows, n_bank, codes))
+        return bank
+
+
+def _kept(chunk, size, codes):
+    """Coresets of the rows of each part, for a chunk that gives ``size`` rows to the bank.
+
+    Those of all parts but one are together as many. But coresets of parts pick the same outliers,
+    and few rows of each would be outliers alone: hence at least some, which
+    :meth:`PartBanks.others` reduces.
+    """
+    n_parts = sum(len(rows) > 0 for rows in chunk)
+    n_keep = max(-(-size // max(n_parts - 1, 1)), min(size, _ENOUGH))
+    return [_coreset(rows, n_keep, codes) for rows in chunk]
+
+
+def _coreset(rows, n_keep, codes):
+    """``n_keep`` rows picked greedily by principal components, which is quicker; or all."""
+    if len(rows) <= n_keep:
+        return rows.clone()
+    leading = codes.shortened(_COMPONENTS).encode(rows)
+    indices, _ = greedy_coreset(leading, n_keep)
+    return rows[indices]
