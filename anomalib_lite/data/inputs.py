@@ -1,4 +1,4 @@
-"""Resize, crop and normalize images for a network; check that their values are scaled as at fit."""
+"""Resize, crop and normalize images for a network; notice values that are scaled otherwise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,17 @@ _N_SUSPECT = 32  # images scaled another way, from the first on, after which a c
 
 @dataclass
 class ValueRange:
-    """Range of values of the images of fit; refuses images scaled differently.
+    """Range of values of the images of fit; notices images scaled differently.
 
     Integer images of a dtype seen at fit are assumed to be scaled as they were then. Any other
     image must have a brightness that the same scaling can explain: a dtype not seen at fit may be
-    at most ``other_dtype`` times as bright as the brightest image of fit, and floats, whose scale
-    is only a convention, at most ``other_scale`` times brighter or darker. A constant image is
-    never too dark: a black image may be an anomaly.
+    at most ``other_dtype`` times as bright as the images of fit, and floats, whose scale is only a
+    convention, at most ``other_scale`` times brighter or darker. A different scale changes all
+    values, so both the highest value and the mean of the image must be out of proportion: a bright
+    defect on a dark field raises one of them alone. A constant image is never too dark: a black
+    image may be an anomaly.
+
+    An anomaly may change both (a lamp that is off), a mistake changes every image of a call.
 
     Attributes
     ----------
@@ -30,33 +34,45 @@ class ValueRange:
         Highest value seen at fit, as a fraction of full scale.
     dtypes : set of str
         Names of the dtypes seen at fit.
+    brightest : float
+        Highest mean of an image of fit, as a fraction of full scale.
     """
 
     highest: float = 0.0
     dtypes: set[str] = field(default_factory=set)
+    brightest: float = 0.0
     other_dtype = 8.0
     other_scale = 128.0
 
     def learn(self, image: CheckedImage) -> None:
         """Extend the range by an image of fit."""
-        self.highest = max(self.highest, float(image.pixels.max()))
+        _, high, mean = _levels(image)
+        self.highest = max(self.highest, high)
+        self.brightest = max(self.brightest, mean)
         self.dtypes.add(image.dtype)
 
     def mistake(self, image: CheckedImage) -> str | None:
         """Why the image looks scaled differently from those of fit; None if it does not."""
         seen = image.dtype in self.dtypes
-        if seen and not image.dtype.startswith("float"):
+        if self.highest == 0 or (seen and not image.dtype.startswith("float")):
             return None
-        low, high = (float(value) for value in torch.aminmax(image.pixels))
-        too_dark = low < high and high * self.other_scale < self.highest
-        too_bright = high > self.highest * (self.other_scale if seen else self.other_dtype)
-        if self.highest > 0 and (too_dark or too_bright):
-            return (
-                f"its {image.dtype} values reach {high:.3g} of full scale, those of the images of "
-                f"fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the same "
-                "way."
-            )
-        return None
+        low, high, mean = _levels(image)
+        brighter = self.other_scale if seen else self.other_dtype
+        darker = 1 / self.other_scale
+        too_bright = high > self.highest * brighter and mean > self.brightest * brighter
+        too_dark = high < self.highest * darker and mean < self.brightest * darker and low < high
+        if not (too_bright or too_dark):
+            return None
+        return (
+            f"its {image.dtype} values reach {high:.3g} of full scale, those of the images of fit "
+            f"({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the same way."
+        )
+
+
+def _levels(image):
+    """Lowest, highest and mean value of an image."""
+    low, high = torch.aminmax(image.pixels)
+    return float(low), float(high), float(image.pixels.mean(dtype=torch.float64))
 
 
 @dataclass(frozen=True)
