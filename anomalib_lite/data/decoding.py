@@ -65,14 +65,13 @@ def picture(item: str | os.PathLike | Image.Image):
     """
     try:
         if isinstance(item, Image.Image):
-            with _at_primary(item):
+            with _not_mapped(item), _at_primary(item):
                 yield item
             return
         if not stat.S_ISREG(os.stat(item).st_mode):
             raise Refused("expected a file, got a folder, a pipe or a device.")
         formats = (*_FORMATS, "HEIF") if reads_heif() else _FORMATS
-        # Opened here because Pillow memory-maps a file that it opens by name, and the process would
-        # crash (SIGBUS) if the file were truncated while it is read.
+        # Opened here because Pillow memory-maps a file that it opens by name.
         with open(item, "rb") as file:
             with _open(file, formats) as image, _at_primary(image):
                 yield image
@@ -82,6 +81,23 @@ def picture(item: str | os.PathLike | Image.Image):
         raise ValueError(
             f"cannot be read as an image: {error}. Repair or remove the file."
         ) from error
+
+
+@contextmanager
+def _not_mapped(image):
+    """Context in which Pillow does not memory-map the file of an image that it opened by name.
+
+    The process would crash (SIGBUS) if the file were truncated while it is read, and some versions
+    map a turned TIFF file with its height and width exchanged.
+    """
+    name = getattr(image, "filename", None)
+    if name:
+        image.filename = ""
+    try:
+        yield
+    finally:
+        if name:
+            image.filename = name
 
 
 def _open(file, formats):

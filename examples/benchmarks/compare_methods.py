@@ -215,7 +215,8 @@ def table(path):
         for number, how in zip(numbers, formats, strict=True):
             values = [float(row[number]) for row in rows if row[number]]
             cells.append(format(np.mean(values), how) if values else "")
-        published = PUBLISHED.get(method, {}).get(Path(name).name, "") if is_own(name) else ""
+        is_mvtec = is_own(name) and "mvtec" in Path(name).parent.name.lower()
+        published = PUBLISHED.get(method, {}).get(Path(name).name, "") if is_mvtec else ""
         print(f"| {name} | {method} | {len(rows)} | {' | '.join(cells)} | {published} |")
     means = (f"{who} {image}, {pixel}" for who, (image, pixel) in PUBLISHED_MEANS.items())
     print(f"\nPublished means on MVTec AD (image, pixel AUROC): {', '.join(means)}")

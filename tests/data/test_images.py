@@ -500,7 +500,6 @@ BAD = {
     "None": (None, "got NoneType"),
     "a number": (7, "got int"),
     "bytes": (b"1234", "got bytes"),
-    "(image, label) in a list": ((GRAY[0], 0), "got tuple"),
     "too few rows": (np.zeros((7, 9), np.uint8), "at least 8 pixels per side .* got 7 x 9"),
     "too few columns": (np.zeros((9, 7), np.uint8), "at least 8 pixels per side .* got 9 x 7"),
 }
