@@ -59,15 +59,14 @@ class AnomalyDataset:
         is_file = isinstance(image, str | os.PathLike)
         size = upright_size(image) if is_file else image.shape[:2]
         name = f"the mask of {os.fsdecode(image) if is_file else f'test image {index}'}"
-        if mask is None:
-            return np.zeros(size, dtype=bool)
         if isinstance(mask, str | os.PathLike):
             name = os.fsdecode(mask)
-        mask = read_mask(mask, size=size, name=name)
+        empty = np.zeros(size, dtype=bool)
+        mask = empty if mask is None else read_mask(mask, size=size, name=name)
         if mask.any() == (self.test_labels[index] == 1):
             raise ValueError(
                 f"{name}: expected {'no' if mask.any() else 'a'} defective pixel, since its image "
-                f"is labeled {self.test_defects[index]!r}. Correct the mask or the label."
+                f"is labeled {str(self.test_defects[index])!r}. Correct the mask or the label."
             )
         return mask
 

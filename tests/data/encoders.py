@@ -10,6 +10,7 @@ from worlds import stripes
 
 SIDE = 64
 GRAY = stripes(1, seed=5)[0]
+TURN = {274: 6}  # the tag of a TIFF that stands on its side
 COLOR = np.stack([GRAY, np.roll(GRAY, 3, axis=1), 255 - GRAY], axis=-1)
 
 
@@ -32,6 +33,18 @@ def png(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header, crc) + extra + chunk(b"IDAT", data)
         + (chunk(b"IEND") if end else b"")
     )  # fmt: skip
+
+
+def deep_png(array, color, **options):
+    """A PNG of 16 bits per channel from uint16."""
+    size = array.shape[1::-1]
+    return png(scanlines(array.astype(">u2")), size=size, depth=16, color=color, **options)
+
+
+def exif_chunk(orientation):
+    return chunk(
+        b"eXIf", struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 274, 3, 1, orientation, 0, 0)
+    )
 
 
 def encoded(array, kind, **options):

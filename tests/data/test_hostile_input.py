@@ -25,10 +25,13 @@ from encoders import (
     COLOR,
     GRAY,
     SIDE,
+    TURN,
     adam7,
     be,
     chunk,
+    deep_png,
     encoded,
+    exif_chunk,
     patched,
     png,
     scanlines,
@@ -242,24 +245,13 @@ TWELVE = DEEP >> 4
 SCALED = np.rint(TWELVE * (65535 / 4095)).astype(np.uint16)
 WIDE = {"size": (56, 40), "depth": 16}
 PLANES = np.ascontiguousarray(DEEP.transpose(2, 0, 1))
-TURN = {274: 6}
 PREDICTED = np.diff(DEEP, axis=1, prepend=np.zeros((40, 1, 3), np.uint16))
-
-
-def deep_png(array, color, **options):
-    return png(scanlines(array.astype(">u2")), color=color, **WIDE, **options)
 
 
 def ppm(array, highest, kind=b"P6"):
     if kind in (b"P3", b"P2"):
         return b"%b 56 40 %d\n" % (kind, highest) + b" ".join(b"%d" % v for v in array.flat)
     return b"%b 56 40 %d\n" % (kind, highest) + array.astype(">u2").tobytes()
-
-
-def exif_chunk(orientation):
-    return chunk(
-        b"eXIf", struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 274, 3, 1, orientation, 0, 0)
-    )
 
 
 DEEP_FILES = {
