@@ -57,7 +57,8 @@ IMAGE_KEYS = (
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 _ROUNDING = 1e-6  # resampling may push floats out of [0, 1] by this much
 _UNREADABLE = (  # what "skip" skips
-    ValueError, OSError, MemoryError, EOFError, SyntaxError, Image.DecompressionBombError,
+    ValueError, OSError, RuntimeError, MemoryError, EOFError, SyntaxError,
+    Image.DecompressionBombError,
 )  # fmt: skip
 _N_REASONS = 3  # quoted where no image can be read
 
@@ -124,8 +125,8 @@ class ImageStream:
     on_error : {"raise", "skip"}, default="raise"
         What to do about an image that cannot be read or fails a check: raise the error, or leave
         it out and list it in `skipped`. A generator or loader that raises an error of its own has
-        ended, and the error is passed on; so is whatever a Dataset raises that is no ValueError,
-        OSError or MemoryError.
+        ended, and the error is passed on; so is whatever a Dataset raises that does not tell of
+        an unreadable file (KeyError, TypeError, ...).
 
     Attributes
     ----------

@@ -407,5 +407,5 @@ def test_scores_may_be_tensors():
 
 
 def test_metrics_say_that_there_are_no_masks():
-    with pytest.raises(ValueError, match="got None. Does the data set have masks"):
+    with pytest.raises(ValueError, match=r"got None\. Does the data set have masks"):
         aupro(None, MAPS)
