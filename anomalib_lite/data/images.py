@@ -104,7 +104,7 @@ class SkippedImage(NamedTuple):
     path : str or None
         Its file.
     reason : str
-        What the error would have said of it.
+        What the error would have said.
     """
 
     index: int
@@ -151,7 +151,7 @@ class ImageStream:
     (2, [(32, 48), (32, 48)])
     >>> stream = ImageStream([np.zeros((32, 48)), np.full((32, 48), np.nan)], on_error="skip")
     >>> [image.index for image in stream], stream.skipped[0].reason
-    ([0], 'holds NaN or infinity, first at index (0, 0).')
+    ([0], 'image 1: holds NaN or infinity, first at index (0, 0).')
     """
 
     n_images: int | None
@@ -218,7 +218,7 @@ class _BadImage(ValueError):
 
     def __init__(self, index, path, reason):
         super().__init__(f"{_label(index, path)}: {reason}")
-        self.skipped = SkippedImage(index, path, reason)
+        self.path = path
 
 
 def _path(item):
@@ -231,13 +231,14 @@ def _label(index, path):
 
 def _skipped(index, item, error):
     if isinstance(error, _BadImage):
-        return error.skipped
+        return SkippedImage(index, error.path, str(error))
     path = getattr(error, "filename", None) or _path(item)
-    return SkippedImage(index, path, str(error) or type(error).__name__)
+    reason = str(error) or type(error).__name__
+    return SkippedImage(index, path, f"{_label(index, path)}: {reason}")
 
 
 def _reasons(skipped):
-    shown = [f"{_label(index, path)}: {reason}" for index, path, reason in skipped[:_N_REASONS]]
+    shown = [each.reason for each in skipped[:_N_REASONS]]
     return " ".join([*shown, *(["..."] if len(skipped) > len(shown) else [])])
 
 

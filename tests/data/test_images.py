@@ -756,7 +756,7 @@ def test_unreadable_images_are_skipped_and_listed(tmp_path):
     assert [(image.index, image.path) for image in stream] == [(0, paths[0]), (2, paths[2])]
     (skipped,) = stream.skipped
     assert (skipped.index, skipped.path) == (1, paths[1])
-    assert skipped.reason.startswith("cannot be read as an image: ")
+    assert skipped.reason.startswith(f"image 1 ({paths[1]}): cannot be read as an image: ")
 
 
 @pytest.mark.parametrize(
@@ -790,6 +790,7 @@ def test_items_of_a_data_set_that_cannot_be_read_are_skipped(error):
     stream = ImageStream(Failing(error), on_error="skip")
     assert [image.index for image in stream] == [0, 2, 3]
     assert stream.skipped[0].index == 1
+    assert stream.skipped[0].reason.startswith("image 1: ")
     assert "broken" in stream.skipped[0].reason
     with pytest.raises(type(error)) as caught:
         read(Failing(error))
@@ -829,7 +830,7 @@ def test_file_without_permission_or_memory_is_skipped(tmp_path, monkeypatch):
     assert [image.index for image in stream] == [2]
     assert [(index, path) for index, path, _ in stream.skipped] == [(0, paths[0]), (1, paths[1])]
     assert "Permission denied" in stream.skipped[0].reason
-    assert stream.skipped[1].reason == "MemoryError"
+    assert stream.skipped[1].reason == f"image 1 ({paths[1]}): MemoryError"
 
 
 def test_stream_of_which_all_is_skipped_is_refused():
