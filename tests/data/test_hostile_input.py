@@ -936,6 +936,13 @@ def test_folder_may_be_named_in_bytes(tmp_path):
     assert image.path == str(path)
 
 
+def test_stream_that_is_given_is_held_to_the_side_of_the_network(fitted):
+    detector, before = fitted
+    with pytest.raises(ValueError, match="image 1: expected at least 8 pixels per side"):
+        detector.score_samples(ImageStream([GRAY, GRAY[:4]]))
+    assert snapshot(detector) == before
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensor_is_refused(detector):
     nested = torch.nested.nested_tensor([torch.rand(1, 64, 64), torch.rand(1, 70, 70)])
