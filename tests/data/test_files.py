@@ -170,13 +170,16 @@ def test_links_are_followed_and_cycles_end(tmp_path):
     good, outside = category / "train/good", tmp_path / "outside"
     put(outside / "b.png")
     put(outside / "sub/c.png")
+    put(good / "real/d.png")
+    (good / "linked").symlink_to(good / "real")
+    (outside / "loop").symlink_to(outside)
     (good / "away").symlink_to(outside)
     (good / "again").symlink_to(good)
     (good / "up").symlink_to(tmp_path)
     (outside / "back").symlink_to(good)
     (good / "file.png").symlink_to(outside / "b.png")
     (good / "lost").symlink_to(tmp_path / "nowhere")
-    assert listed(category) == ["a.png", "away/b.png", "away/sub/c.png", "file.png"]
+    assert listed(category) == ["a.png", "away/b.png", "away/sub/c.png", "file.png", "real/d.png"]
 
 
 def test_folder_that_is_a_link_is_read(tmp_path):

@@ -364,6 +364,8 @@ LOSSY_FILES = {
 BAD_FILES = {
     **LOSSY_FILES,
     "tiff of two pages of which none is small": (tiff_file(GRAY, GRAY[:33].copy()), "2 frames"),
+    "tiff of a page and a narrow one": (tiff_file(GRAY, GRAY[:, :20].copy()), "2 frames"),
+    "tiff of a page and a low one": (tiff_file(GRAY, GRAY[:20].copy()), "2 frames"),
     "tiff of two pages of a document": (tiff_file((GRAY, {254: 2}), (OTHER, {254: 2})), "2 frames"),
     "tiff of two pages and a thumbnail": (
         tiff_file(GRAY, OTHER, (SMALL, {254: 1})), "3 frames.*file of its own",
