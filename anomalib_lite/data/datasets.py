@@ -57,7 +57,7 @@ class AnomalyDataset:
     def _mask(self, index, image_and_mask):
         image, mask = image_and_mask
         is_file = isinstance(image, str | os.PathLike)
-        size = upright_size(image) if is_file else image.shape[:2]
+        size = _size_of_file(image) if is_file else image.shape[:2]
         name = f"the mask of {os.fsdecode(image) if is_file else f'test image {index}'}"
         if isinstance(mask, str | os.PathLike):
             name = os.fsdecode(mask)
@@ -69,6 +69,13 @@ class AnomalyDataset:
                 f"is labeled {str(self.test_defects[index])!r}. Correct the mask or the label."
             )
         return mask
+
+
+def _size_of_file(path):
+    try:
+        return upright_size(path)
+    except ValueError as error:
+        raise ValueError(f"{os.fsdecode(path)}: {error}") from error
 
 
 def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:

@@ -63,11 +63,11 @@ def read(image: Image.Image) -> np.ndarray:
     )
 
 
-def _bytes(image):
-    """The whole file."""
+def _bytes(image, n_bytes=-1):
+    """The first bytes of the file, or all."""
     place = image.fp.tell()
     image.fp.seek(0)
-    data = image.fp.read()
+    data = image.fp.read(n_bytes)
     image.fp.seek(place)
     return data
 
@@ -89,7 +89,7 @@ def _tiff_is_deep(image):
 
 
 def _jpeg2000_is_deep(image):
-    header = _bytes(image)[:_HEADER_BYTES]
+    header = _bytes(image, _HEADER_BYTES)
     start = header.find(_CODESTREAM)
     n_components = int.from_bytes(header[start + 40 : start + 42], "big")
     depths = header[start + 42 : start + 42 + 3 * n_components : 3]  # minus one; bit 7 is the sign

@@ -122,6 +122,12 @@ def test_mvtec_refuses_masks_of_wrong_size_or_format(tree):
         _ = load_mvtec(tree, "bottle").test_masks
 
 
+def test_image_whose_size_cannot_be_read_is_named(tree):
+    (tree / "bottle/test/good/001.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"good.001\.png: cannot be read as an image"):
+        _ = load_mvtec(tree, "bottle").test_masks
+
+
 @pytest.mark.parametrize("part", ["train/good", "test"])
 def test_mvtec_refuses_folders_without_images(tree, part):
     for path in (tree / "bottle" / part).rglob("*.png"):

@@ -370,6 +370,9 @@ BAD_FILES = {
     "tiff of two pages and a thumbnail": (
         tiff_file(GRAY, OTHER, (SMALL, {254: 1})), "3 frames.*file of its own",
     ),
+    "tiff behind whose thumbnail are 3.6 gigapixels": (
+        tiff_file((SMALL, {254: 1}), (GRAY, {256: 60_000, 257: 60_000})), "decompression bomb",
+    ),
     "tiff of thumbnails alone": (tiff_file((SMALL, {254: 1}), (SMALL, {254: 1})), "2 frames"),
     "tiff of 65 pages": (tiff_file(GRAY, *[SMALL] * 64), "65 frames"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(99), r"pip install pillow-heif.*register_heif_opener"),
@@ -1170,7 +1173,14 @@ def test_failed_fit_leaves_patchcore_unchanged(fitted, tmp_path):
 
 # -- damage at random -----------------------------------------------------------------------------
 
-WHOLE = {"png": png(), "jpeg": JPEG, "tiff": TIFF, "gif": GIF, "bmp": BMP, "webp": WEBP}
+WHOLE = {
+    "png": png(), "jpeg": JPEG, "tiff": TIFF, "gif": GIF, "bmp": BMP, "webp": WEBP,
+    "deep png": deep_png(DEEP, 2), "deep tiff": tiff_file(DEEP), "ppm": ppm(DEEP, 65535),
+    "packed tiff": tiff_file(DEEP, compressed=True),
+    "pages": tiff_file((SMALL, {254: 1}), GRAY),
+    "pages, the thumbnail last": tiff_file(GRAY, SMALL),
+    "pictures": PRIMARY_FILES["jpeg of two pictures"][0],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", sorted(WHOLE))
