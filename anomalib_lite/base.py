@@ -221,8 +221,6 @@ class ImageEstimator(SaveMixin, BaseEstimator):
     # -- reading images ---------------------------------------------------------------------------
 
     def _open(self, X, on_error="raise"):
-        if isinstance(X, ImageStream):
-            return X
         return ImageStream(X, min_side=self.input_.patch_size, on_error=on_error)
 
     def _batches(self, stream, desc):

@@ -3,6 +3,10 @@
 All functions take *anomaly* scores (higher = more anomalous), as returned by a detector's
 `anomaly_score` and `anomaly_map`, and ground truth with 1 / True for anomalous. Convert
 scikit-learn's outlier labels (+1 normal, -1 anomalous) with ``labels == -1``.
+
+Masks hold 0 and 1, False and True, or 0 and 255 (65535 at 16 bits). Masks of soft edges or of
+classes are refused, and so is whatever NumPy would convert with a loss: masked arrays, complex
+numbers, objects. :func:`anomalib_lite.data.read_mask` reads masks from files.
 """
 
 from collections.abc import Sequence
@@ -12,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from .validation import as_mask, as_real
 
 
 class F1Max(NamedTuple):
@@ -124,7 +130,7 @@ def pixel_auroc(
     Parameters
     ----------
     masks, maps : arrays of shape (n_images, H, W) or sequences of (H, W) arrays
-        Ground truth, nonzero where anomalous, and anomaly maps, higher = more anomalous. Image
+        Ground truth, 1 where anomalous, and anomaly maps, higher = more anomalous. Image
         sizes may differ.
 
     Returns
@@ -135,7 +141,8 @@ def pixel_auroc(
     Raises
     ------
     ValueError
-        If shapes differ, a map holds NaN or infinity, or all pixels belong to one class.
+        If shapes differ, a map holds NaN or infinity, a mask holds more than two values, or all
+        pixels belong to one class.
 
     Examples
     --------
@@ -154,7 +161,7 @@ def pixel_average_precision(
     Parameters
     ----------
     masks, maps : arrays of shape (n_images, H, W) or sequences of (H, W) arrays
-        Ground truth, nonzero where anomalous, and anomaly maps, higher = more anomalous. Image
+        Ground truth, 1 where anomalous, and anomaly maps, higher = more anomalous. Image
         sizes may differ.
 
     Returns
@@ -165,7 +172,8 @@ def pixel_average_precision(
     Raises
     ------
     ValueError
-        If shapes differ, a map holds NaN or infinity, or all pixels belong to one class.
+        If shapes differ, a map holds NaN or infinity, a mask holds more than two values, or all
+        pixels belong to one class.
 
     Examples
     --------
@@ -193,7 +201,7 @@ def aupro(
     Parameters
     ----------
     masks, maps : arrays of shape (n_images, H, W) or sequences of (H, W) arrays
-        Ground truth, nonzero where anomalous, each 8-connected component being one region, and
+        Ground truth, 1 where anomalous, each 8-connected component being one region, and
         anomaly maps, higher = more anomalous. Image sizes may differ.
     max_fpr : float, default=0.3
         Largest false positive rate of the area, in (0, 1].
@@ -206,8 +214,8 @@ def aupro(
     Raises
     ------
     ValueError
-        If shapes differ, a map holds NaN or infinity, there is no defect region or no normal pixel,
-        or `max_fpr` is outside (0, 1].
+        If shapes differ, a map holds NaN or infinity, a mask holds more than two values, there is
+        no defect region or no normal pixel, or `max_fpr` is outside (0, 1].
 
     Notes
     -----
@@ -253,7 +261,7 @@ def aupro(
 
 
 def _check_scores(y_true, scores):
-    y_true, scores = np.asarray(y_true), np.asarray(scores)
+    y_true, scores = as_real("y_true", y_true), as_real("scores", scores)
     if y_true.ndim != 1 or y_true.shape != scores.shape:
         raise ValueError(
             "y_true and scores: expected two arrays of the same shape (n,), "
@@ -282,12 +290,14 @@ def _check_both_classes(n_anomalous, n_normal, what):
 
 def _pairs(masks, maps):
     """Yield (bool mask, map) of each image, checked."""
+    if masks is None or maps is None:
+        raise ValueError("masks and maps: expected arrays, got None. Does the data set have masks?")
     if len(masks) != len(maps):
         raise ValueError(f"expected one map per mask, got {len(masks)} masks, {len(maps)} maps.")
     if len(masks) == 0:
         raise ValueError("masks and maps: expected at least one image, got none.")
     for i, (mask, heat) in enumerate(zip(masks, maps, strict=True)):
-        mask, heat = np.asarray(mask), np.asarray(heat)
+        mask, heat = as_real(f"image {i}: mask", mask), as_real(f"image {i}: map", heat)
         if mask.ndim != 2 or mask.shape != heat.shape:
             raise ValueError(
                 f"image {i}: expected a mask and a map of the same shape (H, W), "
@@ -295,12 +305,7 @@ def _pairs(masks, maps):
             )
         if not np.isfinite(heat).all():
             raise ValueError(f"image {i}: expected a finite map, got NaN or infinity in it.")
-        if mask.dtype.kind == "f" and not ((mask == 0) | (mask == 1)).all():
-            raise ValueError(
-                f"image {i}: expected a mask of 0 and 1, got other floats. Resized? Use nearest-"
-                "neighbor resizing, or pass mask > 0.5."
-            )
-        yield mask != 0, heat
+        yield as_mask(f"image {i}", mask), heat
 
 
 def _pixels(masks, maps):

@@ -1,10 +1,16 @@
-"""Checks of parameters: a ValueError says what was expected and what was received."""
+"""Checks of parameters and arrays: a ValueError says what was expected and what was received."""
 
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import torch
+
+_FULL_SCALES = (0, 1, 255, 65535)  # highest values of a mask that has two values
 
 
 def as_pair(name: str, size: Any) -> tuple[int, int]:
@@ -61,7 +67,7 @@ def check_enough(n_images: int, minimum: int, source: str) -> None:
         )
 
 
-def check_finite(values: torch.Tensor, images: Sequence) -> None:
+def check_finite(values: "torch.Tensor", images: Sequence) -> None:
     """Raise ValueError, naming the image, if the ``values`` (B, ...) of B images are not finite."""
     finite = values.isfinite().flatten(1).all(1).tolist()
     for image, is_finite in zip(images, finite, strict=True):
@@ -70,3 +76,43 @@ def check_finite(values: torch.Tensor, images: Sequence) -> None:
                 f"{image.label}: the backbone gives NaN or infinity, so the image gets no score. "
                 "Is it constant?"
             )
+
+
+def as_real(name: str, values: ArrayLike) -> np.ndarray:
+    """An array of real numbers from an array-like or tensor; errors name it ``name``.
+
+    What would be lost on the way is refused: masks of masked arrays, imaginary parts, objects.
+    """
+    parts = values if isinstance(values, list | tuple) else (values,)
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise ValueError(f"{name}: masked values have no value. Fill them with values.filled(...).")
+    try:
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, tensors without values
+        raise ValueError(f"{name}: expected an array of numbers: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: expected real numbers, got {array.dtype}.")
+    return array
+
+
+def as_mask(name: str, values: ArrayLike) -> np.ndarray:
+    """A bool array from one of bools, of 0 and 1, or of 0 and the full scale of its type.
+
+    Anything else is refused, since its meaning would have to be guessed: soft edges, classes.
+
+    Examples
+    --------
+    >>> as_mask("mask", [[0, 255], [255, 0]])
+    array([[False,  True],
+           [ True, False]])
+    """
+    array = as_real(name, values)
+    top = array.max() if array.size else 0
+    if top in _FULL_SCALES and ((array == 0) | (array == top)).all():
+        return array != 0
+    other = array[(array != 0) & (array != (top if top in _FULL_SCALES else 1))]
+    raise ValueError(
+        f"{name}: expected a mask of 0 and 1, or of 0 and 255, got {other[0]}. Soft edges, from "
+        "resizing? Resize to the nearest neighbor, or pass mask > 0.5 (or > 127). Classes? Pass "
+        "mask > 0."
+    )

@@ -36,14 +36,24 @@ MUTATIONS = [
     # -- reading images
     Mutation("data/images.py", '"uint16": 65535.0', '"uint16": 65536.0', "data/test_images.py"),
     Mutation(
-        "data/images.py", "    image = ImageOps.exif_transpose(image)\n", "", "data/test_images.py"
+        "data/decoding.py",
+        "    image = ImageOps.exif_transpose(image)\n",
+        "",
+        "data/test_images.py",
     ),
+    Mutation("data/decoding.py", "2 * w > width or", "w > width or", "data/test_hostile_input.py"),
     Mutation(
-        "data/images.py",
-        'not path.name.startswith("._")',
-        "path.name",
+        "data/deep_color.py",
+        "astype(np.uint16) + low",
+        "astype(np.uint16)",
         "data/test_hostile_input.py",
     ),
+    Mutation(
+        "data/files.py", 'name.startswith(".")', 'name.startswith("._")', "data/test_files.py"
+    ),
+    Mutation("data/files.py", "if real in entered:", "if False:", "data/test_files.py"),
+    Mutation("data/masks.py", "(index != 0)", "(index > 1)", "data/test_masks.py"),
+    Mutation("data/masks.py", "alpha.min() < alpha.max()", "True", "data/test_masks.py"),
     Mutation("data/images.py", "pixels = pixels[:3]", "pixels = pixels[1:]", "data/test_images.py"),
     Mutation("data/images.py", "if count == 0:", "if count < 0:", "data/test_images.py"),
     Mutation(
@@ -51,6 +61,12 @@ MUTATIONS = [
         "self.highest = max(self",
         "self.highest = min(self",
         "test_base.py test_contract.py",
+    ),
+    Mutation(
+        "data/inputs.py",
+        "zip(levels, (self.highest, self.mean, self.median)",
+        "zip(levels[:1], (self.highest,)",
+        "data/test_images.py",
     ),
     Mutation("data/inputs.py", "(s - c) // 2", "(s - c) // 3", "data/test_images.py backbones"),
     Mutation("data/inputs.py", "antialias=True", "antialias=False", "data/test_images.py"),
@@ -67,6 +83,13 @@ MUTATIONS = [
         "test = np.concatenate([good[:n_train], bad])",
         "data/test_datasets.py",
     ),
+    Mutation(
+        "data/datasets.py",
+        "mask.any() == (self.test_labels[index] == 1)",
+        "False",
+        "data/test_masks.py",
+    ),
+    Mutation("validation.py", "(array == 0) | (array == top)", "array >= 0", "data/test_masks.py"),
     Mutation(
         "data/synthetic.py",
         "test = _crops(photo[:, -half:]",

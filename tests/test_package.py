@@ -14,7 +14,7 @@ BELOW = {
     "annotations": set(),
     "runtime": set(),
     "validation": set(),
-    "metrics": set(),
+    "metrics": {"validation"},
     "io": {"runtime"},
     "data": {"validation"},
     "search": {"runtime"},

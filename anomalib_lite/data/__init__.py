@@ -10,8 +10,10 @@ from .augment import (
     turned,
 )
 from .datasets import AnomalyDataset, load_elpv, load_mvtec, mvtec_categories
-from .images import IMAGE_SUFFIXES, CheckedImage, ImageStream, SkippedImage, image_files, is_table
+from .files import IMAGE_SUFFIXES, image_files
+from .images import IMAGE_KEYS, CheckedImage, ImageStream, SkippedImage, is_table
 from .inputs import NetworkInput, ScaleCheck, ValueRange
+from .masks import read_mask
 from .synthetic import (
     CORRUPTIONS,
     DEFECTS,
@@ -28,6 +30,7 @@ from .synthetic import (
 __all__ = [
     "CORRUPTIONS",
     "DEFECTS",
+    "IMAGE_KEYS",
     "IMAGE_SUFFIXES",
     "TEXTURES",
     "AnomalyDataset",
@@ -52,6 +55,7 @@ __all__ = [
     "mvtec_categories",
     "planted_texture",
     "random_windows",
+    "read_mask",
     "scratch",
     "simclr_views",
     "stain",

@@ -3,14 +3,17 @@
 Nothing is downloaded.
 """
 
+import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..annotations import Path as PathLike
-from .images import IMAGE_SUFFIXES
+from .decoding import upright_size
+from .files import IMAGE_SUFFIXES, describe, scan, subfolders, warn_of
+from .masks import read_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +30,8 @@ class AnomalyDataset:
     test_defects : ndarray of shape (n_test,), str
         Kind of defect; "good" for normal images.
     masks : ndarray of shape (n_test, H, W), bool, or list of (str or None), or None
-        Masks of the defective pixels, or paths of mask files (None for a normal image). None if
-        there are no masks.
+        Masks of the defective pixels, or paths of mask files (None for a normal image), or
+        whatever else :func:`read_mask` takes. None if there are no masks.
     """
 
     name: str
@@ -42,12 +45,37 @@ class AnomalyDataset:
     def test_masks(self) -> np.ndarray | list[np.ndarray] | None:
         """One bool (H, W) array per test image, True where defective; None if there are no masks.
 
-        Mask files are read again at each access. Raises ValueError if one cannot be decoded or
-        differs in size from its image.
+        Mask files are read again at each access, by :func:`read_mask`. Raises ValueError if one
+        cannot be read, differs in size from its image (after EXIF orientation), is empty though
+        its image is anomalous, or is not empty though its image is normal.
         """
-        if not isinstance(self.masks, list):
-            return self.masks
-        return [_read_mask(*paths) for paths in zip(self.test, self.masks, strict=True)]
+        if self.masks is None:
+            return None
+        masks = [self._mask(*part) for part in enumerate(zip(self.test, self.masks, strict=True))]
+        return np.stack(masks) if isinstance(self.masks, np.ndarray) else masks
+
+    def _mask(self, index, image_and_mask):
+        image, mask = image_and_mask
+        is_file = isinstance(image, str | os.PathLike)
+        size = _size_of_file(image) if is_file else image.shape[:2]
+        name = f"the mask of {os.fsdecode(image) if is_file else f'test image {index}'}"
+        if isinstance(mask, str | os.PathLike):
+            name = os.fsdecode(mask)
+        empty = np.zeros(size, dtype=bool)
+        mask = empty if mask is None else read_mask(mask, size=size, name=name)
+        if mask.any() == (self.test_labels[index] == 1):
+            raise ValueError(
+                f"{name}: expected {'no' if mask.any() else 'a'} defective pixel, since its image "
+                f"is labeled {str(self.test_defects[index])!r}. Correct the mask or the label."
+            )
+        return mask
+
+
+def _size_of_file(path):
+    try:
+        return upright_size(path)
+    except ValueError as error:
+        raise ValueError(f"{os.fsdecode(path)}: {error}") from error
 
 
 def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
@@ -59,6 +87,12 @@ def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
         root/category/test/good/*.png
         root/category/test/<defect>/<stem>.png
         root/category/ground_truth/<defect>/<stem>_mask.png
+
+    Folders are read as `fit` reads them (:mod:`anomalib_lite.data.files`): images in folders below
+    ``good`` and ``<defect>`` count, their masks lie in the same folders below ``ground_truth``.
+    Masks may have any suffix of an image file, and leave out ``_mask``. The case of folder names
+    does not matter, and ``good`` may be called ``ok``. Without ``ground_truth`` there are labels,
+    but no masks.
 
     Parameters
     ----------
@@ -74,8 +108,13 @@ def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
     Raises
     ------
     ValueError
-        If a folder of the layout or the mask of a defective image is missing, or if a folder holds
-        no images.
+        If a folder of the layout or the mask of a defective image is missing, if a folder holds
+        no images, or if an image lies in ``test`` itself, where no kind is named.
+
+    Warns
+    -----
+    UserWarning
+        If files that look like images, but are of a kind that is not read, are left out.
 
     References
     ----------
@@ -97,32 +136,101 @@ def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
     (AnomalyDataset(name='bottle'), 1, array([1]))
     """
     folder = Path(root) if category is None else Path(root) / category
-    for part in ("train/good", "test"):
-        if not (folder / part).is_dir():
-            inside = _categories_below(root)
-            hint = f" Categories below {root}: {', '.join(inside)}." if inside else ""
-            raise ValueError(f"expected a folder {folder / part}, found none.{hint}")
-    train = _image_files(folder / "train" / "good")
+    train_good, test_folder = _train_good(folder), _part(folder, "test")
+    missing = "train/good" if not train_good else "test" if test_folder is None else None
+    if missing:
+        inside = _categories_below(root)
+        hint = f" Categories below {root}: {', '.join(inside)}." if inside else ""
+        raise ValueError(f"expected a folder {folder / missing}, found none.{hint}")
+    truth, left_out = _GroundTruth(folder), Counter()
+    train = [path for part in train_good for path in _scan(part, left_out)]
     test, defects, masks = [], [], []
-    for kind in sorted(path.name for path in (folder / "test").iterdir() if path.is_dir()):
-        for path in _image_files(folder / "test" / kind):
-            mask = folder / "ground_truth" / kind / f"{path.stem}_mask.png"
-            if kind != "good" and not mask.is_file():
-                raise ValueError(f"{path}: expected its mask at {mask}, found none.")
-            test.append(str(path))
-            defects.append(kind)
-            masks.append(None if kind == "good" else str(mask))
+    for kind in subfolders(test_folder):
+        is_good = _is_good(kind)
+        for path in _scan(kind, left_out):
+            test.append(path)
+            defects.append("good" if is_good else kind.name)
+            masks.append(None if is_good else truth.mask(path, kind))
+    _refuse_loose_images(test_folder)
     if not train or not test:
-        empty = folder / ("test" if train else "train/good")
-        raise ValueError(f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {empty}.")
+        empty = test_folder if train else train_good[0]
+        raise ValueError(
+            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {empty}."
+            f"{describe(left_out, ' Not read: ')}"
+        )
+    warn_of(left_out, folder)
     defects = np.array(defects)
     labels = np.where(defects == "good", 1, -1)
     name = folder.resolve().name
-    return AnomalyDataset(name, [str(path) for path in train], test, labels, defects, masks)
+    return AnomalyDataset(name, train, test, labels, defects, masks if truth.masks else None)
+
+
+class _GroundTruth:
+    """The mask files of a category."""
+
+    def __init__(self, category):
+        found = _part(category, "ground_truth")
+        self.folder = found or category / "ground_truth"
+        self.masks = {}
+        for path in [] if found is None else scan(found)[0]:
+            place = Path(path).relative_to(found).with_suffix("")
+            self.masks.setdefault(_folded(place), []).append(path)
+
+    def mask(self, path, kind):
+        """The mask file of an image of a kind, or None if there are no masks at all."""
+        if not self.masks:
+            return None
+        place = Path(kind.name, Path(path).relative_to(kind)).with_suffix("")
+        masked = place.with_name(f"{place.name}_mask")
+        found = self.masks.get(_folded(masked)) or self.masks.get(_folded(place), [])
+        if len(found) != 1:
+            wanted = self.folder / masked.with_name(f"{masked.name}.png")
+            several = f"{len(found)}: {', '.join(found)}" if found else "none"
+            raise ValueError(f"{path}: expected its mask at {wanted}, found {several}.")
+        return found[0]
+
+
+def _folded(place):
+    """The folder of a path in lower case, and its name: the case of folders does not matter."""
+    return place.parent.as_posix().lower(), place.name
+
+
+def _train_good(category):
+    train = _part(category, "train")
+    return [] if train is None else [path for path in subfolders(train) if _is_good(path)]
+
+
+def _part(folder, name):
+    """A folder inside another by its name in any case, preferably this one; None if missing."""
+    inside = subfolders(folder) if folder.is_dir() else []
+    alike = [path for path in inside if path.name.lower() == name]
+    return next((path for path in alike if path.name == name), alike[0] if alike else None)
+
+
+def _is_good(folder):
+    return folder.name.lower() in ("good", "ok")
+
+
+def _scan(folder, left_out):
+    """Image files below a folder; files that only look like images are added to ``left_out``."""
+    paths, others = scan(folder)
+    left_out.update(others)
+    return paths
+
+
+def _refuse_loose_images(test_folder):
+    loose = [path for path in scan(test_folder)[0] if Path(path).parent == test_folder]
+    if loose:
+        raise ValueError(
+            f"{loose[0]}: expected images in folders that name their kind, such as "
+            f"{test_folder / 'good'}."
+        )
 
 
 def mvtec_categories(root: PathLike) -> list[str]:
     """List the categories (folders with ``train/good`` inside) below `root`, sorted by name.
+
+    Folders are told apart as :func:`load_mvtec` does it.
 
     Parameters
     ----------
@@ -231,26 +339,5 @@ def install_hint(function, package):
 
 
 def _categories_below(root):
-    return sorted(path.parent.parent.name for path in Path(root).glob("*/train/good"))
-
-
-def _image_files(folder):
-    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("."))
-
-
-def _read_mask(image_path, mask_path):
-    with Image.open(image_path) as image:  # reads the header only
-        width, height = image.size
-    if mask_path is None:
-        return np.zeros((height, width), dtype=bool)
-    try:
-        with Image.open(mask_path) as file:
-            mask = np.asarray(file.convert("L")) > 0
-    except OSError as error:
-        raise ValueError(f"{mask_path}: cannot be decoded as a mask image ({error}).") from error
-    if mask.shape != (height, width):
-        raise ValueError(
-            f"{mask_path}: expected a mask of the image's size {(height, width)}, got {mask.shape}."
-        )
-    return mask
+    root = Path(root)
+    return [path.name for path in (subfolders(root) if root.is_dir() else []) if _train_good(path)]

@@ -5,46 +5,62 @@ input                                            read as
 ===============================================  ===============================================
 numpy (N, H, W) or (N, H, W, C)                  channels last, C in {1, 3, 4}
 torch (N, C, H, W)                               channels first
-list, tuple, 1-D object or string array          one image each: arrays, tensors, PIL images,
+list, tuple, 1-D object or string array, Series  one image each: arrays, tensors, PIL images,
                                                  paths; mixed sizes allowed
-str or Path of a folder                          the image files below it, sorted by path
-torch Dataset, DataLoader, any iterable          streamed; of an (image, label) pair only the image
+DataFrame of one column                          the same; of several columns pass the one
+str or Path of a folder                          the image files below it, sorted by path; see
+                                                 :mod:`anomalib_lite.data.files`
+torch Dataset, DataLoader, any iterable          streamed
 ===============================================  ===============================================
+
+Items may be images, pairs (image, label, ...), of which only the image is read, or dicts with the
+image under one of the keys in `IMAGE_KEYS`. So may the items of lists, and batches of loaders.
 
 Values are uint8, uint16, bool, or floats in [0, 1]. Gray images keep one channel until the network
 needs three. An alpha channel is dropped with a warning. EXIF orientation is applied. Images are
 read one at a time, and only those of the current batch are held in memory.
 
-Pillow decodes files by their content, whatever their suffix, in the formats listed below. Formats
-that it reads by starting another program are excluded. Its limits on decompression bombs apply: a
-warning above 89 million pixels, an error above 179 million. Its warnings about damaged metadata are
-passed on; where warnings are errors, the error names the image. Color files with 16 bits per
-channel are reduced to 8. Pipes and devices are refused.
+Pillow decodes files by their content, whatever their suffix (see
+:mod:`anomalib_lite.data.decoding`). Its limits on decompression bombs apply: a warning above 89
+million pixels, an error above 179 million. Its warnings about damaged metadata are passed on; where
+warnings are errors, the error names the image. Color files with 16 bits per channel keep them, or
+are refused. Pipes and devices are refused.
 """
 
 import os
-import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ..annotations import Images
-from ..annotations import Path as PathLike
+from ..validation import check_choice
+from .decoding import decode
+from .files import IMAGE_SUFFIXES, image_files
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+__all__ = [
+    "IMAGE_KEYS", "IMAGE_SUFFIXES", "CheckedImage", "ImageStream", "SkippedImage", "image_files",
+    "is_table",
+]  # fmt: skip
 
-_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_KEYS = (
+    "image", "img", "pixel_values", "x", "input", "inputs", "picture", "photo", "jpg", "jpeg",
+    "png", "image_path", "img_path", "path", "file", "filename", "file_name", "filepath",
+)  # fmt: skip
+"""Keys under which the image of a dict is looked for, in this order and in any case."""
+
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 _ROUNDING = 1e-6  # resampling may push floats out of [0, 1] by this much
+_UNREADABLE = (  # what "skip" skips
+    ValueError, OSError, RuntimeError, MemoryError, EOFError, SyntaxError,
+    Image.DecompressionBombError,
+)  # fmt: skip
+_N_REASONS = 3  # quoted where no image can be read
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ class CheckedImage:
     path : str or None
         The file that it was read from.
     index : int
-        Its place in the collection.
+        Its place in the collection, from 0; images that are skipped count.
     """
 
     pixels: torch.Tensor
@@ -79,7 +95,17 @@ class CheckedImage:
 
 
 class SkippedImage(NamedTuple):
-    """An image that could not be read: its index, its path if it is a file, and the reason."""
+    """An image that could not be read.
+
+    Attributes
+    ----------
+    index : int
+        Its place in the collection, from 0.
+    path : str or None
+        Its file.
+    reason : str
+        What the error would have said.
+    """
 
     index: int
     path: str | None
@@ -91,15 +117,24 @@ class ImageStream:
 
     Parameters
     ----------
-    X : array, tensor, list, folder, Dataset, DataLoader or iterable
-        Images; see the table at the top of this module.
+    X : array, tensor, list, folder, Dataset, DataLoader, iterable or ImageStream
+        Images; see the table at the top of this module. A stream is read anew, with the larger
+        `min_side` of the two; it skips images if either of the two does.
     min_side : int, default=1
         Smallest height and width accepted, in pixels.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do about an image that cannot be read or fails a check: raise the error, or leave
+        it out and list it in `skipped`. A generator or loader that raises an error of its own has
+        ended, and the error is passed on; so is whatever a Dataset raises that does not tell of
+        an unreadable file (KeyError, TypeError, ...).
 
     Attributes
     ----------
     n_images : int or None
-        Expected number of images; None if it is unknown until the stream ends.
+        Expected number of images, those included that will be skipped; None if it is unknown
+        until the stream ends.
+    skipped : list of SkippedImage
+        The images that the latest iteration has left out so far, in order.
 
     Raises
     ------
@@ -107,51 +142,104 @@ class ImageStream:
         On construction if ``X`` cannot be a collection of images; during iteration if an image
         cannot be read, is empty or too small, has an unsupported dtype or number of dimensions, or
         holds NaN, infinity or floats outside [0, 1]. The message names the image and the remedy.
+        With ``on_error="skip"``, at the end of an iteration that read no image at all.
 
     Examples
     --------
     >>> stream = ImageStream(np.zeros((2, 32, 48), dtype=np.uint8))
     >>> stream.n_images, [image.size for image in stream]
     (2, [(32, 48), (32, 48)])
+    >>> stream = ImageStream([np.zeros((32, 48)), np.full((32, 48), np.nan)], on_error="skip")
+    >>> [image.index for image in stream], stream.skipped[0].reason
+    ([0], 'image 1: holds NaN or infinity, first at index (0, 0).')
     """
 
+    n_images: int | None
+    skipped: list[SkippedImage]
+
     def __init__(self, X: Images, *, min_side: int = 1, on_error: str = "raise"):
-        self.min_side = min_side
-        self.on_error = on_error
-        self.skipped = []
+        check_choice("on_error", on_error, ("raise", "skip"))
+        if isinstance(X, ImageStream):
+            self.min_side = max(min_side, X.min_side)
+            self.on_error = "skip" if "skip" in (on_error, X.on_error) else "raise"
+            self.n_images, self._items, self.skipped = X.n_images, X._items, X.skipped
+            return
+        self.min_side, self.on_error, self.skipped = min_side, on_error, []
         self.n_images, self._items = _open(X)
 
     def __iter__(self) -> Iterator[CheckedImage]:
+        self.skipped.clear()
         count, alpha_dropped = 0, False
+        skippable = _UNREADABLE if self.on_error == "skip" else ()
         for index, item in enumerate(self._items()):
             count += 1
-            path = os.fsdecode(item) if isinstance(item, str | os.PathLike) else None
-            label = f"image {index}" if path is None else f"image {index} ({path})"
             try:
-                array, channels_first = _to_array(item)
-                pixels = _to_pixels(array, channels_first)
-                if min(pixels.shape[-2:]) < self.min_side:
-                    raise ValueError(
-                        f"expected at least {self.min_side} pixels per side (one patch), got "
-                        f"{pixels.shape[-2]} x {pixels.shape[-1]}. Is the axis order right?"
-                    )
-            except ValueError as error:
-                if self.on_error == "skip":
-                    self.skipped.append(SkippedImage(index, path, f"{label}: {error}"))
-                    continue
-                raise ValueError(f"{label}: {error}") from error
-            if pixels.shape[0] == 4:
-                if not alpha_dropped:
-                    warnings.warn(
-                        f"{label}: the alpha channel is dropped, here and in later images.",
-                        UserWarning,
-                        stacklevel=2,
-                    )
+                image, has_alpha = self._read(index, item)
+            except skippable as error:
+                self.skipped.append(_skipped(index, item, error))
+                continue
+            if has_alpha and not alpha_dropped:
                 alpha_dropped = True
-                pixels = pixels[:3]
-            yield CheckedImage(pixels, array.dtype.name, label, path, index)
+                warnings.warn(
+                    f"{image.label}: the alpha channel is dropped, here and in later images.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            yield image
         if count == 0:
             raise ValueError("X: expected at least one image, got none.")
+        if count == len(self.skipped):
+            raise ValueError(f"X: none of {count} images can be read. {_reasons(self.skipped)}")
+
+    def _read(self, index, item):
+        """(checked image without its alpha channel, whether it had one)."""
+        if isinstance(item, _Fetch):
+            item = item()
+        path = None
+        try:
+            item = _image_of(item)
+            path = _path(item)
+            array, channels_first = _to_array(item)
+            pixels = _to_pixels(array, channels_first)
+            if min(pixels.shape[-2:]) < self.min_side:
+                raise ValueError(
+                    f"expected at least {self.min_side} pixels per side (one patch), got "
+                    f"{pixels.shape[-2]} x {pixels.shape[-1]}. Is the axis order right?"
+                )
+        except ValueError as error:
+            raise _BadImage(index, path, str(error)) from error
+        has_alpha = pixels.shape[0] == 4
+        pixels = pixels[:3] if has_alpha else pixels
+        return CheckedImage(pixels, array.dtype.name, _label(index, path), path, index), has_alpha
+
+
+class _BadImage(ValueError):
+    """An image that cannot be read, or fails a check."""
+
+    def __init__(self, index, path, reason):
+        super().__init__(f"{_label(index, path)}: {reason}")
+        self.path = path
+
+
+def _path(item):
+    return os.fsdecode(item) if isinstance(item, str | os.PathLike) else None
+
+
+def _label(index, path):
+    return f"image {index}" if path is None else f"image {index} ({path})"
+
+
+def _skipped(index, item, error):
+    if isinstance(error, _BadImage):
+        return SkippedImage(index, error.path, str(error))
+    path = getattr(error, "filename", None) or _path(item)
+    reason = str(error) or type(error).__name__
+    return SkippedImage(index, path, f"{_label(index, path)}: {reason}")
+
+
+def _reasons(skipped):
+    shown = [each.reason for each in skipped[:_N_REASONS]]
+    return " ".join([*shown, *(["..."] if len(skipped) > len(shown) else [])])
 
 
 def is_table(X: object) -> bool:
@@ -167,6 +255,9 @@ def is_table(X: object) -> bool:
             return False
         is_row = all(np.ndim(value) == 0 for value in X[0])
         return is_row and np.asarray(X[0]).dtype.kind in "biufc"
+    if _is_frame(X):
+        values = np.asarray(X)
+        return values.size == 0 or not isinstance(values.flat[0], _ONE_IMAGE)
     if hasattr(X, "__array__") and not hasattr(X, "ndim"):
         X = np.asarray(X)
     is_paths = getattr(getattr(X, "dtype", None), "kind", None) in ("S", "U", "T")
@@ -174,6 +265,8 @@ def is_table(X: object) -> bool:
 
 
 # -- the collection -------------------------------------------------------------------------------
+
+_ONE_IMAGE = (Image.Image, str, os.PathLike)
 
 
 def _open(X):
@@ -189,14 +282,30 @@ def _open(X):
         return _open_array(X)
     if isinstance(X, list | tuple):
         return _sized(X)
+    if _is_frame(X):
+        return _sized(_only_column(X))
+    if hasattr(X, "__array__") and getattr(X, "ndim", None) == 1:  # a Series
+        return _sized(list(X))
+    if isinstance(X, Mapping) and _image_key(X) is not None:  # some rows of a data set
+        return _open(X[_image_key(X)])
     if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
-        return len(X), lambda: (_image_of_pair(X[i]) for i in range(len(X)))
+        return len(X), lambda: (_Fetch(X, index) for index in range(len(X)))
     if isinstance(X, Iterable) and not isinstance(X, Mapping | Set | bytes):
         return _loader_length(X), lambda: _flatten_batches(X)
     raise ValueError(
         "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
-        f"got {type(X).__name__}."
+        f"got {_named(X)}."
     )
+
+
+class _Fetch(NamedTuple):
+    """An item of a Dataset that is yet to be read."""
+
+    dataset: Dataset
+    index: int
+
+    def __call__(self):
+        return self.dataset[self.index]
 
 
 def _loader_length(X):
@@ -213,39 +322,19 @@ def _sized(items):
     return len(items), lambda: iter(items)
 
 
-def image_files(folder: PathLike) -> list[str]:
-    """Sorted paths of all image files below a folder.
+def _is_frame(X):
+    """Whether X is a table with named columns, as pandas and polars have them."""
+    return hasattr(X, "columns") and hasattr(X, "__array__")
 
-    Links to folders are not followed, and the ``._`` files of macOS are skipped.
-    """
-    folder = os.fsdecode(folder)
-    if not folder:
-        raise ValueError("X: expected the path of a folder, got an empty string.")
-    try:
-        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
-    except PermissionError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ValueError(f"X: the folder {folder} does not exist: {error}.") from error
-    if not is_folder:
-        raise ValueError(f"X: expected a folder, got the file {folder}. Pass a list: [path].")
-    files = (
-        Path(where, name)
-        for where, _, names in os.walk(folder, onerror=_raise)  # unreadable folders are an error
-        for name in names
-    )
-    images = (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = sorted(str(path) for path in images if not path.name.startswith("._"))
-    if not paths:
+
+def _only_column(X):
+    names = [str(name) for name in X.columns]
+    if len(names) != 1:
         raise ValueError(
-            f"X: no image files below {folder}. Supported suffixes: "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"X: expected a table of one column, of paths or images, got {len(names)}: "
+            f"{', '.join(names)}. Pass the one, such as X[{names[0] if names else 'path'!r}]."
         )
-    return paths
-
-
-def _raise(error):
-    raise error
+    return list(np.asarray(X)[:, 0])
 
 
 def _open_array(X):
@@ -286,11 +375,6 @@ def _open_tensor(X):
     return _sized(X)
 
 
-def _image_of_pair(item):
-    """The image of an (image, label, ...) tuple, the usual item of a dataset."""
-    return item[0] if isinstance(item, list | tuple) and len(item) > 0 else item
-
-
 def _are_images_of_one_shape(parts):
     arrays = all(isinstance(part, np.ndarray | torch.Tensor) for part in parts)
     shapes = {tuple(part.shape) for part in parts} if arrays else set()
@@ -298,25 +382,76 @@ def _are_images_of_one_shape(parts):
 
 
 def _flatten_batches(iterable):
-    """Single images of images, (image, label), batches, (batch, labels), lists of PIL or paths."""
+    """Single images, pairs and dicts of an iterable of these or of batches of them."""
     stacks = isinstance(iterable, DataLoader) and iterable.collate_fn is default_collate
     batch_ranks = (3, 4) if stacks else (4,)  # a stack of gray images (H, W) has three axes
     for item in iterable:
-        if isinstance(item, list) and all(
-            isinstance(part, Image.Image | str | os.PathLike) for part in item
-        ):
-            yield from item
-            continue
         if isinstance(item, list) and _are_images_of_one_shape(item):
             raise ValueError(
                 f"X: a list of {len(item)} arrays of shape {tuple(item[0].shape)} may be a batch "
                 "or an image with its mask. Pass a batch as one array, a pair as a tuple."
             )
-        item = _image_of_pair(item)
-        if isinstance(item, np.ndarray | torch.Tensor) and item.ndim in batch_ranks:
+        if isinstance(item, list) and not _is_pair(item):
             yield from item
+        elif isinstance(item, Mapping) and _image_key(item) is None:
+            yield item  # refused, by its index, when it is read
         else:
-            yield item
+            image = _image_of(item)
+            is_batch = isinstance(image, np.ndarray | torch.Tensor) and image.ndim in batch_ranks
+            is_batch = is_batch or (isinstance(item, Mapping) and isinstance(image, list | tuple))
+            yield from image if is_batch else [image]
+
+
+# -- one item -------------------------------------------------------------------------------------
+
+
+def _image_of(item):
+    """The image of a pair (image, label, ...) or of a dict; anything else as it is."""
+    if isinstance(item, tuple | list) and _is_pair(item):
+        item = item[0]
+    if isinstance(item, Mapping) and _image_key(item) is not None:
+        return item[_image_key(item)]
+    return item
+
+
+def _is_pair(item):
+    """Whether a sequence is one image with labels rather than several images or rows of one.
+
+    A tuple is; a list may be either, and is where what follows the image looks different.
+    """
+    if isinstance(item, tuple):
+        return len(item) > 0
+    is_image = len(item) > 0 and (
+        isinstance(item[0], (*_ONE_IMAGE, Mapping)) or getattr(item[0], "ndim", 0) >= 2
+    )
+    return is_image and not any(_may_be_another(item[0], part) for part in item[1:])
+
+
+def _may_be_another(image, part):
+    """Whether part of a list may be an image like the one in its first place."""
+    if isinstance(image, str | os.PathLike) and isinstance(part, str | os.PathLike):
+        return _has_suffix(part) or not _has_suffix(image)
+    if isinstance(image, np.ndarray | torch.Tensor) and isinstance(part, np.ndarray | torch.Tensor):
+        return image.shape == part.shape
+    return isinstance(part, (Image.Image, Mapping, list, tuple))
+
+
+def _has_suffix(path):
+    return os.path.splitext(os.fsdecode(path))[1].lower() in IMAGE_SUFFIXES
+
+
+def _image_key(item):
+    """The key of a dict's image, or None."""
+    keys = {key.lower(): key for key in reversed(list(item)) if isinstance(key, str)}
+    return next((keys[name] for name in IMAGE_KEYS if name in keys), None)
+
+
+def _named(value):
+    """What a value is, and where it is a dict its keys."""
+    if not isinstance(value, Mapping):
+        return type(value).__name__
+    keys = ", ".join(map(repr, list(value)[:9]))
+    return f"{type(value).__name__} with the keys {keys}, none of which is {', '.join(IMAGE_KEYS)}"
 
 
 # -- one image ------------------------------------------------------------------------------------
@@ -325,7 +460,7 @@ def _flatten_batches(iterable):
 def _to_array(item):
     """(array, whether channels come first) of one raw image."""
     if isinstance(item, str | os.PathLike | Image.Image):
-        return _decode(item), False
+        return decode(item), False
     if isinstance(item, torch.Tensor):
         return _from_tensor(item), True
     if isinstance(item, np.ma.MaskedArray):
@@ -333,7 +468,7 @@ def _to_array(item):
     if isinstance(item, np.ndarray):
         return item, False
     raise ValueError(
-        f"expected an array, tensor, PIL image or path, got {type(item).__name__}. "
+        f"expected an array, tensor, PIL image or path, got {_named(item)}. "
         "Nested lists? Pass numpy.asarray(image)."
     )
 
@@ -350,46 +485,6 @@ def _from_tensor(tensor):
         return tensor.numpy()
     except (RuntimeError, TypeError) as error:  # meta, quantized or complex conjugate tensors
         raise ValueError(f"the values of the tensor cannot be read: {error}") from error
-
-
-class _Refused(ValueError):
-    """A file that Pillow could decode but that is not one image."""
-
-
-def _decode(item):
-    """The array of a file or PIL image; ValueError if it cannot be decoded."""
-    try:
-        if isinstance(item, Image.Image):
-            return _from_pil(item)
-        if not stat.S_ISREG(os.stat(item).st_mode):
-            raise _Refused("expected a file, got a folder, a pipe or a device.")
-        # Opened here because Pillow memory-maps a file that it opens by name, and the process would
-        # crash (SIGBUS) if the file were truncated while it is read.
-        with open(item, "rb") as file, Image.open(file, formats=_FORMATS) as image:
-            return _from_pil(image)
-    except (PermissionError, MemoryError, _Refused):
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError and more
-        raise ValueError(
-            f"cannot be read as an image: {error}. Repair or remove the file."
-        ) from error
-
-
-def _from_pil(image):
-    frames = getattr(image, "n_frames", 1)
-    if frames != 1:
-        raise _Refused(f"expected one image in the file, got {frames} frames.")
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        image = image.convert("RGB")
-    elif image.mode in ("LA", "PA", "La", "RGBa"):
-        image = image.convert("RGBA")
-    array = np.asarray(image)
-    if image.mode == "I" and array.size > 0 and array.min() >= 0 and array.max() <= 65535:
-        array = array.astype(np.uint16)  # Pillow reads some 16-bit gray files as 32-bit integers
-    return array
 
 
 def _to_pixels(array, channels_first):

@@ -1,4 +1,4 @@
-"""Resize, crop and normalize images for a network; check that their values are scaled as at fit."""
+"""Resize, crop and normalize images for a network; notice values that are scaled otherwise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,17 +12,23 @@ from ..validation import as_pair
 from .images import CheckedImage
 
 _N_SUSPECT = 32  # images scaled another way, from the first on, after which a call gives up
+_SAMPLE = 20_000  # pixels that the median of an image is taken of
 
 
 @dataclass
 class ValueRange:
-    """Range of values of the images of fit; refuses images scaled differently.
+    """Range of values of the images of fit; notices images scaled differently.
 
     Integer images of a dtype seen at fit are assumed to be scaled as they were then. Any other
     image must have a brightness that the same scaling can explain: a dtype not seen at fit may be
-    at most ``other_dtype`` times as bright as the brightest image of fit, and floats, whose scale
-    is only a convention, at most ``other_scale`` times brighter or darker. A constant image is
-    never too dark: a black image may be an anomaly.
+    at most ``other_dtype`` times as bright as the images of fit, and floats, whose scale is only a
+    convention, at most ``other_scale`` times brighter or darker. A different scale changes all
+    values, so the highest value, the mean and the median of the image must all be out of
+    proportion: a bright defect on a dark field raises only some of them. A constant image is never
+    too dark: a black image may be an anomaly.
+
+    An anomaly may change all three (a lamp that is off); a mistake does so in every image of a
+    call.
 
     Attributes
     ----------
@@ -30,33 +36,53 @@ class ValueRange:
         Highest value seen at fit, as a fraction of full scale.
     dtypes : set of str
         Names of the dtypes seen at fit.
+    mean, median : float
+        Highest mean and highest median of an image of fit, as fractions of full scale.
     """
 
     highest: float = 0.0
     dtypes: set[str] = field(default_factory=set)
+    mean: float = 0.0
+    median: float = 0.0
     other_dtype = 8.0
     other_scale = 128.0
 
     def learn(self, image: CheckedImage) -> None:
         """Extend the range by an image of fit."""
-        self.highest = max(self.highest, float(image.pixels.max()))
+        highest, mean, median = _levels(image)
+        self.highest = max(self.highest, highest)
+        self.mean = max(self.mean, mean)
+        self.median = max(self.median, median)
         self.dtypes.add(image.dtype)
 
     def mistake(self, image: CheckedImage) -> str | None:
         """Why the image looks scaled differently from those of fit; None if it does not."""
         seen = image.dtype in self.dtypes
-        if seen and not image.dtype.startswith("float"):
+        if self.highest == 0 or (seen and not image.dtype.startswith("float")):
             return None
-        low, high = (float(value) for value in torch.aminmax(image.pixels))
-        too_dark = low < high and high * self.other_scale < self.highest
-        too_bright = high > self.highest * (self.other_scale if seen else self.other_dtype)
-        if self.highest > 0 and (too_dark or too_bright):
-            return (
-                f"its {image.dtype} values reach {high:.3g} of full scale, those of the images of "
-                f"fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the same "
-                "way."
-            )
-        return None
+        levels = _levels(image)
+        # a level of 0 at fit, such as the median over a black ground, tells nothing
+        pairs = [
+            (now, then)
+            for now, then in zip(levels, (self.highest, self.mean, self.median), strict=True)
+            if then > 0
+        ]
+        brighter = self.other_scale if seen else self.other_dtype
+        too_bright = all(now > then * brighter for now, then in pairs)
+        too_dark = all(now * self.other_scale < then for now, then in pairs)
+        if not too_bright and (not too_dark or image.pixels.min() == levels[0]):
+            return None
+        return (
+            f"its {image.dtype} values reach {levels[0]:.3g} of full scale, those of the images of "
+            f"fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the same way."
+        )
+
+
+def _levels(image):
+    """Highest value, mean and, from a sample of the pixels, median of an image."""
+    pixels = image.pixels.flatten()
+    sample = pixels[:: max(1, len(pixels) // _SAMPLE)]
+    return float(pixels.max()), float(pixels.mean(dtype=torch.float64)), float(sample.median())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ CSV file at once; rows in the file are not measured again. ``--table`` only prin
 400 good monocrystalline cells to fit on, 188 good and 313 defective ones to score. Textures: 60
 crops to fit on, 60 to score, 224 px. MNIST: one digit against the rest, 400 to fit on, its other
 100 and all 4,500 others to score, at 64 px; the table shows the mean of the ten.
-``control`` is |pixel - local mean|, at its best of three window sizes.
+``control`` is |pixel - local mean|, at its best of three window sizes. Categories below
+``--data-root`` are named by their paths, so that one called "brick" is not the texture.
 """
 
 import argparse
@@ -90,15 +91,20 @@ PUBLISHED_MEANS = {"PatchCore": (0.991, 0.981), "PaDiM": (0.953, 0.975), "SPADE"
 # -- data -----------------------------------------------------------------------------------------
 
 
-def load(name, seed, data_root):
+def load(name, seed):
     """(data set, arguments of detectors for it)."""
+    if is_own(name):
+        return load_mvtec(name), {}
     if name == "elpv":
         return load_elpv(), {}
     if name in TEXTURES:
         return planted_texture(name, n_train=60, n_test=60, random_state=seed), {}
-    if name.startswith("mnist "):
-        return mnist(int(name.split()[1])), {"image_size": 64}
-    return load_mvtec(data_root, name), {}
+    return mnist(int(name.removeprefix("mnist "))), {"image_size": 64}
+
+
+def is_own(name):
+    """Whether a data set is a folder of the user's, named by its whole path."""
+    return Path(name).is_absolute()
 
 
 def mnist(digit):
@@ -116,7 +122,8 @@ def mnist(digit):
 
 def dataset_names(asked, data_root):
     if data_root is not None:
-        return mvtec_categories(data_root)
+        root = Path(data_root).resolve()
+        return [str(root / category) for category in mvtec_categories(root)]
     names = {"mnist": [f"mnist {digit}" for digit in range(10)], "textures": list(TEXTURES)}
     return [name for group in asked for name in names.get(group, [group])]
 
@@ -124,8 +131,8 @@ def dataset_names(asked, data_root):
 # -- one row --------------------------------------------------------------------------------------
 
 
-def measure(method, name, seed, data_root):
-    data, arguments = load(name, seed, data_root)
+def measure(method, name, seed):
+    data, arguments = load(name, seed)
     anomalous = data.test_labels == -1
     found = dict.fromkeys(COLUMNS, "") | {"method": method, "dataset": name, "seed": seed}
     if method == "control":
@@ -150,24 +157,23 @@ def measure(method, name, seed, data_root):
     return found
 
 
-def measure_apart(method, name, seed, data_root):
+def measure_apart(method, name, seed):
     """The same in a fresh process."""
-    command = [sys.executable, __file__, "--row", json.dumps([method, name, seed, data_root])]
+    command = [sys.executable, __file__, "--row", json.dumps([method, name, seed])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(methods, names, seeds, data_root, path):
+def run(methods, names, seeds, path):
     done = {(row["method"], row["dataset"], row["seed"]) for row in read(path)}
     for name in names:
-        has_masks = name in TEXTURES or data_root is not None
         for method in [*methods, *(["control"] if name in TEXTURES else [])]:
             for seed in seeds:
                 if (method, name, str(seed)) in done:
                     continue
-                row = measure_apart(method, name, seed, data_root)
+                row = measure_apart(method, name, seed)
                 write(path, row)
-                shown = row["pixel_auroc"] if has_masks else row["image_auroc"]
+                shown = row["pixel_auroc"] or row["image_auroc"]
                 print(f"{name}, {method}, seed {seed}: {shown:.4f}", flush=True)
 
 
@@ -209,7 +215,8 @@ def table(path):
         for number, how in zip(numbers, formats, strict=True):
             values = [float(row[number]) for row in rows if row[number]]
             cells.append(format(np.mean(values), how) if values else "")
-        published = PUBLISHED.get(method, {}).get(name, "")
+        is_mvtec = is_own(name) and "mvtec" in Path(name).parent.name.lower()
+        published = PUBLISHED.get(method, {}).get(Path(name).name, "") if is_mvtec else ""
         print(f"| {name} | {method} | {len(rows)} | {' | '.join(cells)} | {published} |")
     means = (f"{who} {image}, {pixel}" for who, (image, pixel) in PUBLISHED_MEANS.items())
     print(f"\nPublished means on MVTec AD (image, pixel AUROC): {', '.join(means)}")
@@ -231,7 +238,7 @@ def main():
         return
     if not chosen.table:
         names = dataset_names(chosen.datasets, chosen.data_root)
-        run(chosen.methods, names, chosen.seeds, chosen.data_root, chosen.csv)
+        run(chosen.methods, names, chosen.seeds, chosen.csv)
     table(chosen.csv)
 
 

@@ -1,6 +1,8 @@
 """Datasets: MVTec AD folders, the ELPV split, planted defects and corruptions."""
 
+import importlib
 import os
+import shutil
 import sys
 import types
 from contextlib import nullcontext
@@ -17,6 +19,7 @@ from anomalib_lite.data import (
     DEFECTS,
     TEXTURES,
     corrupted,
+    image_files,
     load_elpv,
     load_mvtec,
     mvtec_categories,
@@ -119,12 +122,152 @@ def test_mvtec_refuses_masks_of_wrong_size_or_format(tree):
         _ = load_mvtec(tree, "bottle").test_masks
 
 
+def test_image_whose_size_cannot_be_read_is_named(tree):
+    (tree / "bottle/test/good/001.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"good.001\.png: cannot be read as an image"):
+        _ = load_mvtec(tree, "bottle").test_masks
+
+
 @pytest.mark.parametrize("part", ["train/good", "test"])
 def test_mvtec_refuses_folders_without_images(tree, part):
     for path in (tree / "bottle" / part).rglob("*.png"):
         path.unlink()
     with pytest.raises(ValueError, match=rf"expected images \(.*\) in .*{part.split('/')[0]}"):
         load_mvtec(tree, "bottle")
+
+
+@pytest.fixture
+def nested(tree):
+    """The same category with images in folders below its kinds."""
+    bottle = tree / "bottle"
+    write(bottle / "train/good/day2/002.png")
+    write(bottle / "train/good/day1/early/003.png")
+    write(bottle / "test/good/day2/000.png")
+    write(bottle / "test/scratch/shift1/000.png")
+    write(bottle / "ground_truth/scratch/shift1/000_mask.png", box=(0, 0, 2, 2))
+    return bottle
+
+
+def test_mvtec_reads_nested_folders_as_fit_does(nested):
+    data = load_mvtec(nested)
+    assert data.train == image_files(nested / "train/good")
+    assert [Path(path).name for path in data.train] == ["000.png", "001.png", "003.png", "002.png"]
+    for kind in ("good", "scratch", "broken"):
+        listed = [path for path, d in zip(data.test, data.test_defects, strict=True) if d == kind]
+        assert listed == image_files(nested / "test" / kind)
+    nested_mask = data.test_masks[data.test.index(str(nested / "test/scratch/shift1/000.png"))]
+    assert nested_mask.sum() == 4  # its own mask, not that of the image of the same name above
+
+
+def test_mvtec_notices_defects_in_nested_folders_alone(nested):
+    (nested / "test/scratch/000.png").unlink()
+    (nested / "test/broken/007.png").unlink()
+    assert load_mvtec(nested).test_labels.tolist() == [1, 1, 1, -1]
+
+
+def test_mvtec_names_the_place_of_a_nested_mask(nested):
+    (nested / "ground_truth/scratch/shift1/000_mask.png").unlink()
+    place = r"ground_truth.scratch.shift1.000_mask\.png, found none"
+    with pytest.raises(ValueError, match=rf"test.scratch.shift1.000\.png: .*{place}"):
+        load_mvtec(nested)
+
+
+@pytest.mark.parametrize("name", ["000_mask.bmp", "000_mask.TIF", "000.png", "000.gif"])
+def test_mvtec_takes_masks_of_other_names(name, tree):
+    truth = tree / "bottle/ground_truth/scratch"
+    (truth / "000_mask.png").unlink()
+    write(truth / name, box=(0, 0, 1, 1))
+    data = load_mvtec(tree, "bottle")
+    assert data.masks[3] == str(truth / name)
+    assert data.test_masks[3].sum() == 1
+
+
+def test_mvtec_refuses_two_masks_of_an_image(tree):
+    write(tree / "bottle/ground_truth/scratch/000_mask.bmp")
+    with pytest.raises(ValueError, match=r"000\.png: expected its mask at .*, found 2: .*\.bmp"):
+        load_mvtec(tree, "bottle")
+
+
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_mvtec_without_masks_has_labels_alone(how, tree):
+    shutil.rmtree(tree / "bottle/ground_truth")
+    if how == "empty":
+        (tree / "bottle/ground_truth/scratch").mkdir(parents=True)
+    data = load_mvtec(tree, "bottle")
+    assert data.test_labels.tolist() == [-1, 1, 1, -1]
+    assert data.masks is None
+    assert data.test_masks is None
+
+
+@pytest.mark.parametrize("good", ["Good", "GOOD", "ok", "OK"])
+@pytest.mark.parametrize(
+    "parts", [("train", "test", "ground_truth"), ("Train", "TEST", "Ground_Truth")]
+)
+def test_mvtec_reads_names_in_any_case(good, parts, tree):
+    bottle = tree / "bottle"
+    for old, new in [("train/good", f"train/{good}"), ("test/good", f"test/{good}"),
+                     *zip(("train", "test", "ground_truth"), parts, strict=True)]:  # fmt: skip
+        (bottle / old).rename(bottle / new)
+    data = load_mvtec(tree, "bottle")
+    assert len(data.train) == 2
+    assert sorted(data.test_defects) == ["broken", "good", "good", "scratch"]
+    assert (data.test_labels == np.where(data.test_defects == "good", 1, -1)).all()
+    assert [mask.any() for mask in data.test_masks] == (data.test_labels == -1).tolist()
+    assert mvtec_categories(tree) == ["bottle"]
+
+
+def test_mvtec_refuses_images_without_a_kind(tree):
+    write(tree / "bottle/test/004.png")
+    with pytest.raises(ValueError, match=r"test.004\.png: expected images in folders .*test.good"):
+        load_mvtec(tree, "bottle")
+
+
+def test_mvtec_of_other_kinds_of_files_alone_says_so(tree):
+    for path in (tree / "bottle/train/good").glob("*.png"):
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(
+        ValueError, match=r"expected images .*good.*Not read: \.heic: 2.*pillow-heif"
+    ):
+        load_mvtec(tree, "bottle")
+
+
+# -- the benchmark on own data --------------------------------------------------------------------
+
+
+@pytest.fixture
+def compare_methods(monkeypatch):
+    folder = Path(__file__).parents[2] / "examples/benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module("compare_methods")
+    for name in ("compare_methods", "patchcore_accuracy"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("category", ["brick", "elpv", "mnist 3", "grass"])
+def test_benchmark_measures_own_data_of_any_name(category, tree, compare_methods):
+    (tree / "bottle").rename(tree / category)
+    (name,) = compare_methods.dataset_names([], str(tree))
+    data, _ = compare_methods.load(name, seed=0)
+    assert data.test == load_mvtec(tree, category).test
+
+
+def test_benchmark_tells_own_rows_from_those_of_the_textures(tree, compare_methods, monkeypatch):
+    (tree / "bottle").rename(tree / "brick")
+    asked = []
+    monkeypatch.setattr(
+        compare_methods,
+        "measure_apart",
+        lambda *row: (
+            asked.append(row)
+            or dict.fromkeys(compare_methods.COLUMNS, "")
+            | {"method": row[0], "dataset": row[1], "seed": row[2], "pixel_auroc": 0.5}
+        ),
+    )
+    table = tree / "rows.csv"
+    for names in (["brick"], compare_methods.dataset_names([], str(tree))):
+        compare_methods.run(["PaDiM"], names, [0], table)
+    own = str((tree / "brick").resolve())
+    assert asked == [("PaDiM", "brick", 0), ("control", "brick", 0), ("PaDiM", own, 0)]
 
 
 # -- ELPV -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import io
 import mmap
 import os
 import pickle
+import re
 import signal
 import socket
 import struct
@@ -17,8 +18,27 @@ import sys
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from encoders import (
+    COLOR,
+    GRAY,
+    SIDE,
+    TURN,
+    adam7,
+    be,
+    chunk,
+    deep_png,
+    encoded,
+    exif_chunk,
+    patched,
+    png,
+    scanlines,
+    tiff,
+    tiff_file,
+    with_orientation,
+)  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
@@ -29,9 +49,6 @@ from anomalib_lite import BaseDetector, PartialFitMixin, PatchCore
 from anomalib_lite.data import ImageStream, NetworkInput
 
 NORMAL = stripes(6)
-GRAY = stripes(1, seed=5)[0]
-COLOR = np.stack([GRAY, np.roll(GRAY, 3, axis=1), 255 - GRAY], axis=-1)
-SIDE = 64
 
 
 @pytest.fixture(scope="module")
@@ -87,80 +104,10 @@ def alarm():
 # -- files from bytes -----------------------------------------------------------------------------
 
 
-def chunk(kind, data=b"", crc=None):
-    crc = zlib.crc32(kind + data) if crc is None else crc
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
-
-
-def scanlines(array):
-    return b"".join(b"\0" + row.tobytes() for row in array)
-
-
-def png(
-    raw=None, *, size=(SIDE, SIDE), depth=8, color=0, extra=b"", interlace=0, end=True, crc=None
-):
-    """A PNG file, written by its specification."""
-    header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, interlace)
-    data = zlib.compress(scanlines(GRAY) if raw is None else raw)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header, crc) + extra + chunk(b"IDAT", data)
-        + (chunk(b"IEND") if end else b"")
-    )  # fmt: skip
-
-
-def encoded(array, kind, **options):
-    file = io.BytesIO()
-    (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(
-        file, kind, **options
-    )
-    return file.getvalue()
-
-
-def with_orientation(value, array=GRAY, kind="PNG", **options):
-    """A file with an EXIF orientation."""
-    exif = Image.Exif()
-    exif[274] = value
-    return encoded(array, kind, exif=exif, **options)
-
-
 def with_exif(data):
     """A JPEG with ``data`` as its EXIF block."""
     size = struct.pack(">H", len(data) + 8)
     return JPEG[:2] + b"\xff\xe1" + size + b"Exif\0\0" + data + JPEG[2:]
-
-
-def adam7(array):
-    """Scan lines of an interlaced PNG."""
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
-    return b"".join(
-        scanlines(np.ascontiguousarray(array[top::down, left::right]))
-        for top, left, down, right in [*passes, (1, 0, 2, 1)]
-    )
-
-
-def be(array):
-    """16 bits per value, big-endian."""
-    return (array.astype(np.uint16) * 257).astype(">u2")
-
-
-def tiff(array, *, bits, sample_format=1):
-    """A big-endian, uncompressed, single-strip TIFF, written by its specification."""
-    height, width = array.shape
-    tags = [
-        (256, width), (257, height), (258, bits << 16), (259, 1 << 16), (262, 1 << 16), (273, 134),
-        (277, 1 << 16), (278, height), (279, array.nbytes), (339, sample_format << 16),
-    ]  # fmt: skip
-    long = {256, 257, 273, 278, 279}
-    entries = b"".join(struct.pack(">HHII", t, 4 if t in long else 3, 1, v) for t, v in tags)
-    head = b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", len(tags)) + entries + bytes(4)
-    return head + array.tobytes()
-
-
-def patched(data, place, code, *values):
-    """``data`` with some bytes overwritten."""
-    data = bytearray(data)
-    struct.pack_into(code, data, place, *values)
-    return bytes(data)
 
 
 def altered_tiff(tag, value, code=">I"):
@@ -189,7 +136,6 @@ PAIRS = (GRAY // 85).astype(np.uint8).reshape(64, 16, 4)  # 2 bits
 GOOD_FILES = {
     "png": (png(), GRAY, 0),
     "png of 16 bits": (png(scanlines(be(GRAY)), depth=16), GRAY, 0),
-    "png of colors of 16 bits": (png(scanlines(be(COLOR)), depth=16, color=2), COLOR, 1),
     "png of 4 bits": (
         png(scanlines(COARSE[:, ::2] << 4 | COARSE[:, 1::2]), depth=4), COARSE * 17, 0,
     ),
@@ -277,7 +223,6 @@ GOOD_FILES = {
 # the same, with an alpha channel
 ALPHA_FILES = {
     "png with alpha": (png(scanlines(ALPHA), color=6), COLOR, 0),
-    "png of 16 bits with alpha": (png(scanlines(be(ALPHA)), depth=16, color=6), COLOR, 1),
     "gray png with alpha": (
         png(scanlines(np.dstack([GRAY, GRAY])), color=4), np.dstack([GRAY] * 3), 0,
     ),
@@ -293,9 +238,146 @@ ALPHA_FILES = {
     "tiff with alpha": (encoded(ALPHA, "TIFF"), COLOR, 0),
 }  # fmt: skip
 
+# color of 16 bits: every bit counts
+DEEP = np.random.default_rng(7).integers(0, 65536, (40, 56, 3), dtype=np.uint16)
+DEEPER = np.dstack([DEEP, DEEP[..., 0] ^ 21])  # with alpha
+TWELVE = DEEP >> 4
+SCALED = np.rint(TWELVE * (65535 / 4095)).astype(np.uint16)
+WIDE = {"size": (56, 40), "depth": 16}
+PLANES = np.ascontiguousarray(DEEP.transpose(2, 0, 1))
+PREDICTED = np.diff(DEEP, axis=1, prepend=np.zeros((40, 1, 3), np.uint16))
+
+
+def ppm(array, highest, kind=b"P6"):
+    if kind in (b"P3", b"P2"):
+        return b"%b 56 40 %d\n" % (kind, highest) + b" ".join(b"%d" % v for v in array.flat)
+    return b"%b 56 40 %d\n" % (kind, highest) + array.astype(">u2").tobytes()
+
+
+DEEP_FILES = {
+    "png": (deep_png(DEEP, 2), DEEP),
+    "interlaced png": (
+        png(adam7(DEEP.astype(">u2")), color=2, interlace=1, **WIDE), DEEP,
+    ),
+    "png, one color transparent": (
+        deep_png(DEEP, 2, extra=chunk(b"tRNS", bytes(6))), DEEP,
+    ),
+    "png with gamma": (deep_png(DEEP, 2, extra=chunk(b"gAMA", struct.pack(">I", 45455))), DEEP),
+    "turned png": (deep_png(DEEP, 2, extra=exif_chunk(6)), np.rot90(DEEP, -1)),
+    "mirrored png": (deep_png(DEEP, 2, extra=exif_chunk(2)), DEEP[:, ::-1]),
+    "gray png": (deep_png(DEEP[..., 0], 0), DEEP[..., :1]),
+    "ppm": (ppm(DEEP, 65535), DEEP),
+    "ppm of 12 bits": (ppm(TWELVE, 4095), SCALED),
+    "ppm of 12 bits in letters": (ppm(TWELVE, 4095, b"P3"), SCALED),
+    "pgm of 12 bits": (ppm(TWELVE[..., 0], 4095, b"P5"), SCALED[..., :1]),
+    "pgm of 12 bits in letters": (ppm(TWELVE[..., 0], 4095, b"P2"), SCALED[..., :1]),
+    "tiff behind its thumbnail": (tiff_file((DEEP[::4, ::4], {254: 1}), DEEP), DEEP),
+    "gray tiff whose white is zero": (tiff_file((DEEP[..., 0], {262: 0})), 65535 - DEEP[..., :1]),
+    "packed tiff with differences": (
+        tiff_file((PREDICTED, {317: 2}), compressed=True), DEEP,
+    ),
+    **{
+        f"{name}{' packed' * compressed}, {order}": (
+            tiff_file(page, order=order, compressed=compressed), expected,
+        )
+        for name, page, expected in [
+            ("tiff", DEEP, DEEP),
+            ("turned tiff", (DEEP, TURN), np.rot90(DEEP, -1)),
+            ("tiff of a fourth channel", (DEEPER, {338: 0}), DEEP),
+            ("gray tiff", DEEP[..., 0], DEEP[..., :1]),
+        ]
+        for order in "<>"
+        for compressed in (False, True)
+    },
+}  # fmt: skip
+
+DEEP_ALPHA_FILES = {
+    "png": (deep_png(DEEPER, 6), DEEP),
+    "gray png": (deep_png(DEEPER[..., 2:], 4), DEEP[..., [2, 2, 2]]),
+    "tiff": (tiff_file((DEEPER, {338: 2})), DEEP),
+    "tiff, big end first": (tiff_file((DEEPER, {338: 2}), order=">"), DEEP),
+}
+
+
+def deep_jpeg2000():
+    """The header of a color file says 16 bits."""
+    data = encoded(COLOR, "JPEG2000")
+    start = data.index(b"\xff\x4f\xff\x51") + 42
+    for component in range(3):
+        data = patched(data, start + 3 * component, "B", 15)
+    return data
+
+
+# several pictures in a file, of which one is meant
+SMALL = np.ascontiguousarray(GRAY[::2, ::2])
+OTHER = 255 - GRAY
+PRIMARY_FILES = {
+    "jpeg of two pictures": (
+        encoded(GRAY, "MPO", save_all=True, append_images=[Image.fromarray(OTHER)]), GRAY, 15,
+    ),
+    "jpeg of three pictures": (
+        encoded(GRAY, "MPO", save_all=True, append_images=[Image.fromarray(SMALL)] * 2), GRAY, 15,
+    ),
+    "turned jpeg of two pictures": (
+        with_orientation(6, kind="MPO", save_all=True, append_images=[Image.fromarray(OTHER)]),
+        np.rot90(GRAY, -1), 15,
+    ),
+    "tiff with a thumbnail": (tiff_file(GRAY, (SMALL, {254: 1})), GRAY, 0),
+    "tiff with a thumbnail, old style": (tiff_file(GRAY, (SMALL, {255: 2})), GRAY, 0),
+    "tiff with a thumbnail that is not marked": (tiff_file(GRAY, SMALL), GRAY, 0),
+    "tiff with a marked thumbnail of equal size": (tiff_file(GRAY, (OTHER, {254: 1})), GRAY, 0),
+    "tiff behind its thumbnail": (tiff_file((SMALL, {254: 1}), GRAY), GRAY, 0),
+    "tiff behind a thumbnail that is not marked": (tiff_file(SMALL, GRAY), GRAY, 0),
+    "packed tiff behind its thumbnail": (
+        tiff_file((SMALL, {254: 1}), GRAY, compressed=True), GRAY, 0,
+    ),
+    "tiff with a mask": (tiff_file(GRAY, (OTHER, {254: 4})), GRAY, 0),
+    "pyramid": (
+        tiff_file(GRAY, (SMALL, {254: 1}), (SMALL[::2, ::2].copy(), {254: 1})), GRAY, 0,
+    ),
+    "pyramid that is not marked": (tiff_file(GRAY, SMALL, SMALL[::2, ::2].copy()), GRAY, 0),
+    "turned tiff behind its thumbnail": (
+        tiff_file((SMALL, {254: 1}), (GRAY[:, :40].copy(), TURN)), np.rot90(GRAY[:, :40], -1), 0,
+    ),
+    "tiff behind its turned thumbnail": (
+        tiff_file((SMALL[:, :20].copy(), {254: 1, **TURN}), GRAY[:, :40].copy()), GRAY[:, :40], 0,
+    ),
+    "color tiff with a gray thumbnail": (tiff_file(COLOR, (SMALL, {254: 1})), COLOR, 0),
+}  # fmt: skip
+
 UNREADABLE = "cannot be read as an image"
 TWO = [Image.fromarray(255 - GRAY)]
+SHALLOW = "read up to 8 bits per channel.*PNG"
+LOSSY_FILES = {
+    "jpeg 2000 of 16 bits": (deep_jpeg2000(), SHALLOW),
+    "tiff of planes of 16 bits": (tiff_file((PLANES, {284: 2})), SHALLOW),
+    "packed tiff of planes of 16 bits": (tiff_file((PLANES, {284: 2}), compressed=True), SHALLOW),
+    "CMYK tiff of 16 bits": (tiff_file((DEEPER, {262: 5})), SHALLOW),
+    "tiff of 16 bits times alpha": (tiff_file((DEEPER, {338: 1})), SHALLOW),
+    "ppm of 16 bits cut short": (ppm(DEEP, 65535)[:-99], UNREADABLE),
+    "png of 16 bits cut short": (deep_png(DEEP, 2)[:-999], UNREADABLE),
+    "tiff of 16 bits cut short": (tiff_file(DEEP)[:-999], UNREADABLE),
+    "color tiff of floats": (tiff_file((COLOR / 255).astype(np.float32)), UNREADABLE),
+    "color pfm": (b"PF\n64 64\n-1.0\n" + (COLOR / 255).astype("<f4").tobytes(), UNREADABLE),
+}
+
 BAD_FILES = {
+    **LOSSY_FILES,
+    "tiff of two pages of which none is small": (tiff_file(GRAY, GRAY[:33].copy()), "2 frames"),
+    "tiff of a page and a narrow one": (tiff_file(GRAY, GRAY[:, :20].copy()), "2 frames"),
+    "tiff of a page and a low one": (tiff_file(GRAY, GRAY[:20].copy()), "2 frames"),
+    "tiff of two pages of a document": (tiff_file((GRAY, {254: 2}), (OTHER, {254: 2})), "2 frames"),
+    "tiff of two pages and a thumbnail": (
+        tiff_file(GRAY, OTHER, (SMALL, {254: 1})), "3 frames.*file of its own",
+    ),
+    "tiff behind whose thumbnail are 3.6 gigapixels": (
+        tiff_file((SMALL, {254: 1}), (GRAY, {256: 60_000, 257: 60_000})), "decompression bomb",
+    ),
+    "tiff of thumbnails alone": (tiff_file((SMALL, {254: 1}), (SMALL, {254: 1})), "2 frames"),
+    "tiff of 65 pages": (tiff_file(GRAY, *[SMALL] * 64), "65 frames"),
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(99), r"pip install pillow-heif.*register_heif_opener"),
+    "heic by another brand": (b"\0\0\0\x18ftypmif1" + bytes(99), "pillow-heif"),
+    "avif": (b"\0\0\0\x18ftypavif" + bytes(99), UNREADABLE),
     "empty": (b"", UNREADABLE),
     "zeros": (bytes(999), UNREADABLE),
     "text": (b"hello " * 99, UNREADABLE),
@@ -324,7 +406,6 @@ BAD_FILES = {
     "gif of two frames": (encoded(GRAY, "GIF", save_all=True, append_images=TWO), "2 frames"),
     "webp of two frames": (encoded(GRAY, "WEBP", save_all=True, append_images=TWO), "2 frames"),
     "tiff of two pages": (encoded(GRAY, "TIFF", save_all=True, append_images=TWO), "2 frames"),
-    "jpeg of two pictures": (encoded(GRAY, "MPO", save_all=True, append_images=TWO), "2 frames"),
     "tiff without tags": (patched(tiff(GRAY, bits=8), 8, ">H", 0), UNREADABLE),
     "tiff of 65,535 tags": (patched(tiff(GRAY, bits=8), 8, ">H", 65_535), UNREADABLE),
     "tiff of no width": (altered_tiff(256, 0), UNREADABLE),
@@ -409,6 +490,40 @@ def test_alpha_of_a_file_is_dropped_with_a_warning(name, tmp_path):
     data, picture, off = ALPHA_FILES[name]
     with pytest.warns(UserWarning, match=r"image 0 .*alpha channel is dropped"):
         assert_read_as(write(tmp_path, data), picture, off)
+
+
+@pytest.mark.parametrize("name", DEEP_FILES)
+def test_color_keeps_all_bits(name, tmp_path):
+    data, expected = DEEP_FILES[name]
+    (image,) = ImageStream([write(tmp_path, data)])
+    assert image.dtype == "uint16"
+    np.testing.assert_array_equal(image.pixels.movedim(0, -1) * 65535, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", DEEP_ALPHA_FILES)
+def test_color_beside_alpha_keeps_all_bits(name, tmp_path):
+    data, expected = DEEP_ALPHA_FILES[name]
+    with pytest.warns(UserWarning, match="alpha channel is dropped"):
+        (image,) = ImageStream([write(tmp_path, data)])
+    np.testing.assert_array_equal(image.pixels.movedim(0, -1) * 65535, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", PRIMARY_FILES)
+def test_primary_picture_is_read(name, tmp_path):
+    data, picture, off = PRIMARY_FILES[name]
+    path = write(tmp_path, data)
+    assert_read_as(path, picture, off)
+    with Image.open(path) as opened:
+        assert_read_as(opened, picture, off)
+        assert opened.tell() == 0
+
+
+def test_opened_file_at_another_picture_is_refused(tmp_path):
+    with Image.open(write(tmp_path, PRIMARY_FILES["jpeg of two pictures"][0])) as opened:
+        opened.seek(1)
+        with pytest.raises(ValueError, match="Which one is meant"):
+            list(ImageStream([opened]))
+        assert opened.tell() == 1
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -550,7 +665,16 @@ BAD_ITEMS = {
     "a number": (fixed(3), "got int"),
     "a nested list": (fixed(GRAY.tolist()), r"got list.*numpy\.asarray"),
     "a ragged list": (fixed([[1, 2], [3]]), "got list"),
-    "a dict": (fixed({"image": GRAY}), "got dict"),
+    "a dict of another kind": (
+        fixed({"photograph of": GRAY}), "got dict with the keys 'photograph of'.*image, img",
+    ),
+    "an empty dict": (fixed({}), "got dict"),
+    "a dict whose image is none": (fixed({"image": None}), "got NoneType"),
+    "a list of two images": (fixed([GRAY, GRAY]), "got list"),
+    "a list of two paths": (fixed(["a.png", "b.png"]), "got list"),
+    "a pair whose image is none": (fixed((None, 1)), "got NoneType"),
+    "an empty pair": (fixed(()), "got tuple"),
+    "a label and its image": (fixed((1, GRAY)), "got int"),
     "a set": (fixed({1}), "got set"),
     "int64": (fixed(GRAY.astype(np.int64)), r"int64.*astype\(numpy.uint8\)"),
     "int8": (fixed(GRAY.astype(np.int8)), "int8"),
@@ -580,6 +704,7 @@ BAD_ITEMS = {
     "no channels": (fixed(np.zeros((64, 64, 0), np.uint8)), "empty"),
     "one pixel": (fixed(np.zeros((1, 1), np.uint8)), "at least 8 pixels per side"),
     "2 x 30,000": (fixed(np.zeros((2, 30_000), np.uint8)), "at least 8 pixels per side"),
+    "a pair of a path to nowhere": (lambda folder: (folder / "none.png", 1), "No such file"),
     "30,000 x 2": (fixed(np.zeros((30_000, 2), np.uint8)), "at least 8 pixels per side"),
     "tensor, channels last": (fixed(torch.zeros(64, 64, 3)), "on the first axis"),
     "tensor of int64": (fixed(torch.zeros(1, 64, 64, dtype=torch.int64)), "int64"),
@@ -595,6 +720,22 @@ BAD_ITEMS = {
 }  # fmt: skip
 
 GOOD_ITEMS = {
+    "a pair": (fixed((GRAY, 1)), GRAY),
+    "a pair of a path and a name": (lambda folder: (write(folder, png()), "good"), GRAY),
+    "a pair in a list": (fixed([GRAY, 1]), GRAY),
+    "a pair of a path and a name in a list": (
+        lambda folder: [str(write(folder, png())), "good"], GRAY,
+    ),
+    "an image and its mask": (fixed((GRAY, GRAY > 9)), GRAY),
+    "an image, its mask and its label": (fixed((GRAY, GRAY > 9, 1)), GRAY),
+    "a pair of a dict": (fixed(({"image": GRAY}, 1)), GRAY),
+    "a dict": (fixed({"label": 1, "image": GRAY}), GRAY),
+    "a dict of a path": (lambda folder: {"path": write(folder, png())}, GRAY),
+    "a dict of a tensor": (fixed({"pixel_values": torch.from_numpy(COLOR).movedim(-1, 0)}), COLOR),
+    "a dict of a picture": (fixed({"img": Image.fromarray(GRAY)}), GRAY),
+    "a dict in capitals": (fixed({"Image": GRAY}), GRAY),
+    "a dict of an image and its path": (fixed({"image_path": "lost.png", "image": GRAY}), GRAY),
+    "a dict with a number for a key": (fixed({0: 1, "x": GRAY}), GRAY),
     "a link": (lambda folder: write(folder, png()) and link("picture.png")(folder), GRAY),
     "unicode": (lambda folder: write(folder, png(), "Bärenfoto 🙂 猫.png"), GRAY),
     "a line break in the name": (lambda folder: write(folder, png(), "a\nb.png"), GRAY),
@@ -671,6 +812,29 @@ def test_quantized_tensor_is_refused(fitted):
     assert_refused(fitted, [GRAY, GRAY, tensor], "cannot be read")
 
 
+# -- skipping -------------------------------------------------------------------------------------
+
+
+def without_addresses(text):
+    return re.sub("0x[0-9a-f]+", "", text)
+
+
+@pytest.mark.parametrize("name", [*BAD_FILES, *BAD_ITEMS])
+def test_unreadable_image_is_skipped_with_the_reason_of_its_error(name, tmp_path):
+    bad, pattern = make_bad(name, tmp_path)
+    images = [GRAY, bad, COLOR, bad]
+    stream = ImageStream(images, min_side=8, on_error="skip")
+    assert [(image.index, image.label) for image in stream] == [(0, "image 0"), (2, "image 2")]
+    assert [index for index, _, _ in stream.skipped] == [1, 3]
+    with pytest.raises(ValueError, match=rf"(?s)^image 1\b.*{pattern}") as caught:
+        list(ImageStream(images, min_side=8))
+    raised = without_addresses(str(caught.value))
+    item = bad[0] if isinstance(bad, tuple) and bad else bad
+    for _, path, reason in stream.skipped:
+        assert path == (str(item) if isinstance(item, str | os.PathLike) else None)
+        assert without_addresses(reason).replace("image 3", "image 1", 1) == raised
+
+
 # -- collections ----------------------------------------------------------------------------------
 
 
@@ -728,6 +892,25 @@ BAD_COLLECTIONS = {
     "masked": (np.ma.array(GRAY[None], mask=GRAY[None] > 9), "masked"),
     "mixed with a float of 255": ([GRAY / 255, GRAY.astype(float)], r"image 1: .*\[0, 1\]"),
     "an image and its mask, perhaps": (iter([[GRAY, GRAY]]), "mask"),
+    "a dict of splits": ({"train": [GRAY], "test": [GRAY]}, "keys 'train', 'test'.*image, img"),
+    "a dict of one path": ({"image": "nowhere.png"}, "does not exist"),
+    "a dict of one image": ({"image": COLOR}, r"Pass X\[None\]"),
+    "a table of two columns": (
+        pd.DataFrame({"path": ["a.png"], "label": [1]}),
+        r"got 2: path, label.*X\['path'\]",
+    ),
+    "a table of pixels": (pd.DataFrame(np.zeros((3, 784))), "got 784: 0, 1, 2"),
+    "a table of no column": (pd.DataFrame(index=[1, 2]), "one column.*got 0"),
+    "a table of no row": (pd.DataFrame({"path": []}), "at least one image"),
+    "a table of numbers": (pd.DataFrame({"pixel": [0.1, 0.2]}), "image 0: .*got float"),
+    "a column of missing paths": (pd.Series(["a.png", None]), "image 0 .*No such file"),
+    "a column of numbers": (pd.Series([1, 2]), "image 0: .*got int"),
+    "an empty column": (pd.Series([], dtype=object), "at least one image"),
+    "images with their labels": (([GRAY], [1]), "image 0: .*got list|image 1"),
+    "pairs in an array": (np.array([["a.png", "1"]], dtype=object), "expected images"),
+    "a loader of dicts of another kind": (iter([{"photograph of": GRAY}]), "image 0: .*got dict"),
+    "a loader of a batch without image": (iter([{"label": torch.zeros(4)}]), "image 0: .*'label'"),
+    "dicts without image in a list": (iter([[{"a": 1}, {"a": 2}]]), "image 0: .*got dict"),
     "a lambda": (lambda: GRAY, "got function"),
     "a class": (Failing, "got type"),
     "a class of things that can be iterated": (list, "got type"),
@@ -756,6 +939,13 @@ def test_folder_may_be_named_in_bytes(tmp_path):
     path = write(tmp_path, png())
     (image,) = ImageStream(NamedInBytes(tmp_path))
     assert image.path == str(path)
+
+
+def test_stream_that_is_given_is_held_to_the_side_of_the_network(fitted):
+    detector, before = fitted
+    with pytest.raises(ValueError, match="image 1: expected at least 8 pixels per side"):
+        detector.score_samples(ImageStream([GRAY, GRAY[:4]]))
+    assert snapshot(detector) == before
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -830,8 +1020,16 @@ def test_files_are_never_memory_mapped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     assert_read_as(path, GRAY, 0)
+    with Image.open(path) as by_name:
+        assert_read_as(by_name, GRAY, 0)
+        assert by_name.filename == str(path)
     with pytest.raises(AssertionError, match="memory-mapped"), Image.open(path) as by_name:
         by_name.load()  # what Pillow does by itself
+
+
+def test_turned_tiff_that_was_opened_is_read(tmp_path):
+    with Image.open(write(tmp_path, tiff_file((GRAY[:, :40].copy(), TURN)))) as opened:
+        assert_read_as(opened, np.rot90(GRAY[:, :40], -1), 0)
 
 
 TRUNCATED_WHILE_READ = """
@@ -921,12 +1119,12 @@ def test_bad_file_in_a_folder_ends_scoring_without_a_trace(fitted, tmp_path):
     assert len(set(scores)) == 1
 
 
-def test_resource_forks_of_macos_are_skipped(detector, tmp_path):
+def test_hidden_files_are_skipped(detector, tmp_path):
     write(tmp_path, png())
     write(tmp_path, b"\0\5\x16\7", "._picture.png")
     write(tmp_path, png(), ".hidden.png")
     write(tmp_path, b"notes", "notes.txt")
-    assert len(detector.score_samples(tmp_path)) == 2
+    assert len(detector.score_samples(tmp_path)) == 1
 
 
 def test_pipe_in_a_folder_is_refused(detector, tmp_path):
@@ -975,7 +1173,14 @@ def test_failed_fit_leaves_patchcore_unchanged(fitted, tmp_path):
 
 # -- damage at random -----------------------------------------------------------------------------
 
-WHOLE = {"png": png(), "jpeg": JPEG, "tiff": TIFF, "gif": GIF, "bmp": BMP, "webp": WEBP}
+WHOLE = {
+    "png": png(), "jpeg": JPEG, "tiff": TIFF, "gif": GIF, "bmp": BMP, "webp": WEBP,
+    "deep png": deep_png(DEEP, 2), "deep tiff": tiff_file(DEEP), "ppm": ppm(DEEP, 65535),
+    "packed tiff": tiff_file(DEEP, compressed=True),
+    "pages": tiff_file((SMALL, {254: 1}), GRAY),
+    "pages, the thumbnail last": tiff_file(GRAY, SMALL),
+    "pictures": PRIMARY_FILES["jpeg of two pictures"][0],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", sorted(WHOLE))

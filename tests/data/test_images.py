@@ -81,6 +81,24 @@ class Stream(IterableDataset):
         return iter(self.items)
 
 
+class Rows:
+    """A data set that is no torch Dataset: it has a length, gives rows and slices of columns."""
+
+    def __init__(self, rows):
+        self.rows = list(rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return {key: [row[key] for row in self.rows[index]] for key in self.rows[0]}
+        return self.rows[index]
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
 class SizedStream(Stream):
     def __len__(self):
         return len(self.items)
@@ -108,6 +126,26 @@ SIZED = {
     "Dataset of (image, label)": lambda a, folder: Pairs(tensor(a)),
     "Dataset of (array, label)": lambda a, folder: Pairs(a),
     "Dataset of (PIL image, label)": lambda a, folder: Pairs([Image.fromarray(x) for x in a]),
+    "Dataset of dicts": lambda a, folder: torch.utils.data.Subset(
+        [{"label": 1, "image": x} for x in tensor(a)], range(len(a))
+    ),
+    "list of (array, label)": lambda a, folder: [(x, 1) for x in a],
+    "list of [path, label]": lambda a, folder: [[path, "good"] for path in save(a, folder)],
+    "list of dicts": lambda a, folder: [{"img": Image.fromarray(x)} for x in a],
+    "object array of pairs": lambda a, folder: objects([(x, 1) for x in a]),
+    "dict of images": lambda a, folder: {"label": [1] * len(a), "image": list(a)},
+    "dict of one tensor": lambda a, folder: {"pixel_values": tensor(a)},
+    "DataFrame of paths": lambda a, folder: pd.DataFrame({"path": save(a, folder)}),
+    "DataFrame of any index": lambda a, folder: pd.DataFrame(
+        {"file": save(a, folder)}, index=range(7, 7 + len(a))
+    ),
+    "DataFrame of PIL images": lambda a, folder: pd.DataFrame(
+        {"image": [Image.fromarray(x) for x in a]}
+    ),
+    "Series of paths": lambda a, folder: pd.Series(save(a, folder)),
+    "Series of objects": lambda a, folder: pd.Series([*a], index=[5, 3, 4][: len(a)]),
+    "Series of Path": lambda a, folder: pd.Series([folder / path for path in save(a, folder)]),
+    "Index of paths": lambda a, folder: pd.Index(save(a, folder)),
     "Dataset of images alone": lambda a, folder: torch.utils.data.Subset(list(a), range(len(a))),
 }
 
@@ -120,6 +158,25 @@ UNSIZED = {
     "IterableDataset of pairs": lambda a, folder: Stream([(x, 0) for x in tensor(a)]),
     "generator of arrays": lambda a, folder: (x for x in a),
     "generator of (array, label)": lambda a, folder: ((x, "good") for x in a),
+    "DataLoader of dicts": lambda a, folder: DataLoader(
+        [{"image": x, "label": 1} for x in tensor(a)], batch_size=2
+    ),
+    "DataLoader of dicts of paths": lambda a, folder: DataLoader(
+        [{"image_path": x, "label": 1} for x in save(a, folder)], batch_size=2
+    ),
+    "DataLoader of lists of dicts": lambda a, folder: DataLoader(
+        [{"image": Image.fromarray(x)} for x in a], batch_size=2, collate_fn=list
+    ),
+    "DataLoader of lists of pairs": lambda a, folder: DataLoader(
+        [(Image.fromarray(x), 1) for x in a], batch_size=2, collate_fn=list
+    ),
+    "DataLoader of dicts of lists": lambda a, folder: DataLoader(
+        list(a), batch_size=2, collate_fn=lambda batch: {"image": list(batch)}
+    ),
+    "DataLoader of dicts without batches": lambda a, folder: DataLoader(
+        [{"image": x} for x in tensor(a)], batch_size=None
+    ),
+    "rows of a data set": lambda a, folder: Rows({"label": 1, "image": x} for x in a),
     "generator of paths": lambda a, folder: iter(save(a, folder)),
     "generator of numpy batches": lambda a, folder: (a[i : i + 2] for i in range(0, len(a), 2)),
 }
@@ -138,7 +195,7 @@ def test_number_of_images_is_known_beforehand(form, tmp_path):
 @pytest.mark.parametrize("name", UNSIZED)
 def test_number_of_images_is_known_of_loaders_that_batch_a_dataset_only(name, tmp_path):
     stream = ImageStream(UNSIZED[name](COLOR[:1], tmp_path))
-    known = name in ("DataLoader, batches of 2", "DataLoader, batches of 1")
+    known = name.startswith("DataLoader") and "without" not in name
     assert stream.n_images == (1 if known else None)
     assert len(list(stream)) == 1
 
@@ -500,7 +557,6 @@ BAD = {
     "None": (None, "got NoneType"),
     "a number": (7, "got int"),
     "bytes": (b"1234", "got bytes"),
-    "(image, label) in a list": ((GRAY[0], 0), "got tuple"),
     "too few rows": (np.zeros((7, 9), np.uint8), "at least 8 pixels per side .* got 7 x 9"),
     "too few columns": (np.zeros((9, 7), np.uint8), "at least 8 pixels per side .* got 9 x 7"),
 }
@@ -672,6 +728,160 @@ def test_errors_of_the_callers_stream_are_passed_on(error):
         read(stream())
 
 
+# -- skipping -------------------------------------------------------------------------------------
+
+NAN = np.full((HEIGHT, WIDTH), np.nan)
+
+
+class Failing(Dataset):
+    """Item 1 raises an error."""
+
+    def __init__(self, error, n=4):
+        self.error, self.n = error, n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        if index == 1 or self.n == 1:
+            raise self.error
+        return {"image": GRAY[0], "label": index}
+
+
+def test_unreadable_images_are_skipped_and_listed(tmp_path):
+    paths = save(GRAY, tmp_path)
+    cut_short(tmp_path / "1.png")
+    stream = ImageStream(tmp_path, on_error="skip")
+    assert stream.n_images == 3
+    assert [(image.index, image.path) for image in stream] == [(0, paths[0]), (2, paths[2])]
+    (skipped,) = stream.skipped
+    assert (skipped.index, skipped.path) == (1, paths[1])
+    assert skipped.reason.startswith(f"image 1 ({paths[1]}): cannot be read as an image: ")
+
+
+@pytest.mark.parametrize(
+    ("X", "indices"),
+    [
+        pytest.param([GRAY[0], NAN, None, GRAY[1]], [1, 2], id="list"),
+        pytest.param((x for x in [NAN, GRAY[0], GRAY[0][:7], GRAY[1]]), [0, 2], id="generator"),
+        pytest.param(np.stack([GRAY[0] / 255, NAN]), [1], id="array"),
+        pytest.param(
+            DataLoader([(torch.from_numpy(x)[None], 0) for x in (GRAY[0] / 255, NAN, NAN, NAN + 1)],
+                       batch_size=3), [1, 2, 3], id="batches of a DataLoader",
+        ),
+        pytest.param(pd.Series([GRAY[0], "nowhere.png"]), [1], id="Series"),
+        pytest.param([{"image": GRAY[0]}, {"photo of": GRAY[0]}], [1], id="dicts"),
+    ],
+)  # fmt: skip
+def test_skipping_is_the_same_in_every_form_of_collection(X, indices):
+    stream = ImageStream(X, min_side=8, on_error="skip")
+    read_ones = [image.index for image in stream]
+    assert [skipped.index for skipped in stream.skipped] == indices
+    assert sorted(read_ones + indices) == list(range(len(read_ones) + len(indices)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("broken"), OSError("broken"), PermissionError(13, "broken"), RuntimeError("broken"),
+     MemoryError("broken"), SyntaxError("broken"), Image.DecompressionBombError("broken")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_items_of_a_data_set_that_cannot_be_read_are_skipped(error):
+    stream = ImageStream(Failing(error), on_error="skip")
+    assert [image.index for image in stream] == [0, 2, 3]
+    assert stream.skipped[0].index == 1
+    assert stream.skipped[0].reason.startswith("image 1: ")
+    assert "broken" in stream.skipped[0].reason
+    with pytest.raises(type(error)) as caught:
+        read(Failing(error))
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), KeyError("mine"), IndexError(), TypeError()]
+)
+def test_other_errors_of_a_data_set_are_never_skipped(error):
+    with pytest.raises(type(error)) as caught:
+        read(Failing(error), on_error="skip")
+    assert caught.value is error
+
+
+def test_generator_that_fails_is_not_skipped():
+    def stream():
+        yield GRAY[0]
+        raise OSError("mine")
+
+    with pytest.raises(OSError, match="mine"):
+        read(stream(), on_error="skip")
+
+
+def test_file_without_permission_or_memory_is_skipped(tmp_path, monkeypatch):
+    paths, opened = save(GRAY, tmp_path), Image.open
+
+    def failing(file, **options):
+        if file.name == paths[0]:
+            raise PermissionError(13, "Permission denied", paths[0])
+        if file.name == paths[1]:
+            raise MemoryError
+        return opened(file, **options)
+
+    monkeypatch.setattr(Image, "open", failing)
+    stream = ImageStream(paths, on_error="skip")
+    assert [image.index for image in stream] == [2]
+    assert [(index, path) for index, path, _ in stream.skipped] == [(0, paths[0]), (1, paths[1])]
+    assert "Permission denied" in stream.skipped[0].reason
+    assert stream.skipped[1].reason == f"image 1 ({paths[1]}): MemoryError"
+
+
+def test_stream_of_which_all_is_skipped_is_refused():
+    stream = ImageStream([NAN, None, NAN[:3], NAN], on_error="skip")
+    with pytest.raises(ValueError, match=r"none of 4 images can be read\. image 0: holds.*\.\.\.$"):
+        list(stream)
+    assert len(stream.skipped) == 4
+    with pytest.raises(ValueError, match=r"none of 1 images .* image 0: broken$"):
+        read(Failing(OSError("broken"), n=1), on_error="skip")
+
+
+@pytest.mark.parametrize("X", [[], np.zeros(4), "nowhere", None, iter([])])
+def test_what_is_no_collection_is_refused_even_so(X):
+    with pytest.raises(ValueError, match=r"^X: "):
+        read(X, on_error="skip")
+
+
+def test_list_of_skipped_images_is_that_of_the_latest_iteration():
+    stream = ImageStream([NAN, GRAY[0]], on_error="skip")
+    assert stream.skipped == []
+    for _ in range(2):
+        assert len(list(stream)) == len(stream.skipped) == 1
+
+
+def test_unknown_way_to_treat_errors_is_refused():
+    with pytest.raises(ValueError, match="on_error: expected one of 'raise', 'skip', got 'ignore'"):
+        ImageStream(GRAY, on_error="ignore")
+
+
+def test_stream_of_a_stream_takes_the_stricter_side_and_shares_what_is_skipped():
+    small = [GRAY[0], GRAY[1][:9], NAN]
+    inner = ImageStream(small, min_side=4, on_error="skip")
+    outer = ImageStream(inner, min_side=10)
+    assert (outer.n_images, outer.min_side, outer.on_error) == (3, 10, "skip")
+    assert [image.index for image in outer] == [0]
+    assert [skipped.index for skipped in inner.skipped] == [1, 2]
+    assert ImageStream(ImageStream(small, min_side=10), min_side=4).min_side == 10
+    assert ImageStream(ImageStream(small), on_error="skip").on_error == "skip"
+    with pytest.raises(ValueError, match="image 1: expected at least 10"):
+        read(ImageStream(small), min_side=10)
+
+
+@pytest.mark.parametrize("form", ["folder", "list", "stream", "batches"])
+def test_index_of_an_image_is_its_place(form, tmp_path):
+    X = {
+        "folder": save(GRAY, tmp_path) and tmp_path, "list": list(GRAY), "stream": iter(GRAY),
+        "batches": DataLoader(list(torch.from_numpy(GRAY)[:, None]), batch_size=2),
+    }[form]  # fmt: skip
+    assert [image.index for image in read(X)] == [0, 1, 2]
+
+
 # -- streaming ------------------------------------------------------------------------------------
 
 
@@ -767,8 +977,46 @@ def test_images_that_the_same_scaling_explains_are_accepted(at_fit, at_scoring):
 def test_brightest_image_of_fit_counts():
     values = seen(BRIGHT / 255, BRIGHT, BYTES // 2)
     assert values.highest == 1
+    assert values.mean == pytest.approx(0.5)
+    assert values.median == pytest.approx(0.5, abs=0.01)
     assert values.dtypes == {"float64", "uint8"}
     assert "float64, uint8" in values.mistake(checked(BRIGHT / 255))
+
+
+DARK_FIELD = BRIGHT / 400
+SPOT = np.where(np.arange(80).reshape(8, 10) == 37, 1, DARK_FIELD)
+LAMP_OFF = np.random.default_rng(0).uniform(0, 1e-3, (8, 10))
+
+
+@pytest.mark.parametrize(
+    ("at_fit", "at_scoring"),
+    [
+        pytest.param(DARK_FIELD, SPOT, id="a bright defect on a dark field"),
+        pytest.param(
+            (DARK_FIELD * 65535).astype(np.uint16), SPOT, id="a bright defect in another dtype"
+        ),
+        pytest.param(
+            BRIGHT / 4e4, np.maximum(SPOT == 1, BRIGHT / 4e4), id="a defect on a very dark field"
+        ),
+        pytest.param(SPOT, DARK_FIELD, id="a dark field without its highlight"),
+        pytest.param(BRIGHT, np.where(SPOT == 1, 0.5, LAMP_OFF), id="a lamp off, a pixel stuck"),
+    ],
+)
+def test_anomaly_of_a_part_of_the_image_is_no_mistake_of_scale(at_fit, at_scoring):
+    assert seen(at_fit).mistake(checked(at_scoring)) is None
+
+
+def test_mistake_of_scale_is_noticed_over_a_black_ground():
+    digit = np.where(BRIGHT > 0.8, BRIGHT, 0)
+    assert "Scale both" in seen(digit).mistake(checked(digit / 255))
+    assert "Scale both" in seen(digit / 255).mistake(checked(digit))
+    assert seen(digit).mistake(checked(digit / 10)) is None
+
+
+def test_mistake_of_scale_is_told_without_the_name_of_the_image():
+    mistake = seen(BRIGHT).mistake(checked(LAMP_OFF))
+    assert mistake.startswith("its float64 values reach 0.00")
+    assert mistake.endswith("(float64) 1. Scale both the same way.")
 
 
 # -- network input --------------------------------------------------------------------------------
@@ -896,6 +1144,11 @@ def test_size_of_a_checked_image():
         ([(1, 2), (3, 4)], True),
         ([np.zeros(3), np.zeros(3)], True),
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), True),
+        (pd.DataFrame({"a": [1.0]}), True),
+        (pd.DataFrame({"a": []}), True),
+        (pd.DataFrame({"path": ["a.png"]}), False),
+        (pd.DataFrame({"image": [Image.new("L", (8, 8))]}), False),
+        (pd.Series(["a.png"]), False),
         (np.zeros((5, 28, 28)), False),
         (np.zeros(5), False),
         (torch.zeros(5, 1, 28, 28), False),
