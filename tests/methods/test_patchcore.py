@@ -224,7 +224,7 @@ def test_the_threshold_holds_after_partial_fit():
         detector.partial_fit(images[start : start + 8])
     scores = detector.score_samples(fresh)
     assert 0.05 < (scores < detector.offset_).mean() < 0.45
-    assert (scores < early).mean() < 0.03, "the bank has grown, and so has the threshold"
+    assert (scores < early).mean() < 0.05, "the bank has grown, and so has the threshold"
 
 
 def test_failed_partial_fit_changes_nothing(tmp_path):
