@@ -1,12 +1,10 @@
 """Conformal calibration of outlier detectors: p-values and guaranteed false-alarm rates."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from inspect import signature
 from numbers import Real
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.stats import false_discovery_control
@@ -22,26 +20,17 @@ from ..base import InspectedImage, Inspection, MapLevels
 from ..io.persistence import SaveMixin
 from ..runtime import aside, twin_of, warn_user
 from ..validation import check_choice
+from .held_out import as_scores, look, numbered_as_given, refuse_nan, warn_of_copies
 from .ranks import p_value, ranks_among_others, shared_weights, smallest_rate, threshold_place
-from .samples import choosable, copies, n_samples, take
+from .samples import choosable, n_samples, take
 from .splits import make_splits, unit_of_each
 
-_CHUNK = 32  # images whose maps are held at once, where a detector cannot give them one by one
 _N_FOLDS = 5  # of fit_predict, where the fit itself leaves some samples without a score
 
 
 def _has(name):
     """Whether the detector, the fitted one if there is one, has a method."""
     return lambda self: hasattr(vars(self).get("detectors_", [self.detector])[0], name)
-
-
-class _HeldOut(NamedTuple):
-    """A fitted detector, and its scores and map maxima (n,) or None of samples it has not seen."""
-
-    detector: Any
-    indices: np.ndarray
-    scores: np.ndarray
-    peaks: np.ndarray | None
 
 
 class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -240,21 +229,21 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
             folds = learner._held_out(X, y, groups, units, maps=True)
             learner._calibrate(folds, units)
             learner._set_threshold()
-            _warn_of_copies(X, units, np.concatenate([fold.indices for fold in folds]))
+            warn_of_copies(X, units, np.concatenate([fold.indices for fold in folds]))
         return units, folds
 
     def _held_out(self, X, y, groups, units, *, maps):
-        """A _HeldOut for each split; a frozen detector holds out all samples."""
+        """A HeldOut for each split; a frozen detector holds out all samples."""
         if isinstance(self.detector, FrozenEstimator):
-            return [_look(_thawed(self.detector), X, np.arange(len(units)), maps=maps)]
+            return [look(_thawed(self.detector), X, np.arange(len(units)), maps=maps)]
         splits = make_splits(
             X, y, groups, units, method=self.method, cv=self.cv, random_state=self.random_state
         )
         folds = []
         for train, held_out in splits:
-            with _numbered_as_given(train):
+            with numbered_as_given(train):
                 detector = clone(self.detector).fit(take(X, train))
-            folds.append(_look(detector, take(X, held_out), held_out, maps=maps))
+            folds.append(look(detector, take(X, held_out), held_out, maps=maps))
         return folds
 
     def _calibrate(self, folds, units):
@@ -567,9 +556,9 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     def _score_all(self, X, on_error):
         """Scores (n_samples,) by each detector."""
         X, options = self._to_be_read(X), self._options("score_samples", on_error=on_error)
-        scores = [_as_scores(detector.score_samples(X, **options)) for detector in self.detectors_]
+        scores = [as_scores(detector.score_samples(X, **options)) for detector in self.detectors_]
         if on_error == "raise":
-            _refuse_nan(scores)
+            refuse_nan(scores)
         return scores
 
     def _p_values_of(self, scores):
@@ -641,64 +630,6 @@ def _thawed(frozen):
     return twin_of(frozen)
 
 
-# -- scores ---------------------------------------------------------------------------------------
-
-
-def _look(detector, images, indices, *, maps):
-    """What a detector says of samples it has not seen, whose places in X are ``indices``."""
-    if len(indices) == 0:
-        raise ValueError("X: expected at least one sample, got none.")
-    peaks = None
-    with _numbered_as_given(indices):
-        if maps and hasattr(detector, "iter_inspect"):
-            seen = [(image.score, image.map.max()) for image in detector.iter_inspect(images)]
-            scores, peaks = np.array(seen, dtype=float).T
-        else:
-            scores = _as_scores(detector.score_samples(images))
-            if maps and hasattr(detector, "anomaly_map"):
-                peaks = _map_maxima(detector, images, len(indices))
-    if len(scores) != len(indices):
-        raise ValueError(
-            f"detector: expected a score for each of {len(indices)} samples, got {len(scores)}."
-        )
-    _refuse_nan(scores)
-    return _HeldOut(detector, indices, scores, peaks)
-
-
-def _map_maxima(detector, images, n_images):
-    chunks = np.split(np.arange(n_images), range(_CHUNK, n_images, _CHUNK))
-    maps = (heat for chunk in chunks for heat in detector.anomaly_map(take(images, chunk)))
-    return np.array([heat.max() for heat in maps], dtype=float)
-
-
-@contextmanager
-def _numbered_as_given(indices):
-    """Errors about some of the samples name an image by its place in all of X."""
-    try:
-        yield
-    except ValueError as error:
-        message = re.sub(
-            r"^image (\d+)", lambda found: f"image {indices[int(found[1])]}", str(error)
-        )
-        if message == str(error):
-            raise
-        raise ValueError(message) from error
-
-
-def _as_scores(scores):
-    scores = np.asarray(scores, dtype=float)
-    if scores.ndim != 1:
-        raise ValueError(
-            f"detector: expected scores of shape (n_samples,), got shape {scores.shape}."
-        )
-    return scores
-
-
-def _refuse_nan(scores):
-    if np.isnan(scores).any():
-        raise ValueError("detector: expected numbers as scores, got NaN for some samples.")
-
-
 def _ascending(values, weights):
     order = np.argsort(values, kind="stable")
     return values[order], weights[order]
@@ -725,21 +656,3 @@ def _combined(operation, maps, others):
         others = others if isinstance(others, list) else [others] * len(maps)
         return [_combined(operation, *pair) for pair in zip(maps, others, strict=True)]
     return None if maps is None else operation(maps, others, dtype=maps.dtype)
-
-
-def _warn_of_copies(X, units, held_out):
-    """Warn of calibration samples that are copies of samples of another unit."""
-    held_out = {*held_out.tolist()}
-    found = [
-        f"{i} of {first}"
-        for i, first in copies(X).items()
-        if units[i] != units[first] and (i in held_out or first in held_out)
-    ]
-    if found:
-        n, shown = len(found), ", ".join(found[:3])
-        warn_user(
-            f"X: {n} sample{' is an exact copy' if n == 1 else 's are exact copies'} of another: "
-            f"{shown}{', ...' if n > 3 else ''}. Copies vouch for each other, so that there may be "
-            "more false alarms than false_alarm_rate. Leave them out, or give those of one part "
-            "the same label in fit(X, groups=...)."
-        )

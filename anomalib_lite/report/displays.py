@@ -68,6 +68,9 @@ class AnomalyMapDisplay:
     >>> display.figure_.savefig("maps.png")  # doctest: +SKIP
     """
 
+    figure_: "Figure"
+    axes_: np.ndarray
+
     def __init__(
         self,
         *,
