@@ -1001,17 +1001,22 @@ class _MapCollector:
         self._maps = []
 
     def add(self, image_map):
+        self._maps.append(None if image_map is None else self._placed(image_map))
+
+    def _placed(self, image_map):
+        """The map, in the array if it fits."""
         if self._array is None and self._n_images is not None:
             self._array = np.empty((self._n_images, *image_map.shape), image_map.dtype)
         fits = self._array is not None and len(self._maps) < self._n_images
-        if fits and self._array.shape[1:] == image_map.shape:
-            place = self._array[len(self._maps)]
-            place[:] = image_map
-            image_map = place
-        self._maps.append(image_map)
+        if not (fits and self._array.shape[1:] == image_map.shape):
+            return image_map
+        place = self._array[len(self._maps)]
+        place[:] = image_map
+        return place
 
     def result(self):
-        if len({image_map.shape for image_map in self._maps}) > 1:
+        shapes = {None if image_map is None else image_map.shape for image_map in self._maps}
+        if len(shapes) > 1 or None in shapes:
             return self._maps
         complete = self._array is not None and len(self._maps) == self._n_images
         return self._array if complete else np.stack(self._maps)

@@ -47,9 +47,7 @@ for name, detector in detectors.items():
 # Scores of good and defective cells, and the threshold computed from good cells alone.
 chosen = detectors["Gaussian, largest values"]
 figure, ax = plt.subplots(figsize=(6, 3.5))
-plot_score_histogram(
-    chosen.score_samples(data.test), data.test_labels, offset=chosen.offset_, bins=40, ax=ax
-)
+plot_score_histogram(chosen.score_samples(data.test), data.test_labels, detector=chosen, ax=ax)
 output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)
 figure.savefig(output / "deep_one_class_scores.png", dpi=110)

@@ -51,6 +51,6 @@ display.figure_.savefig(output / "patchcore_brick.png", dpi=110)
 # one half of a photograph overlap, so leaving one out leaves much of it in the others. It holds for
 # images that were taken one by one, such as the solar cells of the quickstart.
 ax = plot_score_histogram(
-    detector.score_samples(data.test), data.test_labels, offset=detector.offset_, bins=15
+    detector.score_samples(data.test), data.test_labels, detector=detector, bins=15
 )
 ax.figure.savefig(output / "patchcore_brick_scores.png", dpi=110)

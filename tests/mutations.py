@@ -387,9 +387,9 @@ MUTATIONS = [
         "report/displays.py", "score {-self.scores[i]:.3g}", "score {self.scores[i]:.3g}", "report"
     ),
     Mutation(
-        "decide/conformal.py",
-        "math.floor(false_alarm_rate * (n_calibration + 1)) + 1",
-        "math.floor(false_alarm_rate * n_calibration)",
+        "decide/ranks.py",
+        "return -(-whole // sizes), whole",
+        "return np.full_like(sizes, whole), whole",
         "decide/test_conformal.py",
     ),
 ]

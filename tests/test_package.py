@@ -25,7 +25,7 @@ BELOW = {
     "features": {"runtime", "validation", "backbones", "base"},
     "fakes": {"runtime", "validation", "data", "nn", "base"},
     "decide": {"runtime", "validation", "io", "data", "base"},
-    "report": {"data"},
+    "report": {"validation", "data"},
 }
 BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
 BELOW["testing"] = {"base", "io"}

@@ -1,31 +1,36 @@
 """Conformal calibration of outlier detectors: p-values and guaranteed false-alarm rates."""
 
 import math
-import os
-import warnings
-from numbers import Integral, Real
+from collections.abc import Iterable, Iterator
+from inspect import signature
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from scipy.sparse import issparse
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
-from sklearn.model_selection import BaseCrossValidator, KFold
-from sklearn.utils import check_random_state, get_tags, indexable
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import BaseCrossValidator
+from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from ..annotations import RandomState
-from ..data.images import image_files
+from ..annotations import RandomState, Size
+from ..base import InspectedImage, Inspection, MapLevels
 from ..io.persistence import SaveMixin
-from ..runtime import aside
+from ..runtime import aside, twin_of, warn_user
 from ..validation import check_choice
+from .held_out import as_scores, look, numbered_as_given, refuse_nan, warn_of_copies
+from .ranks import p_value, ranks_among_others, shared_weights, smallest_rate, threshold_place
+from .samples import choosable, n_samples, take
+from .splits import make_splits, unit_of_each
 
-_CHUNK = 32  # images whose maps are held at once
+_N_FOLDS = 5  # of fit_predict, where the fit itself leaves some samples without a score
 
 
-def _has_maps(self):
-    return hasattr(self.detector, "anomaly_map")
+def _has(name):
+    """Whether the detector, the fitted one if there is one, has a method."""
+    return lambda self: hasattr(vars(self).get("detectors_", [self.detector])[0], name)
 
 
 class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -41,19 +46,24 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     normal, that is, exchangeable with the calibration samples, this happens with probability at
     most :math:`\alpha`, for any detector, any data and any number of samples.
 
+    A detector that is fitted already is calibrated without another fit, on all samples, inside
+    scikit-learn's ``FrozenEstimator``; see Examples.
+
     Parameters
     ----------
     detector : estimator
-        An outlier detector with ``fit`` and ``score_samples``; it is cloned, never changed.
+        An outlier detector with ``fit`` and ``score_samples``; it is cloned, never changed. A
+        ``FrozenEstimator`` is used as it is: calibrate it on parts that it was not fitted on.
     method : {"split", "cv"}, default="split"
         ``"split"`` fits on one part of the samples and calibrates on the other; the guarantee is
         exact. ``"cv"`` is cross-validation: each sample calibrates the detector fitted without it
         (CV+; leave-one-out is the jackknife+). It uses every sample for both, with a weaker
         guarantee; see Notes.
-    cv : float, int, splitter or None, default=None
+    cv : float, int, splitter, iterable or None, default=None
         For ``"split"``: fraction, in (0, 1), or number of the samples to calibrate on; None is 0.5.
-        For ``"cv"``: number of folds, or a scikit-learn splitter whose test folds partition the
-        samples; None is 5.
+        For ``"cv"``: number of folds; None is 5. With groups, these count groups. For both: a
+        scikit-learn splitter, or an iterable of (train, test) indices; ``"split"`` takes the first
+        of its splits, and samples that are never held out calibrate nothing.
     false_alarm_rate : float, default=0.05
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell. Here it bounds the probability of a false alarm, in (0, 1), for samples of
@@ -66,9 +76,10 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     ----------
     detectors_ : list of estimators
         The fitted detector; one for each fold with ``"cv"``.
-    calibration_scores_ : ndarray of shape (n_calibration,)
+    calibration_scores_ : ndarray of shape (n_scores,)
         Out-of-sample ``score_samples`` of the calibration samples, ascending.
     n_calibration_ : int
+        The n of p-values: the number of calibration samples, or of their groups.
     offset_ : float
         Threshold of ``predict`` on ``score_samples``; minus infinity if there are too few
         calibration samples to call anything anomalous at this ``false_alarm_rate``.
@@ -88,6 +99,15 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     leave-one-out; with fewer folds a term is added that decreases with the number of samples [1]_.
     In practice it is usually close to the ``false_alarm_rate``.
 
+    With groups, such as several shots of each part, the groups are exchangeable, not the samples.
+    Each calibration group then weighs as one sample, shared among its :math:`n_g` scores:
+
+    .. math:: p = \frac{1 + \sum_g \#\{i \in g : s_i \le s\} / n_g}{n + 1}
+
+    With ``"split"`` the guarantee is exact again, for a random shot of a new part, and so for the
+    expected share of its shots that are called anomalous, however alike they are [3]_. A sample
+    that is held out several times, as by ``RepeatedKFold``, shares its weight likewise.
+
     Ties make a sample less anomalous.
 
     References
@@ -96,6 +116,8 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
        jackknife+", Annals of Statistics 49 (2021).
     .. [2] S. Bates, E. Candès, L. Lei, Y. Romano, M. Sesia, "Testing for outliers with conformal
        p-values", Annals of Statistics 51 (2023).
+    .. [3] Y. Lee, R. Barber, R. Willett, "Distribution-free inference with hierarchical data",
+       2023. https://arxiv.org/abs/2306.06342
 
     Examples
     --------
@@ -108,6 +130,15 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     array([ 1, -1])
     >>> detector.p_values([[9, 9]]).round(4)
     array([0.0099])
+
+    A fitted detector, as from ``load``, calibrated on fresh good samples:
+
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> fitted = IsolationForest(random_state=0).fit(normal)
+    >>> fresh = np.random.default_rng(1).normal(size=(99, 2))
+    >>> detector = ConformalDetector(FrozenEstimator(fitted)).fit(fresh)
+    >>> detector.n_calibration_, detector.predict([[9, 9]])
+    (99, array([-1]))
     """
 
     def __init__(
@@ -115,7 +146,7 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         detector: BaseEstimator,
         *,
         method: str = "split",
-        cv: float | int | BaseCrossValidator | None = None,
+        cv: float | int | BaseCrossValidator | Iterable | None = None,
         false_alarm_rate: float = 0.05,
         random_state: RandomState = None,
     ):
@@ -125,14 +156,19 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         self.false_alarm_rate = false_alarm_rate
         self.random_state = random_state
 
-    def fit(self, X: Any, y: object = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Fit and calibrate on normal samples.
 
         Parameters
         ----------
         X : array, DataFrame, tensor, list, folder or Dataset of n_samples
             In any form the detector accepts whose samples can be indexed; not an iterator.
-        y : ignored
+        y : array-like of shape (n_samples,) or None, default=None
+            Only for splitters that need labels, such as ``StratifiedKFold``.
+        groups : array-like of shape (n_samples,) or None, default=None
+            Label of the part, or other source, of each sample: all samples of one, such as shots of
+            the same part, are fitted on or calibrated on together. See Notes of the class. The
+            samples of a folder are its image files, sorted by path.
 
         Returns
         -------
@@ -147,32 +183,95 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         Warns
         -----
         UserWarning
-            If there are too few calibration samples for the ``false_alarm_rate``.
+            If there are too few calibration samples for the ``false_alarm_rate``, or if a
+            calibration sample is an exact copy of another sample.
         """
-        self._check_params()
-        X = _choosable(X)
-        detectors, scores, peaks = [], [], []
-        for train, held_out in self._splits(len(_indices(X))):
-            detector = clone(self.detector).fit(_take(X, train))
-            fold_scores, fold_peaks = _look(detector, X, held_out)
-            if np.isnan(fold_scores).any():
-                raise ValueError("detector: expected numbers as scores, got NaN for some samples.")
-            detectors.append(detector)
-            scores.append(np.sort(fold_scores))
-            peaks.append(fold_peaks)
-        with aside(self) as learner:
-            learner.detectors_ = detectors
-            learner.calibration_scores_ = np.sort(np.concatenate(scores))
-            learner.n_calibration_ = len(learner.calibration_scores_)
-            learner._scores_by_detector_ = scores
-            learner._map_maxima_ = np.sort(np.concatenate(peaks)) if _has_maps(self) else None
-            learner._set_threshold()
+        self._fit(choosable(X), y, groups)
         return self
+
+    def fit_predict(self, X: Any, y: Any = None, *, groups: Any = None) -> np.ndarray:
+        """Fit, and label the same samples by scores of detectors that have not seen them.
+
+        Parameters
+        ----------
+        X, y, groups : as for ``fit``
+            Most of the samples are normal.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            -1 where the p-value among the other samples is at most ``false_alarm_rate``, else +1.
+
+        Notes
+        -----
+        Where ``fit`` gives each sample an out-of-sample score (``method="cv"``, or a frozen
+        detector), these are compared. Otherwise the scores of a cross-validation with 5 folds are,
+        which takes 5 more fits. Labels of ``fit(X).predict(X)`` differ: the detector has seen
+        samples that it was fitted on, and finds few anomalies among those.
+        """
+        X = choosable(X)
+        units, folds = self._fit(X, y, groups)
+        indices = np.concatenate([fold.indices for fold in folds])
+        if len(np.unique(indices)) < len(units):
+            learner = clone(self).set_params(method="cv", cv=_N_FOLDS)
+            folds = learner._held_out(X, y, groups, units, maps=False)
+            indices = np.concatenate([fold.indices for fold in folds])
+        scores = np.concatenate([fold.scores for fold in folds])
+        p = ranks_among_others(scores, units[indices])
+        mean_p = np.bincount(indices, p) / np.bincount(indices)
+        return np.where(mean_p <= self.false_alarm_rate, -1, 1)
+
+    def _fit(self, X, y, groups):
+        """The unit of each sample, and the folds, which this estimator is now fitted on."""
+        self._check_params()
+        units = unit_of_each(groups, n_samples(X))
+        with aside(self) as learner:
+            folds = learner._held_out(X, y, groups, units, maps=True)
+            learner._calibrate(folds, units)
+            learner._set_threshold()
+            warn_of_copies(X, units, np.concatenate([fold.indices for fold in folds]))
+        return units, folds
+
+    def _held_out(self, X, y, groups, units, *, maps):
+        """A HeldOut for each split; a frozen detector holds out all samples."""
+        if isinstance(self.detector, FrozenEstimator):
+            return [look(_thawed(self.detector), X, np.arange(len(units)), maps=maps)]
+        splits = make_splits(
+            X, y, groups, units, method=self.method, cv=self.cv, random_state=self.random_state
+        )
+        folds = []
+        for train, held_out in splits:
+            with numbered_as_given(train):
+                detector = clone(self.detector).fit(take(X, train))
+            folds.append(look(detector, take(X, held_out), held_out, maps=maps))
+        return folds
+
+    def _calibrate(self, folds, units):
+        """Keep detectors, and scores and map maxima with their weights."""
+        held_out = units[np.concatenate([fold.indices for fold in folds])]
+        _, held_out = np.unique(held_out, return_inverse=True)
+        weights, self._whole_ = shared_weights(held_out)
+        self.n_calibration_ = int(held_out.max()) + 1
+        self.detectors_ = [fold.detector for fold in folds]
+        ends = np.cumsum([len(fold.indices) for fold in folds])[:-1]
+        by_detector = [
+            _ascending(fold.scores, own)
+            for fold, own in zip(folds, np.split(weights, ends), strict=True)
+        ]
+        self._scores_by_detector_ = [scores for scores, _ in by_detector]
+        self._weights_by_detector_ = [own for _, own in by_detector]
+        scores = np.concatenate([fold.scores for fold in folds])
+        self.calibration_scores_, self._weights_ = _ascending(scores, weights)
+        self._map_maxima_ = self._map_weights_ = None
+        if folds[0].peaks is not None:
+            peaks = np.concatenate([fold.peaks for fold in folds])
+            self._map_maxima_, self._map_weights_ = _ascending(peaks, weights)
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters by name.
 
-        After fit, ``false_alarm_rate`` takes effect at once and all others at the next fit.
+        After fit, ``false_alarm_rate`` takes effect at once; a change of any other parameter warns
+        that it waits for the next fit.
 
         Parameters
         ----------
@@ -183,103 +282,237 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         -------
         self : object
         """
+        is_fitted = "detectors_" in vars(self)
+        if is_fitted and "false_alarm_rate" in params:
+            _check_probability("false_alarm_rate", params["false_alarm_rate"])
+        before = self.get_params() if is_fitted else {}
         with aside(self) as learner:
             super(ConformalDetector, learner).set_params(**params)
-            if "false_alarm_rate" in params and "detectors_" in vars(self):
-                learner._check_params()
+            if is_fitted and "false_alarm_rate" in params:
                 learner._set_threshold()
+        waiting = [
+            name
+            for name, value in params.items()
+            if name in before and name != "false_alarm_rate" and not _same(before[name], value)
+        ]
+        if waiting:
+            warn_user(
+                f"{', '.join(waiting)}: changed after fit, which has no effect until this "
+                "ConformalDetector is fitted again."
+            )
         return self
 
+    def set_threshold(self, *, false_alarm_rate: float) -> Self:
+        """Set the threshold of a fitted detector by another false-alarm rate.
+
+        Parameters
+        ----------
+        false_alarm_rate : float
+            In (0, 1); the parameter changes too, and is saved.
+
+        Returns
+        -------
+        self : object
+
+        Warns
+        -----
+        UserWarning
+            If there are too few calibration samples for it.
+        """
+        check_is_fitted(self)
+        return self.set_params(false_alarm_rate=false_alarm_rate)
+
     def _set_threshold(self):
-        """Set rank, offset and pixel level by ``false_alarm_rate``."""
-        rank = _rank(self.false_alarm_rate, self.n_calibration_)
-        if rank == 0:
-            warnings.warn(
-                f"false_alarm_rate={self.false_alarm_rate} needs at least "
-                f"{math.ceil(1 / self.false_alarm_rate - 1e-9) - 1} calibration samples, got "
-                f"{self.n_calibration_}: predict will call nothing anomalous. p_values and "
-                "score_samples are not affected.",
-                UserWarning,
-                stacklevel=3,
-            )
-        self._rank_ = rank
-        self.offset_ = float(self.calibration_scores_[rank - 1]) if rank else -math.inf
+        """Set offset and pixel level by ``false_alarm_rate``."""
+        self.offset_ = float(self._at_threshold()) if self._can_alarm else -math.inf
         vars(self).pop("pixel_level_", None)
         if self._map_maxima_ is not None:
-            self.pixel_level_ = float(self._map_maxima_[-rank]) if rank else math.inf
+            place = self._place(self._map_weights_[::-1])
+            level = self._map_maxima_[::-1][place] if self._can_alarm else math.inf
+            self.pixel_level_ = float(level)
+        if not self._can_alarm:
+            warn_user(
+                f"false_alarm_rate={self.false_alarm_rate} needs at least "
+                f"{math.ceil(1 / self.false_alarm_rate - 1e-9) - 1} calibration {self._units}, got "
+                f"{self.n_calibration_}: predict will call nothing anomalous. p_values and "
+                "score_samples are not affected. The smallest rate that they can support is "
+                f"{smallest_rate(self.n_calibration_)}."
+            )
 
-    def p_values(self, X: Any) -> np.ndarray:
+    @property
+    def _can_alarm(self):
+        return p_value(0, self._whole_, self.n_calibration_) <= self.false_alarm_rate
+
+    @property
+    def _units(self):
+        is_plain = len(self.calibration_scores_) == self.n_calibration_
+        return "samples" if is_plain else "samples or groups"
+
+    def _place(self, weights):
+        return threshold_place(weights, self._whole_, self.n_calibration_, self.false_alarm_rate)
+
+    def _at_threshold(self):
+        return self.calibration_scores_[self._place(self._weights_)]
+
+    # -- scoring ----------------------------------------------------------------------------------
+
+    def p_values(self, X: Any, *, on_error: str = "raise") -> np.ndarray:
         """Conformal p-value of each sample: small = more anomalous.
 
         Parameters
         ----------
         X : as for ``fit``, or any other samples that the detector scores
+            With ``method="cv"``, where each detector reads them, only what can be indexed.
+        on_error : {"raise", "skip"}, default="raise"
+            Where the detector reads images: what one does that cannot be read. ``"skip"`` gives it
+            NaN, and names it in a warning.
 
         Returns
         -------
         p : ndarray of shape (n_samples,)
-            In [1 / (n + 1), 1] for n calibration samples. For normal samples, P(p <= t) <= t for
-            every t (``method="split"``).
+            In [1 / (n + 1), 1] for n calibration samples or groups. For normal samples,
+            P(p <= t) <= t for every t (``method="split"``).
         """
-        by_detector = self._score_all(X)
-        counts = [
-            np.searchsorted(fold, scores, side="right")
-            for fold, scores in zip(self._scores_by_detector_, by_detector, strict=True)
-        ]
-        return (1 + np.sum(counts, axis=0)) / (self.n_calibration_ + 1)
+        fitted = self._as_fitted()
+        return fitted._p_values_of(fitted._score_all(X, on_error))
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Any, *, on_error: str = "raise") -> np.ndarray:
         """Normality of each sample, lower = more anomalous, in the detector's unit.
 
         The detector's own score with ``method="split"``. With ``"cv"``, whose detectors may score
         on different levels, ``decision_function`` plus ``offset_``.
         """
-        scores = self._score_all(X)
-        if len(scores) == 1:
-            return scores[0]
-        return self._margin(scores) + self.calibration_scores_[max(self._rank_, 1) - 1]
+        fitted = self._as_fitted()
+        return fitted._scores_of(fitted._score_all(X, on_error))
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def anomaly_score(self, X: Any, *, on_error: str = "raise") -> np.ndarray:
+        """Anomaly score of each sample, higher = more anomalous: minus ``score_samples``."""
+        return -self.score_samples(X, on_error=on_error)
+
+    def decision_function(self, X: Any, *, on_error: str = "raise") -> np.ndarray:
         """Negative where the p-value is at most ``false_alarm_rate``: called anomalous."""
-        margin = self._margin(self._score_all(X))
-        return margin if self._rank_ else np.full_like(margin, np.inf)
+        fitted = self._as_fitted()
+        return fitted._decisions_of(fitted._score_all(X, on_error))
 
-    def predict(self, X: Any) -> np.ndarray:
-        """+1 for samples called normal; -1, anomalous, if p-value <= ``false_alarm_rate``."""
-        return np.where(self.decision_function(X) < 0, -1, 1)
+    def predict(self, X: Any, *, on_error: str = "raise") -> np.ndarray:
+        """+1 for samples called normal; -1, anomalous, if p-value <= ``false_alarm_rate``.
 
-    def select(self, X: Any, *, fdr: float = 0.1) -> np.ndarray:
+        A skipped image gets 0; see :meth:`p_values`.
+        """
+        fitted = self._as_fitted()
+        return fitted._labels_of(fitted._score_all(X, on_error))
+
+    def select(self, X: Any, *, fdr: float = 0.1, on_error: str = "raise") -> np.ndarray:
         """Select the anomalous samples of a batch, with few false alarms among those selected.
 
         Applies the Benjamini-Hochberg procedure to the p-values: an expected fraction of at most
-        ``fdr`` of the selected samples is normal (proven by Bates et al. for ``method="split"``).
+        ``fdr`` of the selected samples is normal (proven by Bates et al. for ``method="split"``
+        without groups).
 
         Parameters
         ----------
-        X : as for ``p_values``
+        X, on_error : as for ``p_values``
         fdr : float, default=0.1
             False discovery rate, in (0, 1).
 
         Returns
         -------
         anomalous : ndarray of bool of shape (n_samples,)
+            False for a skipped image.
         """
         _check_probability("fdr", fdr)
-        return false_discovery_control(self.p_values(X)) <= fdr
+        p = self.p_values(X, on_error=on_error)
+        known = ~np.isnan(p)
+        anomalous = np.zeros(len(p), dtype=bool)
+        anomalous[known] = false_discovery_control(p[known]) <= fdr
+        return anomalous
 
-    @available_if(_has_maps)
-    def anomaly_map(self, X: Any) -> np.ndarray | list[np.ndarray]:
+    @available_if(_has("anomaly_map"))
+    def anomaly_map(
+        self, X: Any, *, on_error: str = "raise"
+    ) -> np.ndarray | list[np.ndarray | None]:
         """The detector's anomaly maps, higher = more anomalous, with ``pixel_level_`` as threshold.
 
         The mean of the detectors' maps with ``method="cv"``.
         """
-        check_is_fitted(self)
-        maps = [detector.anomaly_map(X) for detector in self.detectors_]
-        if len(maps) == 1:
-            return maps[0]
-        if isinstance(maps[0], list):
-            return [np.mean(of_one_image, axis=0) for of_one_image in zip(*maps, strict=True)]
-        return np.mean(maps, axis=0)
+        fitted = self._as_fitted()
+        X, options = fitted._to_be_read(X), fitted._options("anomaly_map", on_error=on_error)
+        return _mean_maps(detector.anomaly_map(X, **options) for detector in fitted.detectors_)
+
+    @available_if(_has("inspect"))
+    def inspect(
+        self, X: Any, *, maps: bool | str | Size = True, on_error: str = "raise"
+    ) -> Inspection:
+        """Scores, labels and maps of images, as the detector's own ``inspect`` gives them.
+
+        Parameters
+        ----------
+        X, maps, on_error
+            As for the detector's ``inspect``.
+
+        Returns
+        -------
+        inspection : Inspection
+            Its ``scores`` are those of :meth:`score_samples`, its ``labels`` those of
+            :meth:`predict`.
+        """
+        fitted = self._as_fitted()
+        X, options = fitted._to_be_read(X), fitted._options("inspect", maps=maps, on_error=on_error)
+        seen = []
+
+        def maps_of_each():
+            for detector in fitted.detectors_:
+                found = detector.inspect(X, **options)
+                seen.append(found._replace(maps=None))
+                yield found.maps
+
+        heats = _mean_maps(maps_of_each())
+        scores = [found.scores for found in seen]
+        return seen[0]._replace(
+            scores=fitted._scores_of(scores), labels=fitted._labels_of(scores), maps=heats
+        )
+
+    @available_if(_has("iter_inspect"))
+    def iter_inspect(
+        self, X: Any, *, maps: bool | str | Size = True, on_error: str = "raise"
+    ) -> Iterator[InspectedImage]:
+        """Score, label and map of one image after the other, as they are read.
+
+        Parameters
+        ----------
+        X, maps, on_error
+            As for the detector's ``iter_inspect``.
+
+        Yields
+        ------
+        image : InspectedImage
+            With the score of :meth:`score_samples` and the label of :meth:`predict`.
+        """
+        fitted = self._as_fitted()
+        X = fitted._to_be_read(X)
+        options = fitted._options("iter_inspect", maps=maps, on_error=on_error)
+        streams = [detector.iter_inspect(X, **options) for detector in fitted.detectors_]
+        for by_each in zip(*streams, strict=True):
+            scores = [np.array([image.score]) for image in by_each]
+            (score,), (label,) = fitted._scores_of(scores), fitted._labels_of(scores)
+            heat = by_each[0].map
+            if heat is not None and len(by_each) > 1:
+                heat = _mean_maps(image.map for image in by_each)
+            yield by_each[0]._replace(score=float(score), label=int(label), map=heat)
+
+    @available_if(_has("anomaly_map"))
+    def map_levels(self) -> MapLevels:
+        """What is normal and what is not in the values of anomaly maps.
+
+        Returns
+        -------
+        levels : MapLevels
+            ``threshold`` is ``pixel_level_``; ``normal`` the median of the highest values in the
+            maps of the calibration images.
+        """
+        fitted = self._as_fitted()
+        normal = min(float(np.median(fitted._map_maxima_)), fitted.pixel_level_)
+        return MapLevels(normal, fitted.pixel_level_)
 
     @property
     def n_features_in_(self) -> int:
@@ -296,20 +529,74 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
             raise AttributeError(f"{type(self).__name__} has no {name} before it is fitted.")
         return getattr(self.detectors_[0], name)
 
-    def _score_all(self, X):
-        """Scores (n_samples,) by each detector."""
+    def _as_fitted(self):
+        """What is learned now; a fit in another thread does not reach it."""
         check_is_fitted(self)
-        return [detector.score_samples(X) for detector in self.detectors_]
+        return twin_of(self)
 
-    def _margin(self, scores):
-        """The rank-th largest excess over the calibration scores, each over its own detector's."""
-        rank = max(self._rank_, 1)
-        excess = [
-            own[:, None] - fold[:rank]
-            for own, fold in zip(scores, self._scores_by_detector_, strict=True)
-        ]
-        excess = np.concatenate(excess, axis=1)
-        return np.partition(excess, -rank, axis=1)[:, -rank]
+    def _to_be_read(self, X):
+        """``X``, which several detectors read, each anew and all in the same order."""
+        return X if len(self.detectors_) == 1 else choosable(X)
+
+    def _options(self, method, *, maps=True, on_error="raise"):
+        """Arguments of a detector's method, without defaults, which any detector has."""
+        check_choice("on_error", on_error, ("raise", "skip"))
+        options = {} if maps is True else {"maps": maps}
+        if on_error != "raise":
+            options["on_error"] = on_error
+        detector = self.detectors_[0]
+        unknown = options.keys() - signature(getattr(detector, method)).parameters.keys()
+        if unknown:
+            raise ValueError(
+                f"{unknown.pop()}: the {method} of {type(detector).__name__} does not have this "
+                "parameter. Leave it out, or wrap a detector of images of this package."
+            )
+        return options
+
+    def _score_all(self, X, on_error):
+        """Scores (n_samples,) by each detector."""
+        X, options = self._to_be_read(X), self._options("score_samples", on_error=on_error)
+        scores = [as_scores(detector.score_samples(X, **options)) for detector in self.detectors_]
+        if on_error == "raise":
+            refuse_nan(scores)
+        return scores
+
+    def _p_values_of(self, scores):
+        """p-values (n_samples,) from the scores by each detector; NaN where they are."""
+        weight = 0
+        for own, fold, weights in self._by_detector(scores):
+            weight += np.append(0, np.cumsum(weights))[np.searchsorted(fold, own, side="right")]
+        p = p_value(weight, self._whole_, self.n_calibration_)
+        return np.where(np.isnan(scores).any(axis=0), np.nan, p)
+
+    def _scores_of(self, scores):
+        if len(scores) == 1:
+            return scores[0]
+        return self._margins_of(scores) + self._at_threshold()
+
+    def _decisions_of(self, scores):
+        margins = self._margins_of(scores)
+        return margins if self._can_alarm else np.where(np.isnan(margins), np.nan, np.inf)
+
+    def _labels_of(self, scores):
+        decisions = self._decisions_of(scores)
+        return np.where(np.isnan(decisions), 0, np.where(decisions < 0, -1, 1))
+
+    def _margins_of(self, scores):
+        """Excess over the calibration score at the threshold, each detector's scores by its own."""
+        excess, weights = [], []
+        for own, fold, weights_of_fold in self._by_detector(scores):
+            n_lowest = self._place(weights_of_fold) + 1  # higher ones cannot be at the threshold
+            excess.append(_difference(own[:, None], fold[:n_lowest]))
+            weights.append(weights_of_fold[:n_lowest])
+        excess, weights = np.concatenate(excess, axis=1), np.concatenate(weights)
+        order = np.argsort(-excess, axis=1)
+        place = self._place(weights[order])
+        return np.take_along_axis(excess, order, axis=1)[np.arange(len(excess)), place]
+
+    def _by_detector(self, scores):
+        """(new scores, calibration scores, their weights) for each detector."""
+        return zip(scores, self._scores_by_detector_, self._weights_by_detector_, strict=True)
 
     def _check_params(self):
         if not (hasattr(self.detector, "fit") and hasattr(self.detector, "score_samples")):
@@ -320,30 +607,10 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         check_choice("method", self.method, ("split", "cv"))
         _check_probability("false_alarm_rate", self.false_alarm_rate)
 
-    def _splits(self, n_samples):
-        """Pairs of indices: samples to fit on, samples to calibrate on."""
-        if n_samples < 2:
-            raise ValueError(
-                f"X: expected at least 2 samples, to fit and to calibrate on, got {n_samples} "
-                f"sample{'' if n_samples == 1 else 's'}."
-            )
-        if self.method == "cv" and hasattr(self.cv, "split"):
-            return _checked_splits(self.cv.split(np.zeros((n_samples, 1))), n_samples)
-        order = _generator(self.random_state).permutation(n_samples)
-        if self.method == "cv":
-            splits = KFold(_n_folds(self.cv, n_samples)).split(order)
-        else:
-            n_held_out = _n_held_out(self.cv, n_samples)
-            splits = [(range(n_held_out, n_samples), range(n_held_out))]
-        return [(np.sort(order[train]), np.sort(order[held_out])) for train, held_out in splits]
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.detector).input_tags
         return tags
-
-
-# -- parameters -----------------------------------------------------------------------------------
 
 
 def _check_probability(name, value):
@@ -351,108 +618,41 @@ def _check_probability(name, value):
         raise ValueError(f"{name}: expected a number between 0 and 1, got {value!r}.")
 
 
-def _generator(random_state):
-    """A NumPy generator with a ``permutation`` method, never the global one."""
-    if random_state is None or isinstance(random_state, np.random.Generator):
-        return np.random.default_rng(random_state)
-    return check_random_state(random_state)
+def _same(a, b):
+    return a is b or (type(a) is type(b) and isinstance(a, str | Real) and a == b)
 
 
-def _rank(false_alarm_rate, n_calibration):
-    """The largest k with k / (n + 1) <= false_alarm_rate in floating point, as p-values compare."""
-    rank = math.floor(false_alarm_rate * (n_calibration + 1)) + 1
-    while rank / (n_calibration + 1) > false_alarm_rate:
-        rank -= 1
-    return rank
+def _thawed(frozen):
+    """The fitted estimator in a frozen one, as a copy that another fit of it does not reach."""
+    check_is_fitted(frozen)
+    while isinstance(frozen, FrozenEstimator):
+        frozen = frozen.estimator
+    return twin_of(frozen)
 
 
-def _n_held_out(cv, n_samples):
-    """Number of samples to calibrate on, by the parameter ``cv`` of ``method="split"``."""
-    cv = 0.5 if cv is None else cv
-    is_int = isinstance(cv, Integral) and not isinstance(cv, bool)
-    if is_int and 1 <= cv < n_samples:
-        return int(cv)
-    if isinstance(cv, Real) and not isinstance(cv, Integral) and 0 < cv < 1:
-        return min(max(round(cv * n_samples), 1), n_samples - 1)
-    raise ValueError(
-        f"cv: expected for method='split' a fraction in (0, 1) or a number from 1 to "
-        f"{n_samples - 1} (one less than the samples), got {cv!r}."
-    )
+def _ascending(values, weights):
+    order = np.argsort(values, kind="stable")
+    return values[order], weights[order]
 
 
-def _n_folds(cv, n_samples):
-    """Number of folds, by the parameter ``cv`` of ``method="cv"``; at most the samples."""
-    cv = 5 if cv is None else cv
-    if not (isinstance(cv, Integral) and not isinstance(cv, bool) and cv >= 2):
-        raise ValueError(
-            "cv: expected for method='cv' a number of folds of at least 2 or a splitter, got "
-            f"{cv!r}."
-        )
-    return min(int(cv), n_samples)
+def _difference(a, b):
+    """``a - b``, where equal infinities differ by 0."""
+    with np.errstate(invalid="ignore"):
+        return np.where(a == b, 0.0, a - b)
 
 
-def _checked_splits(splits, n_samples):
-    splits = list(splits)
-    held_out = np.sort(np.concatenate([test for _, test in splits]))
-    if not np.array_equal(held_out, np.arange(n_samples)):
-        raise ValueError(
-            "cv: expected a splitter that holds out each sample exactly once, such as KFold, got "
-            "test folds that do not."
-        )
-    if any(np.intersect1d(train, test).size for train, test in splits):
-        raise ValueError(
-            "cv: expected a splitter with disjoint folds, got one that trains on samples that it "
-            "holds out."
-        )
-    return splits
+def _mean_maps(of_each):
+    """Mean over detectors of their maps: arrays, lists of arrays, or None where there is no map."""
+    total = next(of_each)
+    n_detectors = 1
+    for maps in of_each:
+        total = _combined(np.add, total, maps)
+        n_detectors += 1
+    return total if n_detectors == 1 else _combined(np.divide, total, n_detectors)
 
 
-# -- samples --------------------------------------------------------------------------------------
-
-
-def _choosable(X):
-    """``X`` in a form whose samples can be indexed."""
-    if isinstance(X, str | os.PathLike):
-        return image_files(X)
-    if hasattr(X, "__array__") and not hasattr(X, "__getitem__"):
-        X = np.asarray(X)
-    counted = hasattr(X, "__len__") or hasattr(X, "shape")
-    if not counted or not (hasattr(X, "__getitem__") or issparse(X)):
-        raise ValueError(
-            f"X: expected samples that can be indexed, got {type(X).__name__}. "
-            "Pass a list or an array."
-        )
-    return indexable(X)[0]
-
-
-def _indices(X):
-    return range(X.shape[0] if hasattr(X, "shape") else len(X))
-
-
-def _take(X, indices):
-    if hasattr(X, "iloc"):
-        return X.iloc[indices]
-    if hasattr(X, "shape"):
-        return X[indices]
-    if isinstance(X, list | tuple):
-        return [X[i] for i in indices]
-    from torch.utils.data import Subset
-
-    return Subset(X, indices.tolist())
-
-
-def _look(detector, X, indices):
-    """Scores of samples and, if the detector has maps, the maximum of each map."""
-    if not hasattr(detector, "anomaly_map"):
-        return detector.score_samples(_take(X, indices)), None
-    scores, peaks = [], []
-    for chunk in np.split(indices, range(_CHUNK, len(indices), _CHUNK)):
-        images = _take(X, chunk)
-        if hasattr(detector, "inspect"):
-            seen = detector.inspect(images)
-            chunk_scores, maps = seen.scores, seen.maps
-        else:
-            chunk_scores, maps = detector.score_samples(images), detector.anomaly_map(images)
-        scores.append(chunk_scores)
-        peaks.extend(heat.max() for heat in maps)
-    return np.concatenate(scores), np.array(peaks)
+def _combined(operation, maps, others):
+    if isinstance(maps, list):
+        others = others if isinstance(others, list) else [others] * len(maps)
+        return [_combined(operation, *pair) for pair in zip(maps, others, strict=True)]
+    return None if maps is None else operation(maps, others, dtype=maps.dtype)

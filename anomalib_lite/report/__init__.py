@@ -1,6 +1,7 @@
 """Figures of anomaly maps and scores."""
 
-from .displays import AnomalyMapDisplay, plot_score_histogram
+from .displays import AnomalyMapDisplay
+from .histograms import plot_score_histogram
 
 __all__ = [
     "AnomalyMapDisplay",

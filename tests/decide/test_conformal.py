@@ -1,6 +1,7 @@
 """ConformalDetector: p-values against their definition, guarantees by counting and simulation."""
 
 import copy
+import threading
 import warnings
 
 import numpy as np
@@ -14,7 +15,20 @@ from scipy import sparse, stats
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, KFold, LeaveOneOut, ShuffleSplit
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    GroupShuffleSplit,
+    KFold,
+    LeaveOneGroupOut,
+    LeaveOneOut,
+    PredefinedSplit,
+    RepeatedKFold,
+    ShuffleSplit,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+)
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -59,15 +73,19 @@ def numbers(n, seed=0):
     return np.random.default_rng(seed).normal(size=(n, 1))
 
 
-def slow_p_values(detector, train, x):
-    """The definition, one sample after another, from the detectors and their calibration scores."""
+def slow_p_values(detector, train, x, groups=None):
+    """The definition, one sample after another, from the detectors and what each was fitted on."""
+    groups = range(len(train)) if groups is None else groups
     p = []
     for sample in x:
-        count = 0
-        for model, fold in zip(detector.detectors_, detector._scores_by_detector_, strict=True):
+        shares = {}  # of each group: whether its scores are as low as that of the sample
+        for model in detector.detectors_:
             own = model.score_samples(sample[None])[0]
-            count += sum(calibration <= own for calibration in fold)
-        p.append((1 + count) / (detector.n_calibration_ + 1))
+            for calibration, group in zip(train, groups, strict=True):
+                if calibration not in model.seen_:
+                    lower = model.score_samples(calibration[None])[0] <= own
+                    shares.setdefault(group, []).append(lower)
+        p.append((1 + sum(map(np.mean, shares.values()))) / (len(shares) + 1))
     return np.array(p)
 
 
@@ -283,6 +301,286 @@ def test_too_few_calibration_samples_warn_and_call_nothing_anomalous(rate, neede
     assert few.score_samples(x)[1] < few.score_samples(x)[0]
 
 
+# -- groups ---------------------------------------------------------------------------------------
+
+GROUPS = np.random.default_rng(5).integers(12, size=60)  # 12 parts with 1 to 8 shots each
+
+
+@pytest.mark.parametrize(
+    ("params", "groups"),
+    [
+        ({}, GROUPS),
+        ({"cv": 7}, [f"part {group}" for group in GROUPS]),
+        ({"cv": GroupShuffleSplit(1, test_size=0.4, random_state=0)}, GROUPS),
+        ({"method": "cv"}, GROUPS),
+        ({"method": "cv", "cv": 99}, GROUPS),
+        ({"method": "cv", "cv": GroupKFold(4)}, GROUPS),
+        ({"method": "cv", "cv": LeaveOneGroupOut()}, GROUPS),
+        ({"method": "cv", "cv": GroupShuffleSplit(5, random_state=0)}, GROUPS),
+        ({"method": "cv", "cv": RepeatedKFold(n_splits=3, n_repeats=2, random_state=0)}, None),
+        ({"method": "cv", "cv": ShuffleSplit(4, test_size=0.3, random_state=0)}, None),
+        ({"method": "cv", "cv": PredefinedSplit(np.arange(60) % 4 - 1)}, None),
+        ({"method": "cv", "cv": [(range(30, 60), range(30)), (range(30), range(30, 60))]}, None),
+    ],
+)
+@pytest.mark.parametrize("digits", [None, 0])
+def test_groups_and_splitters_follow_the_definition(params, groups, digits):
+    train, x = numbers(60), np.concatenate([numbers(30, seed=1) * 2, numbers(60)])
+    detector = ConformalDetector(Far(digits), false_alarm_rate=0.3, random_state=0, **params)
+    detector.fit(train, groups=groups)
+    for model in detector.detectors_:  # no group on both sides
+        fitted_on = np.isin(train.ravel(), model.seen_)
+        if groups is not None:
+            sides = {group: set(fitted_on[np.array(groups) == group]) for group in set(groups)}
+            assert all(len(side) == 1 for side in sides.values())
+    p = detector.p_values(x)
+    np.testing.assert_allclose(p, slow_p_values(detector, train, x, groups), rtol=1e-12)
+    np.testing.assert_array_equal(detector.predict(x), np.where(p <= 0.3, -1, 1))
+
+
+def test_groups_of_one_sample_are_samples():
+    train, x = numbers(60), numbers(30, seed=1)
+    for params in ({}, {"cv": 20}, {"method": "cv"}):
+        plain, grouped = (
+            ConformalDetector(Far(), random_state=0, **params).fit(train, groups=groups)
+            for groups in (None, np.arange(60) * 7.5)
+        )
+        np.testing.assert_array_equal(plain.p_values(x), grouped.p_values(x))
+
+
+def shots(rng, n_parts, n_shots):
+    """Shots of parts that differ much more from part to part than from shot to shot."""
+    parts = rng.normal(size=(n_parts, 1, 1)) + 1e-3 * rng.normal(size=(n_parts, n_shots, 1))
+    return parts.reshape(-1, 1), np.repeat(np.arange(n_parts), n_shots)
+
+
+def false_alarms(inner, params, *, use_groups):
+    """False-alarm rates of shots of new parts at .05 and .2, and their standard errors."""
+    by_experiment = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        train, groups = shots(rng, 40, 6)
+        detector = ConformalDetector(inner, random_state=seed, **params)
+        detector.fit(train, groups=groups if use_groups else None)
+        p = detector.p_values(shots(rng, 5, 6)[0])
+        by_experiment.append([(p <= 0.05).mean(), (p <= 0.2).mean()])
+    return np.mean(by_experiment, axis=0), np.std(by_experiment, axis=0) / 300**0.5
+
+
+@pytest.mark.parametrize(
+    ("params", "slack"), [({"cv": 20}, 0), ({"method": "cv", "cv": 5}, 0.03)], ids=["split", "cv"]
+)
+@pytest.mark.parametrize("inner", [Nearest(), Far()], ids=["nearest", "far"])
+def test_false_alarms_on_new_parts_stay_below_the_rate(inner, params, slack):
+    rates, errors = false_alarms(inner, params, use_groups=True)
+    assert (rates <= np.array([0.05, 0.2]) + slack + 3.5 * errors).all()
+    assert (rates > np.array([0.01, 0.1])).all()
+
+
+def test_shots_of_one_part_on_both_sides_vouch_for_each_other():
+    rates, _ = false_alarms(Nearest(), {"cv": 0.5}, use_groups=False)
+    assert (rates > 0.5).all()
+
+
+def test_too_few_groups_warn_though_there_are_many_samples():
+    train, groups = shots(np.random.default_rng(0), 30, 6)
+    detector = ConformalDetector(Far(), random_state=0)
+    with pytest.warns(UserWarning, match=r"at least 19 calibration .*groups, got 15.*is 0\.0625"):
+        detector.fit(train, groups=groups)
+    assert detector.n_calibration_ == 15
+    assert len(detector.calibration_scores_) == 90
+    assert detector.predict([[99.0]]).tolist() == [1]
+    detector.set_threshold(false_alarm_rate=0.0625)
+    assert detector.predict([[99.0]]).tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (range(59), "for each of the 60 samples, got 59"),
+        (np.zeros((60, 2)), "that holds none"),
+        (3, "that holds none"),
+        ("x" * 60, "groups: expected"),
+        ([None, *range(59)], "got None for sample 0"),
+        (np.r_[np.arange(59.0), np.nan], "got nan for sample 59"),
+        ([0] * 60, "at least 2 groups"),
+    ],
+)
+def test_invalid_groups_are_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
+        ConformalDetector(Far()).fit(numbers(60), groups=groups)
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored by KFold")
+def test_splitters_that_divide_a_group_are_refused():
+    with pytest.raises(ValueError, match=r"a group on both\. Use GroupKFold"):
+        ConformalDetector(Far(), method="cv", cv=KFold(3)).fit(numbers(60), groups=GROUPS)
+
+
+def test_splitters_get_the_labels_and_groups():
+    y = np.repeat([0, 1], [54, 6])
+    for cv, groups in ((StratifiedKFold(3), None), (StratifiedGroupKFold(3), np.arange(60))):
+        detector = ConformalDetector(Far(), method="cv", cv=cv, random_state=0)
+        detector.fit(numbers(60), y, groups=groups)
+        rare = numbers(60)[y == 1]
+        assert [np.isin(rare, model.seen_).sum() for model in detector.detectors_] == [4] * 3
+
+
+def test_a_split_takes_the_first_of_a_splitter():
+    for cv in (
+        KFold(3),
+        ShuffleSplit(2, test_size=20, random_state=0),
+        PredefinedSplit(np.arange(60) % 3 - 1),
+    ):
+        detector = ConformalDetector(Nearest(), cv=cv, random_state=0).fit(numbers(60))
+        train, _ = next(cv.split(numbers(60)))
+        (model,) = detector.detectors_
+        np.testing.assert_array_equal(model.seen_, np.sort(numbers(60)[train].ravel()))
+
+
+# -- labels of the samples of fit -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"cv": 30},
+        {"method": "cv"},
+        {"method": "cv", "cv": 40},
+        {"method": "cv", "cv": RepeatedKFold(n_splits=4, n_repeats=2, random_state=0)},
+        {"cv": ShuffleSplit(1, random_state=0)},
+    ],
+)
+def test_fit_predict_finds_the_bad_among_the_samples_of_fit(params):
+    train = numbers(40)
+    train[[3, 11, 25, 38]] = [[9.0], [-12.0], [15.0], [-18.0]]
+    detector = ConformalDetector(Nearest(), false_alarm_rate=0.1, random_state=0, **params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # some calibrate on few
+        labels = detector.fit_predict(train)
+        twin = clone(detector).fit(train)
+    assert np.flatnonzero(labels == -1).tolist() == [3, 11, 25, 38]
+    assert snapshot(detector) == snapshot(twin)
+
+
+def test_fit_predict_finds_bad_images():
+    images = stripes(22)
+    for i, value in enumerate((255, 0)):
+        images[20 + i, 8 + 12 * i : 12 + 12 * i, 10 * i : 10 * i + 14] = value
+    detector = ConformalDetector(
+        small(PatchCore), method="cv", cv=2, false_alarm_rate=0.1, random_state=0
+    )
+    assert np.flatnonzero(detector.fit_predict(images) == -1).tolist() == [20, 21]
+
+
+def test_fit_predict_is_exact_for_any_sample():
+    """Each of exchangeable samples is called anomalous at most as often as the rate allows."""
+    calls = [
+        ConformalDetector(Nearest(), method="cv", false_alarm_rate=0.25, random_state=seed)
+        .fit_predict(numbers(20, seed))
+        .tolist()
+        for seed in range(30)
+    ]
+    assert all(call.count(-1) <= 5 for call in calls)
+    assert np.mean([call.count(-1) for call in calls]) > 4
+
+
+def test_fit_predict_keeps_the_shots_of_a_part_together():
+    train, groups = shots(np.random.default_rng(0), 40, 3)
+    train[groups == 7] += 20
+    for params in ({}, {"method": "cv"}):
+        detector = ConformalDetector(Nearest(), false_alarm_rate=0.05, random_state=0, **params)
+        labels = detector.fit_predict(train, groups=groups)
+        assert (labels[groups == 7] == -1).all()
+        assert (labels == -1).sum() <= 6
+
+
+# -- fitted detectors -----------------------------------------------------------------------------
+
+
+def test_a_frozen_detector_is_calibrated_on_all_samples_without_a_fit():
+    fitted, fresh = Far().fit(numbers(50)), numbers(40, seed=1)
+    for params in ({}, {"method": "cv"}):
+        detector = ConformalDetector(FrozenEstimator(fitted), **params).fit(fresh)
+        assert detector.n_calibration_ == 40
+        np.testing.assert_array_equal(
+            detector.calibration_scores_, np.sort(fitted.score_samples(fresh))
+        )
+        x = numbers(30, seed=2) * 2
+        counts = (fitted.score_samples(fresh) <= fitted.score_samples(x)[:, None]).sum(1)
+        np.testing.assert_array_equal(detector.p_values(x), (1 + counts) / 41)
+    np.testing.assert_array_equal(fitted.seen_, Far().fit(numbers(50)).seen_)
+
+
+def test_a_frozen_detector_gives_exact_p_values():
+    fitted = Nearest().fit(numbers(20, seed=100))
+
+    def fit(calibration):
+        conformal = ConformalDetector(FrozenEstimator(fitted), false_alarm_rate=0.5)
+        return conformal.fit(calibration)
+
+    assert sorted(rank_among_others(numbers(10, seed=1), fit)) == list(range(1, 11))
+    assert fit(numbers(1)).p_values([[50.0]]).tolist() == [0.5]
+
+
+def test_a_loaded_detector_is_calibrated_on_fresh_images(tmp_path):
+    fitted = small(PatchCore).fit(NORMAL)
+    fitted.save(tmp_path / "fitted.alite")
+    fresh = stripes(20, seed=8)
+    frozen = FrozenEstimator(load(tmp_path / "fitted.alite"))
+    detector = ConformalDetector(frozen, false_alarm_rate=0.1).fit(fresh)
+    np.testing.assert_array_equal(
+        detector.calibration_scores_, np.sort(fitted.score_samples(fresh))
+    )
+    assert detector.predict(ODD).tolist() == [-1] * 4
+    np.testing.assert_array_equal(detector.anomaly_map(ODD), fitted.anomaly_map(ODD))
+    assert detector.pixel_level_ == np.sort(fitted.anomaly_map(fresh).max((1, 2)))[-2]
+    assert (detector.inspect(ODD).labels == -1).all()
+
+
+def test_another_fit_of_the_same_object_does_not_reach_the_calibrated_one():
+    fitted = Far().fit(numbers(50))
+    detector = ConformalDetector(FrozenEstimator(fitted)).fit(numbers(40, seed=1))
+    before = detector.p_values(numbers(9))
+    fitted.fit(numbers(50) + 100)
+    np.testing.assert_array_equal(detector.p_values(numbers(9)), before)
+
+
+def test_an_unfitted_frozen_detector_is_refused():
+    with pytest.raises(NotFittedError):
+        ConformalDetector(FrozenEstimator(IsolationForest())).fit(numbers(40))
+    with pytest.raises(ValueError, match="at least one sample, got none"):
+        ConformalDetector(FrozenEstimator(Far().fit(numbers(9)))).fit(np.empty((0, 1)))
+
+
+# -- copies ---------------------------------------------------------------------------------------
+
+
+def test_copies_of_calibration_samples_are_noticed():
+    train = numbers(40)
+    twice = np.concatenate([train, train])
+    for form in (twice, list(twice), twice.tolist(), torch.tensor(twice)):
+        with pytest.warns(UserWarning, match="X: 31 samples are exact copies of another: 40 of 0,"):
+            ConformalDetector(Far(), random_state=0).fit(form)  # 9 pairs are all fitted on
+    with pytest.warns(UserWarning, match="X: 40 samples are exact copies"):
+        ConformalDetector(FrozenEstimator(Far().fit(train)), random_state=0).fit(twice)
+    ConformalDetector(Far(), random_state=0).fit(twice, groups=[*range(40)] * 2)
+
+
+@pytest.mark.filterwarnings("ignore:1 of 16 images is a copy")  # the inner detector's own
+def test_copied_image_files_are_noticed(tmp_path):
+    for i, image in enumerate(NORMAL):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.bmp")
+    (tmp_path / "copy.bmp").write_bytes((tmp_path / "07.bmp").read_bytes())
+    one, rest = [7, *range(10, 24)], [*range(7), 8, 9, *range(24, 31)]
+    inner = Brightness(image_size=64)
+    with pytest.warns(UserWarning, match="X: 1 sample is an exact copy of another: 30 of 7"):
+        ConformalDetector(inner, cv=[(rest, one)], false_alarm_rate=0.1).fit(tmp_path)
+    fitted_on, others = [7, 30, *range(10, 24)], [*range(7), 8, 9, *range(24, 30)]
+    ConformalDetector(inner, cv=[(fitted_on, others)], false_alarm_rate=0.1).fit(tmp_path)
+
+
 # -- images ---------------------------------------------------------------------------------------
 
 NORMAL, ODD = stripes(30), scratched(4)
@@ -376,8 +674,128 @@ def test_pixel_level_of_a_detector_without_inspect():
     held_out = np.setdiff1d(train, detector.detectors_[0].seen_)
     assert len(held_out) == 40
     assert detector.pixel_level_ == held_out[-2]  # rank floor(0.05 * 41) = 2
-    detector.set_params(detector=Far()).fit(train)
+    with pytest.warns(UserWarning, match="detector: changed after fit"):
+        detector.set_params(detector=Far())
+    assert detector.anomaly_map(train[:2])[0].shape == (2, 3)
+    detector.fit(train)
     assert not hasattr(detector, "pixel_level_")
+    assert not hasattr(detector, "anomaly_map")
+
+
+def test_inspection_has_conformal_scores_and_labels(over_images):
+    fresh = np.concatenate([stripes(3, seed=7), ODD[:2]])
+    seen = over_images.inspect(fresh)
+    np.testing.assert_array_equal(seen.scores, over_images.score_samples(fresh))
+    np.testing.assert_array_equal(seen.scores, -over_images.anomaly_score(fresh))
+    np.testing.assert_array_equal(seen.labels, over_images.predict(fresh))
+    np.testing.assert_array_equal(seen.maps, over_images.anomaly_map(fresh))
+    assert over_images.inspect(fresh, maps=False).maps is None
+    small_maps = over_images.inspect(fresh, maps=(8, 9)).maps
+    assert small_maps.shape == (5, 8, 9)
+    for image, score, label in zip(
+        over_images.iter_inspect(fresh, maps=(8, 9)), seen.scores, seen.labels, strict=True
+    ):
+        assert (image.score, image.label) == (score, label)
+        assert image.map.shape == (8, 9)
+
+
+@pytest.fixture(scope="module")
+def folds_by_brightness():
+    """Three folds; not to be changed."""
+    return ConformalDetector(
+        Brightness(image_size=64), method="cv", cv=3, false_alarm_rate=0.2, random_state=0
+    ).fit(NORMAL[:12])
+
+
+def test_inspection_by_folds(folds_by_brightness):
+    detector, images = folds_by_brightness, [ODD[0], ODD[1][:40], 255 - ODD[2]]
+    seen = detector.inspect(images)
+    np.testing.assert_array_equal(seen.scores, detector.score_samples(images))
+    np.testing.assert_array_equal(seen.labels, detector.predict(images))
+    assert set(seen.labels) == {-1}
+    one_by_one = [*detector.iter_inspect(images)]
+    for image, score, heat in zip(
+        one_by_one, seen.scores, detector.anomaly_map(images), strict=True
+    ):
+        assert image.score == score
+        assert image.label == -1
+        np.testing.assert_array_equal(image.map, heat)
+
+
+def test_folds_read_what_can_be_read_again(folds_by_brightness, by_brightness):
+    loader = DataLoader(TensorDataset(torch.from_numpy(ODD)[:, None]), shuffle=True)
+    for once in (iter(ODD), loader):
+        for method in ("p_values", "predict", "inspect", "anomaly_map"):
+            with pytest.raises(ValueError, match="can be indexed"):
+                getattr(folds_by_brightness, method)(once)
+    assert by_brightness.p_values(iter(ODD)).shape == (4,)
+
+
+@pytest.fixture
+def with_broken(tmp_path):
+    """A folder of a good image, a broken file and an odd image."""
+    Image.fromarray(NORMAL[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"not an image")
+    Image.fromarray(255 - NORMAL[0]).save(tmp_path / "c.png")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:1 image was skipped")
+@pytest.mark.parametrize("kind", ["by_brightness", "folds_by_brightness"])
+def test_images_that_cannot_be_read_keep_their_place(kind, with_broken, request):
+    detector = request.getfixturevalue(kind)
+    with pytest.raises(ValueError, match=r"image 1 .*b\.png"):
+        detector.p_values(with_broken)
+    whole = [with_broken / "a.png", with_broken / "c.png"]
+    for name in ("p_values", "score_samples", "anomaly_score", "decision_function"):
+        values = getattr(detector, name)(with_broken, on_error="skip")
+        assert np.isnan(values).tolist() == [False, True, False]
+        np.testing.assert_array_equal(values[[0, 2]], getattr(detector, name)(whole))
+    labels = detector.predict(with_broken, on_error="skip")
+    assert labels[1] == 0
+    np.testing.assert_array_equal(labels[[0, 2]], detector.predict(whole))
+    selected = detector.select(with_broken, fdr=0.4, on_error="skip")
+    np.testing.assert_array_equal(selected[[0, 2]], detector.select(whole, fdr=0.4))
+    assert not selected[1]
+    assert detector.anomaly_map(with_broken, on_error="skip")[1] is None
+    seen = detector.inspect(with_broken, on_error="skip")
+    assert [heat is None for heat in seen.maps] == [False, True, False]
+    assert [skipped.index for skipped in seen.skipped] == [1]
+    np.testing.assert_array_equal(seen.labels, labels)
+    one_by_one = [*detector.iter_inspect(with_broken, on_error="skip")]
+    assert [image.label for image in one_by_one] == labels.tolist()
+    assert one_by_one[1].reason is not None
+
+
+def test_skipping_needs_a_detector_that_reads_images():
+    detector = ConformalDetector(Far()).fit(numbers(60))
+    with pytest.raises(ValueError, match="on_error: the score_samples of Far does not have"):
+        detector.p_values(numbers(3), on_error="skip")
+    with pytest.raises(ValueError, match="on_error: expected one of 'raise', 'skip'"):
+        detector.predict(numbers(3), on_error="ignore")
+    assert not hasattr(detector, "inspect")
+    assert not hasattr(detector, "iter_inspect")
+    assert not hasattr(detector, "map_levels")
+
+
+def test_map_levels_are_those_of_calibration_maps(by_brightness):
+    normal, threshold = by_brightness.map_levels()
+    assert threshold == by_brightness.pixel_level_
+    (inner,) = by_brightness.detectors_
+    held_out = np.isin(inner.score_samples(NORMAL), by_brightness.calibration_scores_)
+    assert normal == np.median(inner.anomaly_map(NORMAL[held_out]).max((1, 2)))
+
+
+@pytest.mark.parametrize("broken", [3, 17, 29])
+@pytest.mark.parametrize("params", [{}, {"method": "cv"}])
+def test_errors_name_an_image_by_its_place_in_all(broken, params):
+    images = list(NORMAL)
+    images[broken] = np.full((64, 64), np.nan)
+    detector = ConformalDetector(Brightness(image_size=64), random_state=0, **params)
+    with pytest.raises(ValueError, match=f"^image {broken}: "):
+        detector.fit(images)
+    with pytest.raises(ValueError, match=f"^image {broken}: "):
+        ConformalDetector(FrozenEstimator(Brightness(image_size=64).fit(NORMAL))).fit(images)
 
 
 # -- forms of input -------------------------------------------------------------------------------
@@ -474,10 +892,18 @@ def test_wraps_a_pipeline_of_deep_features():
         ({"cv": 60}, "cv: expected .* 1 to 59"),
         ({"cv": 1.5}, "cv: expected"),
         ({"cv": True}, "cv: expected"),
-        ({"cv": KFold(3)}, "cv: expected"),
+        ({"cv": "5"}, "cv: expected"),
+        ({"cv": [1, 2]}, r"cv: expected pairs \(train, held out\)"),
+        ({"cv": []}, "cv: expected at least one split"),
+        ({"cv": [([0, 1], [2, 60])]}, "cv: expected indices from 0 to 59"),
+        ({"cv": [([0, -1], [2])]}, "cv: expected indices from 0 to 59"),
+        ({"cv": [([0.5], [2])]}, "cv: expected indices from 0 to 59"),
+        ({"cv": [([0, 1], [])]}, "cv: expected indices .* at least one on each side"),
+        ({"cv": [([0, 1], [1, 2])]}, "trains on samples that it holds out"),
+        ({"cv": StratifiedKFold(3)}, r"cannot split these samples: .* fit\(X, y\)"),
+        ({"cv": GroupKFold(3)}, r"cannot split these samples: .* groups=groups"),
         ({"method": "cv", "cv": 1}, "folds of at least 2"),
         ({"method": "cv", "cv": 0.5}, "folds of at least 2"),
-        ({"method": "cv", "cv": ShuffleSplit(3)}, "exactly once"),
         ({"random_state": "seed"}, "seed"),
     ],
 )
@@ -511,6 +937,92 @@ def test_p_values_need_a_fit():
 def test_false_discovery_rate_must_be_a_probability(fdr):
     with pytest.raises(ValueError, match="fdr: expected"):
         ConformalDetector(Far()).fit(numbers(60)).select(numbers(3), fdr=fdr)
+
+
+class Extreme(Far):
+    """Far, but beyond 4 infinitely so, and undecided beyond 90."""
+
+    def score_samples(self, X):
+        scores = super().score_samples(X)
+        scores = np.where(scores < -4, -np.inf, scores)
+        return np.where(np.asarray(X).ravel() > 90, np.nan, scores)
+
+
+@pytest.mark.parametrize("params", [{}, {"method": "cv"}])
+@pytest.mark.parametrize("n_extreme", [0, 2, 9])
+def test_infinite_scores_are_ranked_and_nan_is_refused(params, n_extreme):
+    train = np.concatenate([numbers(40), np.linspace(10, 20, n_extreme)[:, None]])
+    detector = ConformalDetector(Extreme(), false_alarm_rate=0.1, random_state=0, **params)
+    detector.fit(train)
+    x = np.array([[0.0], [3.0], [30.0]])
+    p = detector.p_values(x)
+    np.testing.assert_array_equal(detector.predict(x), np.where(p <= 0.1, -1, 1))
+    for method in (detector.p_values, detector.predict, detector.decision_function):
+        with pytest.raises(ValueError, match="got NaN for some samples"):
+            method([[0.0], [99.0]])
+
+
+def test_scores_of_another_shape_are_refused():
+    class Columns(Far):
+        def score_samples(self, X):
+            return super().score_samples(X)[:, None]
+
+    class Short(Far):
+        def score_samples(self, X):
+            return super().score_samples(X)[:-1]
+
+    with pytest.raises(ValueError, match=r"scores of shape \(n_samples,\), got shape \(30, 1\)"):
+        ConformalDetector(Columns()).fit(numbers(60))
+    with pytest.raises(ValueError, match="a score for each of 30 samples, got 29"):
+        ConformalDetector(Short()).fit(numbers(60))
+
+
+def test_parameters_that_wait_for_the_next_fit_say_so(tmp_path):
+    detector = ConformalDetector(IsolationForest(n_estimators=3, random_state=0), random_state=0)
+    detector.set_params(cv=0.4, detector__n_estimators=4).fit(numbers(60))
+    detector.set_params(cv=float("0.4"), detector__n_estimators=4)
+    with pytest.warns(UserWarning, match="cv, detector__n_estimators: changed after fit"):
+        detector.set_params(cv=0.3, detector__n_estimators=5)
+
+
+def test_the_threshold_can_be_set_and_is_saved(tmp_path):
+    train = numbers(100)
+    detector = ConformalDetector(IsolationForest(n_estimators=3, random_state=0), random_state=0)
+    with pytest.raises(NotFittedError):
+        detector.set_threshold(false_alarm_rate=0.1)
+    detector.fit(train)
+    other = clone(detector).set_params(false_alarm_rate=0.2).fit(train)
+    assert detector.set_threshold(false_alarm_rate=0.2) is detector
+    assert detector.offset_ == other.offset_
+    assert detector.false_alarm_rate == 0.2
+    with pytest.raises(ValueError, match="false_alarm_rate: expected"):
+        detector.set_threshold(false_alarm_rate=1.5)
+    assert detector.offset_ == other.offset_
+    detector.save(tmp_path / "saved.alite")
+    again = load(tmp_path / "saved.alite")
+    assert (again.offset_, again.false_alarm_rate) == (other.offset_, 0.2)
+
+
+def test_results_during_another_fit_are_those_of_one_fit():
+    """Two fits take turns in one thread, while another asks for p-values and labels."""
+    sets = [numbers(60), numbers(80, seed=1) * 5]
+    x = numbers(40, seed=2) * 3
+    detector = ConformalDetector(Far(), false_alarm_rate=0.2, random_state=0)
+    known = {clone(detector).fit(train).p_values(x).tobytes() for train in sets}
+    detector.fit(sets[0])
+    done = threading.Event()
+
+    def refit():
+        for _ in range(100):
+            for train in sets:
+                detector.fit(train)
+        done.set()
+
+    thread = threading.Thread(target=refit)
+    thread.start()
+    while not done.is_set():
+        assert detector.p_values(x).tobytes() in known
+    thread.join()
 
 
 def test_detectors_that_score_nan_are_refused():
@@ -588,13 +1100,17 @@ def test_tags_come_from_the_detector():
     assert "PatchCore" in ConformalDetector(small(PatchCore))._repr_html_()
 
 
+@pytest.mark.filterwarnings("ignore:X. 1 sample is an exact copy")  # iris holds one
 @parametrize_with_checks(
     [
         ConformalDetector(
             IsolationForest(n_estimators=5, random_state=0), false_alarm_rate=0.3, random_state=0
         ),
         ConformalDetector(OneClassSVM(), method="cv", cv=3, false_alarm_rate=0.3, random_state=0),
-    ]
+    ],
+    expected_failed_checks=lambda _: {
+        "check_outliers_fit_predict": "fit_predict labels by out-of-sample scores, predict cannot"
+    },
 )
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

@@ -1,0 +1,123 @@
+"""Images, maps, masks and names as a figure can show them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch.nn import functional
+
+from ..data.images import ImageStream
+from ..data.masks import read_mask
+from ..validation import as_real
+from .layout import Grid
+
+
+def read_pictures(
+    X: Any, masks: Sequence[Any] | None, n_columns: int | None, on_error: str = "raise"
+) -> tuple[list[np.ndarray | None], list[np.ndarray | None] | None]:
+    """Images, and their masks, as small as a figure shows them; None for those skipped."""
+    stream = ImageStream(X, on_error=on_error)
+    n_pixels = Grid.of(stream.n_images or 1, n_columns).n_pixels
+    if masks is not None and stream.n_images is not None:
+        check_number_of("masks", masks, stream.n_images)
+    pictures, outlines = {}, {}
+    for image in stream:
+        pictures[image.index] = _picture(_smaller(image.pixels, n_pixels, highest=False))
+        if masks is not None:
+            mask = checked_mask(masks[image.index], image.size, image.index)
+            outlines[image.index] = mask if mask is None else smaller_map(mask, n_pixels)
+    places = range(len(pictures) + len(stream.skipped))
+    in_order = [pictures.get(i) for i in places]
+    return in_order, None if masks is None else [outlines.get(i) for i in places]
+
+
+def checked_mask(mask: Any, size: tuple[int, int], index: int) -> np.ndarray | None:
+    """A mask (H, W) of its image's size, bool; None where there is none."""
+    return None if mask is None else read_mask(mask, size=size, name=f"mask {index}")
+
+
+def checked_map(heat: ArrayLike | None, index: int) -> np.ndarray | None:
+    """A finite map (H, W); None where there is none."""
+    if heat is None:
+        return None
+    heat = as_real(f"map {index}", heat)
+    if heat.ndim != 2 or heat.size == 0:
+        raise ValueError(f"map {index}: expected shape (H, W), got {heat.shape}.")
+    if not np.isfinite(heat).all():
+        raise ValueError(f"map {index}: expected finite numbers, got NaN or infinity.")
+    return heat
+
+
+def check_number_of(name: str, values: Sequence[Any], n_images: int) -> None:
+    """Raise ValueError unless there is one value for each image."""
+    if len(values) != n_images:
+        raise ValueError(
+            f"{name}: expected as many {name} as images, got {len(values)} for {n_images} images."
+        )
+
+
+def smaller_picture(picture: np.ndarray, n_pixels: int) -> np.ndarray:
+    """An image (H, W) or (H, W, 3) of at most ``n_pixels`` a side, averaged."""
+    planes = torch.from_numpy(np.array(picture, dtype=np.float32))
+    planes = planes[None] if planes.ndim == 2 else planes.movedim(-1, 0)
+    return _picture(_smaller(planes, n_pixels, highest=False))
+
+
+def smaller_map(values: np.ndarray, n_pixels: int) -> np.ndarray:
+    """A map or mask (H, W) of at most ``n_pixels`` a side.
+
+    Of the values that share a pixel the highest stays, so that nothing small is lost.
+
+    Examples
+    --------
+    >>> smaller_map(np.eye(4, dtype=np.float32), 2)
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    """
+    planes = torch.from_numpy(np.array(values, dtype=np.float64))[None]
+    return _smaller(planes, n_pixels, highest=True)[0].numpy().astype(values.dtype)
+
+
+def _smaller(planes, n_pixels, *, highest):
+    """Planes (C, H, W) of at most ``n_pixels`` a side."""
+    sides = planes.shape[1:]
+    scale = n_pixels / max(sides)
+    if scale >= 1:
+        return planes
+    size = [max(round(side * scale), 1) for side in sides]
+    if highest:
+        return functional.adaptive_max_pool2d(planes, size)
+    mean = functional.interpolate(planes[None], size, mode="bilinear", antialias=True)
+    return mean[0].clamp(0, 1)
+
+
+def _picture(planes):
+    """(H, W) or (H, W, 3) of planes (C, H, W)."""
+    pixels = planes.numpy()
+    return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def file_name(path: str | None) -> str:
+    """The last part of a path, of Windows too; empty without one."""
+    return "" if path is None else path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def title(name: Any, n_letters: int) -> str:
+    """A name in printable letters, shortened in the middle.
+
+    Examples
+    --------
+    >>> title("camera-1\\n2024.png", 40), title("a" * 30 + ".png", 11)
+    ('camera-1 2024.png', 'aaaaaa….png')
+    """
+    text = str(name).encode("utf-8", "replace").decode()  # undecodable bytes of a file name
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    if len(text) <= n_letters:
+        return text
+    n_last = (n_letters - 1) * 2 // 5
+    return f"{text[: n_letters - 1 - n_last]}…{text[-n_last:]}"
