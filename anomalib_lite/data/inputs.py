@@ -1,5 +1,6 @@
 """Resize, crop and normalize images for a network; check that their values are scaled as at fit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -8,10 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from ..annotations import Size
-from ..validation import as_pair
+from ..validation import as_pair, check_count
 from .images import CheckedImage
 
 _N_SUSPECT = 32  # images scaled another way, from the first on, after which a call gives up
+_MOST_PIXELS = 2**25  # of a network's input: more than the largest cameras have
 
 
 @dataclass
@@ -101,6 +103,11 @@ class NetworkInput:
         )
 
     def __post_init__(self):
+        for name in ("image_size", "center_crop"):
+            size = getattr(self, name)
+            if size is not None and math.prod(as_pair(name, size)) > _MOST_PIXELS:
+                raise ValueError(f"{name}: expected at most {_MOST_PIXELS} pixels, got {size}.")
+        check_count("patch_size", self.patch_size)
         crop = self.center_crop
         if crop and any(c > s for c, s in zip(crop, self.image_size, strict=True)):
             raise ValueError(
