@@ -7,6 +7,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
+from ..data.inputs import NetworkInput, ValueRange
+
 
 def check_fields(cls: type, values: dict[str, Any]) -> None:
     """Raise ValueError unless values have the types that a dataclass declares for its fields."""
@@ -37,12 +39,15 @@ def check_learned(estimator: Any) -> None:
 
 _LEARNED = {
     "calibration_scores_": np.ndarray,
+    "detectors_": list,
     "device_": torch.device,
+    "input_": NetworkInput,
     "n_calibration_": int,
     "n_features_in_": int,
     "n_images_": int,
     "offset_": float,
     "pixel_level_": float,
+    "value_range_": ValueRange,
 }
 
 

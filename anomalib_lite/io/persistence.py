@@ -316,7 +316,7 @@ class _Writer:
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{where}: an array of {array.dtype} cannot be stored.")
         dtype = array.dtype.newbyteorder("=")
-        if array.flags.f_contiguous and not array.flags.c_contiguous:
+        if array.ndim > 1 and array.strides[0] < array.strides[-1]:
             # products with it round as they did before only if it lies in memory as it did before
             native = torch.from_numpy(np.array(array.T, dtype=dtype, order="C"))
             return {"transposed": self._put(native, where)}
@@ -423,7 +423,7 @@ class _Writer:
 
     def _put(self, tensor, where):
         name = f"{len(self.tensors)} {where}"
-        self.tensors[name] = tensor.detach().cpu().contiguous().clone()
+        self.tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return name
 
 

@@ -27,7 +27,7 @@ _MODULES = {
     "sklearn.compose": ("ColumnTransformer",),
     "sklearn.covariance": ("EllipticEnvelope",),
     "sklearn.decomposition": (
-        "FactorAnalysis", "FastICA", "IncrementalPCA", "KernelPCA", "PCA", "TruncatedSVD",
+        "FactorAnalysis", "FastICA", "KernelPCA", "PCA", "TruncatedSVD",
     ),
     "sklearn.ensemble": ("IsolationForest",),
     "sklearn.feature_selection": ("VarianceThreshold",),
@@ -64,7 +64,6 @@ _SHAPES = {
     "FastICA": {"components_": "kd", "mean_": "d"},
     "GaussianMixture": _MIXTURE,
     "GaussianRandomProjection": _PROJECTION,
-    "IncrementalPCA": {"components_": "kd", "mean_": "d", "explained_variance_": "k"},
     "KMeans": _KMEANS,
     "KernelCenterer": {"K_fit_rows_": "d"},
     "KernelPCA": {"X_fit_": "nd", "eigenvectors_": "nk", "eigenvalues_": "k"},
@@ -120,7 +119,7 @@ def from_values(name: str, params: dict[str, Any], state: dict[str, Any]) -> Any
         raise ValueError(f"names a scikit-learn estimator {name!r}, which files cannot hold.")
     cls = _class(name)
     estimator = cls(**params)
-    if isinstance(estimator, BaseEstimator):
+    if hasattr(estimator, "_parameter_constraints"):
         estimator._validate_params()
     _check_params(name, params)
     made = vars(estimator)
@@ -264,6 +263,8 @@ def _kde_from_values(estimator, state):
 
 
 def _svm_from_values(_estimator, state):
+    if any(state[key] is None for key in _SHAPES["OneClassSVM"]):
+        raise ValueError("OneClassSVM: expected support vectors and their coefficients.")
     vectors, coefficients = state["support_vectors_"], state["_dual_coef_"]
     is_sparse = sparse.issparse(vectors)
     if state["_sparse"] is not is_sparse or sparse.issparse(coefficients) is not is_sparse:
@@ -276,7 +277,7 @@ def _svm_from_values(_estimator, state):
     for key in ("_probA", "_probB"):
         check_array(key, state[key], (0,))
     for key in ("support_vectors_", "_dual_coef_", "_intercept_"):
-        if state[key] is None or state[key].dtype != np.float64:
+        if state[key].dtype != np.float64:
             raise ValueError(f"OneClassSVM.{key}: expected float64.")
     if any(state[key].dtype != np.int32 for key in ("support_", "_n_support")):
         raise ValueError("OneClassSVM: expected int32 for what it counts.")

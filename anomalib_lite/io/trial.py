@@ -30,15 +30,14 @@ def try_out(estimator: Any) -> None:
 
 
 def _example(estimator):
-    """An input of the kind that an estimator was fitted on; None where that is not known."""
+    """An input of the kind that an estimator was fitted on; None where it takes pandas to make."""
     seen, values = (getattr(estimator, name, None) for name in ("input_", "value_range_"))
     if isinstance(seen, NetworkInput) and isinstance(values, ValueRange):
         return _image(seen, values)
     inner = _first_inner(estimator)
     if inner is not None:
         return _example(inner)
-    n_features = getattr(estimator, "n_features_in_", None)
-    return None if n_features is None else _rows(estimator, n_features)
+    return _rows(estimator)
 
 
 def _first_inner(estimator):
@@ -59,9 +58,9 @@ def _image(seen, values):
     return pixels / pixels.max() * np.float32(values.highest or 1)
 
 
-def _rows(estimator, n_features):
+def _rows(estimator):
     """(2, n_features) of random numbers, named as those of fit."""
-    rows = np.random.default_rng(0).normal(size=(2, n_features))
+    rows = np.random.default_rng(0).normal(size=(2, estimator.n_features_in_))
     if not hasattr(estimator, "feature_names_in_"):
         return rows
     try:
