@@ -7,8 +7,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from ..data.inputs import NetworkInput, ValueRange
-
 
 def check_fields(cls: type, values: dict[str, Any]) -> None:
     """Raise ValueError unless values have the types that a dataclass declares for its fields."""
@@ -26,9 +24,16 @@ def check_params(estimator: Any) -> None:
             return
 
 
-def check_learned(estimator: Any) -> None:
-    """Raise ValueError unless what estimators have in common is of the types that fit gives it."""
-    for name, hint in _LEARNED.items():
+def check_learned(estimator: Any, parts: dict[str, type]) -> None:
+    """Raise ValueError unless what estimators have in common is of the types that fit gives it.
+
+    Parameters
+    ----------
+    estimator : estimator
+    parts : dict of str to type
+        Types of attributes that are parts.
+    """
+    for name, hint in {**_LEARNED, **parts}.items():
         value = vars(estimator).get(name)
         if value is not None and not _is_of(value, hint):
             raise ValueError(f"holds {_short(value)} as {type(estimator).__name__}.{name}.")
@@ -41,13 +46,11 @@ _LEARNED = {
     "calibration_scores_": np.ndarray,
     "detectors_": list,
     "device_": torch.device,
-    "input_": NetworkInput,
     "n_calibration_": int,
     "n_features_in_": int,
     "n_images_": int,
     "offset_": float,
     "pixel_level_": float,
-    "value_range_": ValueRange,
 }
 
 

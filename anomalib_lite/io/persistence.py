@@ -9,6 +9,7 @@ The digest detects damage, not forgery: whoever can write a file can write a dig
 therefore checked against what the code that uses it relies on, and tried on an image.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -37,7 +38,7 @@ from .trial import try_out
 
 FORMAT = 3
 _KEY = "anomalib_lite"  # one entry: the order of several would differ from file to file
-_LARGEST_HEADER = 2**24  # of values that take 25 times as much memory
+_LARGEST_HEADER = 2**23  # its values may take 50 times as much memory
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _PARTS = {
@@ -102,7 +103,8 @@ class SaveMixin:
                 "anomalib_lite": anomalib_lite.__version__,
                 **{name: version(name) for name in _RECORDED},
             },
-            "estimator": writer.encode(self, type(self).__name__),
+            # of a copy, which a fit in another thread leaves alone
+            "estimator": writer.encode(copy.copy(self), type(self).__name__),
         }
         write_file(Path(path), _pack(json.dumps(manifest, allow_nan=False), writer.tensors))
 
@@ -531,7 +533,8 @@ class _Reader:
         self.device = outer
         if "defined_in" not in content:
             check_params(estimator)
-            check_learned(estimator)
+            parts = {"input_": _part("NetworkInput"), "value_range_": _part("ValueRange")}
+            check_learned(estimator, parts)
         return estimator
 
     def _decode_all(self, content):

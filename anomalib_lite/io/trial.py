@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from ..data.inputs import NetworkInput, ValueRange
-
 _METHODS = ("predict", "score_samples", "anomaly_map", "transform")
 
 
@@ -32,7 +30,7 @@ def try_out(estimator: Any) -> None:
 def _example(estimator):
     """An input of the kind that an estimator was fitted on; None where it takes pandas to make."""
     seen, values = (getattr(estimator, name, None) for name in ("input_", "value_range_"))
-    if isinstance(seen, NetworkInput) and isinstance(values, ValueRange):
+    if seen is not None and values is not None:
         return _image(seen, values)
     inner = _first_inner(estimator)
     if inner is not None:
