@@ -5,7 +5,9 @@ import io
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFDIR: "folder",
@@ -16,8 +18,9 @@ _KINDS = {
 }
 
 
-def read_file(path: Path) -> bytes:
-    """The contents of a regular file; nothing else is waited for, or opened.
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; nothing else is waited for, or opened.
 
     Raises
     ------
@@ -29,7 +32,7 @@ def read_file(path: Path) -> bytes:
     _check_regular(path, os.stat(path))
     with open(path, "rb", opener=_open_at_once) as file:
         _check_regular(path, os.fstat(file.fileno()))  # what was opened, not what was there before
-        return file.read()
+        yield file
 
 
 def write_file(path: Path, data: bytes) -> None:

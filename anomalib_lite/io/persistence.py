@@ -33,12 +33,13 @@ from ..runtime import resolve_device, tensors_sha256
 from . import sklearn_estimators
 from .checks import check_fields, check_learned, check_params
 from .compiled import csr_values, make_bit_generator, make_csr
-from .files import read_file, write_file
+from .files import open_file, write_file
 from .trial import try_out
 
 FORMAT = 3
 _KEY = "anomalib_lite"  # one entry: the order of several would differ from file to file
 _LARGEST_HEADER = 2**23  # its values may take 50 times as much memory
+_DAMAGED = "damaged, or not a file written by save"
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _PARTS = {
@@ -204,25 +205,41 @@ def _pack(text, tensors):
 
 def _read(path):
     """(manifest text, tensors by name) of a file whose digest is right."""
-    data = read_file(path)
-    size, header = len(data), _header_length(data)
-    if not 8 < size or header > min(size - 8, _LARGEST_HEADER):
-        raise ValueError(
-            f"{path}: not a file written by save, or only its beginning: {size} bytes, of which "
-            f"the header would take {header}."
-        )
-    try:
-        metadata = _parsed(data[8 : 8 + header]).get("__metadata__", {})
-        tensors = safetensors.torch.load(data)
-        _check_flags(tensors)
-    except Exception as error:  # safetensors raises errors of its own, and others
-        raise ValueError(f"{path}: damaged, or not a file written by save: {error}.") from error
-    if _KEY not in metadata:
-        raise ValueError(f"{path}: a safetensors file, but not one written by save.")
-    digest, _, text = metadata[_KEY].partition(" ")
+    with open_file(path) as file:
+        text, digest = _read_head(path, file)
+        file.seek(0)
+        try:
+            tensors = safetensors.torch.load(file.read())
+            _check_flags(tensors)
+        except Exception as error:  # safetensors raises errors of its own, and others
+            raise ValueError(f"{path}: {_DAMAGED}: {error}.") from error
     if _digest(text, tensors) != digest:
         raise ValueError(f"{path}: altered or damaged since it was written: its digest is wrong.")
     return text, tensors
+
+
+def _read_head(path, file):
+    """(manifest text, digest); ValueError, before the rest is read, if this is no such file."""
+    size = os.fstat(file.fileno()).st_size
+    length = _header_length(file.read(8))
+    if not 8 < size or length > min(size - 8, _LARGEST_HEADER):
+        raise ValueError(
+            f"{path}: not a file written by save, or only its beginning: {size} bytes, of which "
+            f"the header would take {length}."
+        )
+    try:
+        header = _parsed(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        written = metadata.get(_KEY)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except Exception as error:  # whatever JSON may hold
+        raise ValueError(f"{path}: {_DAMAGED}: {error}.") from error
+    if not isinstance(written, str):
+        raise ValueError(f"{path}: a safetensors file, but not one written by save.")
+    if end != size:
+        raise ValueError(f"{path}: {_DAMAGED}: {size} bytes, and its tensors end at {end}.")
+    digest, _, text = written.partition(" ")
+    return text, digest
 
 
 def _header_length(data):
@@ -233,7 +250,7 @@ def _check_flags(tensors):
     """Raise ValueError on truth values that are neither 0 nor 1, which indexing relies on."""
     for name, tensor in tensors.items():
         if tensor.dtype == torch.bool and (tensor.view(torch.uint8) > 1).any():
-            raise ValueError(f"{name}: truth values that are neither")
+            raise ValueError(f"{name} holds truth values other than 0 and 1")
 
 
 def _digest(text, tensors):

@@ -170,6 +170,17 @@ def test_a_pipe_put_in_place_of_the_file_is_not_waited_for(density, tmp_path, mo
         load(path)
 
 
+@pytest.mark.parametrize("beginning", [b"", b"a picture", None])
+def test_a_large_file_that_is_none_of_ours_is_not_read(density, tmp_path, beginning):
+    path = tmp_path / "a.alite"
+    density.save(path)
+    if beginning is not None:
+        path.write_bytes(beginning)
+    os.truncate(path, 2**40)  # a terabyte, of which nothing is on the disk
+    with pytest.raises(ValueError, match=r"a\.alite.*not a file written by save"):
+        load(path)
+
+
 @posix
 def test_weights_that_are_no_file_are_refused_at_once(tmp_path):
     for _, path in special_files(tmp_path):

@@ -469,6 +469,13 @@ RAW = {
     "tensor of astronomical shape": raw(
         with_header(b'{"a":{"dtype":"U8","shape":[4294967296,99],"data_offsets":[0,1]}}', b"1")
     ),
+    "metadata that are a number": raw(with_header(b'{"__metadata__":3}')),
+    "metadata that are a list": raw(with_header(b'{"__metadata__":["anomalib_lite"]}')),
+    "metadata of a number": raw(with_header(b'{"__metadata__":{"anomalib_lite":3}}')),
+    "a tensor that ends nowhere": raw(with_header(b'{"a":{"data_offsets":["x","y"]}}' + b" " * 20)),
+    "a header that is a list": raw(with_header(b"[1,2,3]" + b" " * 20)),
+    "a header that is a number": raw(with_header(b"3" + b" " * 20)),
+    "a key twice": raw(with_header(b'{"__metadata__":{},"__metadata__":{}}')),
     "pickle": lambda canary: pickle.dumps(Touch(canary)),
     "digest missing": raw(with_header(b'{"__metadata__":{"anomalib_lite":"{}"}}')),
 }  # fmt: skip
