@@ -13,7 +13,7 @@ from ..validation import as_pair, check_count
 from .images import CheckedImage
 
 _N_SUSPECT = 32  # images scaled another way, from the first on, after which a call gives up
-_MOST_PIXELS = 2**25  # of a network's input: more than the largest cameras have
+_MOST_PIXELS, _LONGEST_SIDE = 2**25, 2**13  # of a network's input
 
 
 @dataclass
@@ -38,6 +38,10 @@ class ValueRange:
     dtypes: set[str] = field(default_factory=set)
     other_dtype = 8.0
     other_scale = 128.0
+
+    def __post_init__(self):
+        if not 0 <= self.highest <= 1:
+            raise ValueError(f"highest: expected a value in [0, 1], got {self.highest}.")
 
     def learn(self, image: CheckedImage) -> None:
         """Extend the range by an image of fit."""
@@ -105,8 +109,12 @@ class NetworkInput:
     def __post_init__(self):
         for name in ("image_size", "center_crop"):
             size = getattr(self, name)
-            if size is not None and math.prod(as_pair(name, size)) > _MOST_PIXELS:
-                raise ValueError(f"{name}: expected at most {_MOST_PIXELS} pixels, got {size}.")
+            sides = (1,) if size is None else as_pair(name, size)
+            if math.prod(sides) > _MOST_PIXELS or max(sides) > _LONGEST_SIDE:
+                raise ValueError(
+                    f"{name}: expected at most {_LONGEST_SIDE} pixels a side and {_MOST_PIXELS} in "
+                    f"all, got {size}."
+                )
         check_count("patch_size", self.patch_size)
         crop = self.center_crop
         if crop and any(c > s for c, s in zip(crop, self.image_size, strict=True)):

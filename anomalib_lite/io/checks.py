@@ -37,6 +37,9 @@ def check_learned(estimator: Any, parts: dict[str, type]) -> None:
         value = vars(estimator).get(name)
         if value is not None and not _is_of(value, hint):
             raise ValueError(f"holds {_short(value)} as {type(estimator).__name__}.{name}.")
+    seen, backbone = (vars(estimator).get(name) for name in ("input_", "backbone_"))
+    if backbone is not None and seen != backbone.input:
+        raise ValueError(f"holds {seen} as input_, and a network that takes {backbone.input}.")
     scores = vars(estimator).get("calibration_scores_")
     if scores is not None and (scores.ndim != 1 or scores.dtype.kind != "f"):
         raise ValueError(f"holds {scores.dtype} {scores.shape} as calibration_scores_.")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+_MOST_FEATURES = 2**20
 _METHODS = ("predict", "score_samples", "anomaly_map", "transform")
 
 
@@ -58,7 +59,10 @@ def _image(seen, values):
 
 def _rows(estimator):
     """(2, n_features) of random numbers, named as those of fit."""
-    rows = np.random.default_rng(0).normal(size=(2, estimator.n_features_in_))
+    n_features = estimator.n_features_in_
+    if not 0 < n_features <= _MOST_FEATURES:
+        raise ValueError(f"holds an estimator of {n_features} features.")
+    rows = np.random.default_rng(0).normal(size=(2, n_features))
     if not hasattr(estimator, "feature_names_in_"):
         return rows
     try:

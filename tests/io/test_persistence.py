@@ -359,6 +359,13 @@ def backbone_state(name, value):
     return alter
 
 
+def brightness(value):
+    def alter(manifest, _tensors, _canary):
+        content(manifest)["state"]["value_range_"]["part"]["state"]["highest"] = value
+
+    return alter
+
+
 def format_number(value):
     def alter(manifest, _tensors, _canary):
         manifest["format"] = value
@@ -433,6 +440,9 @@ ATTACKS = {
     "folds of what is not there": folds_of_what_is_not_there,
     "weights of nothing": backbone_state("weights", {"dict": []}),
     "input that is none": backbone_state("input", None),
+    **{f"images of brightness {value}": brightness(value) for value in (
+        2.0, -1, {"float": "inf"}, {"float": "nan"}, "1", None, True,
+    )},
     **{f"format {value!r}": format_number(value) for value in (FORMAT + 1, 0, "1", None, [], -1)},
     "pickle in a tensor": pickle_in_a_tensor,
     **{f"scikit-learn's {name}": sklearn_estimator(name) for name in (
