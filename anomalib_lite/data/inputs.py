@@ -72,7 +72,8 @@ class NetworkInput:
     Attributes
     ----------
     image_size : tuple (H, W)
-        Images are resized to it, whatever their proportions. Bilinear, antialiased.
+        Images are resized to it, whatever their proportions. Bilinear, antialiased. At most 8192
+        pixels a side and 2**25 in all.
     mean, std : tuple of 3 floats
         Channel statistics of the network's pretraining, for pixels in [0, 1].
     patch_size : int
