@@ -17,7 +17,7 @@ BELOW = {
     "metrics": {"validation"},
     "io": {"runtime"},
     "data": {"validation"},
-    "search": {"runtime"},
+    "search": {"runtime", "validation"},
     "nn": {"runtime", "validation"},
     "density": {"runtime", "validation", "io", "nn"},
     "backbones": {"runtime", "validation", "data", "nn"},

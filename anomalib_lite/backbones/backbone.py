@@ -19,7 +19,7 @@ from .engines import DTYPES as DTYPES
 from .engines import ENGINES as ENGINES
 from .engines import check_engine, resolve_dtype, restored_dtype, run_by
 from .folding import foldable_pairs, folded
-from .loading import BUNDLED, create_network
+from .loading import BUNDLED, check_fits, create_network
 from .readers import Layers, as_grid, check_layers, make_reader
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -63,6 +63,8 @@ class Backbone:
     frozen : bool, default=True
         False leaves ``module`` to be trained through :meth:`trainable_maps`, in float32 by
         PyTorch, until :meth:`freeze` is called; ``engine`` and ``dtype`` apply from then on.
+    download : bool, default=True
+        False takes pretrained weights from timm's cache only; nothing is contacted.
 
     Attributes
     ----------
@@ -110,6 +112,7 @@ class Backbone:
         engine: str = "torch",
         dtype: str = "auto",
         frozen: bool = True,
+        download: bool = True,
     ):
         check_engine(engine, dtype, device)
         self._layers = check_layers(layers)
@@ -121,7 +124,8 @@ class Backbone:
         self._device = torch.device(device)
         self._engine, self._requested_dtype = engine, dtype
 
-        network = _make_network(backbone, weights, center_crop or image_size, generator)
+        seen_size = center_crop or image_size
+        network = _make_network(backbone, weights, seen_size, generator, download)
         network.eval().requires_grad_(False)
         network = network.to(self._device, memory_format=torch.channels_last)
         self._reader = make_reader(network, self._layers)
@@ -250,8 +254,17 @@ class Backbone:
     @classmethod
     @torch.inference_mode(False)
     @torch.no_grad()
-    def from_state(cls, state: dict[str, Any]) -> "Backbone":
-        """A frozen network with the weights, engine and precision of a stored one."""
+    def from_state(cls, state: dict[str, Any], *, download: bool = False) -> "Backbone":
+        """A frozen network with the weights, engine and precision of a stored one.
+
+        Parameters
+        ----------
+        state : dict
+            As :meth:`to_state` gives it.
+        download : bool, default=False
+            Let timm download pretrained weights that are not in its cache.
+        """
+        _check_state(state)
         has_weights = state["weights"] is not None
         made = cls(
             state["backbone"],
@@ -263,6 +276,7 @@ class Backbone:
             engine=state["engine"],
             dtype=restored_dtype(state["dtype"], state["precision"], state["device"]),
             frozen=not has_weights,
+            download=download,
         )
         if has_weights:
             made._restore(state)
@@ -320,12 +334,32 @@ class Backbone:
         return f"Backbone({self.name!r}, layers={self.layer_names})"
 
 
-def _make_network(backbone, weights, seen_size, generator):
+def _check_state(state):
+    """Raise ValueError on a stored state that no Backbone can have given."""
+    stored, pairs, weights = state["input"], state["folds"], state["weights"]
+    if not isinstance(stored, NetworkInput):
+        raise ValueError(f"backbone: expected a NetworkInput, got {type(stored).__name__}.")
+    if not (isinstance(pairs, list) and all(map(_are_names, pairs))):
+        raise ValueError("backbone: expected pairs of names as folds.")
+    if weights is None:
+        return
+    tensors = weights.items() if isinstance(weights, dict) else [(None, weights)]
+    if not all(isinstance(k, str) and isinstance(x, torch.Tensor) for k, x in tensors):
+        raise ValueError("backbone: expected tensors by name as weights.")
+    if isinstance(state["backbone"], str):
+        check_fits(state["backbone"], stored.seen_size, weights)
+
+
+def _are_names(pair):
+    return len(pair) == 2 and all(isinstance(name, str) for name in pair)
+
+
+def _make_network(backbone, weights, seen_size, generator, download):
     """A network of the caller's name, or a copy of the caller's module."""
     if isinstance(backbone, nn.Module):
         return copy.deepcopy(backbone)
     if isinstance(backbone, str):
-        return create_network(backbone, weights, seen_size, generator)
+        return create_network(backbone, weights, seen_size, generator, download=download)
     raise ValueError(
         f"backbone: expected a name or a torch.nn.Module, got {type(backbone).__name__}."
     )

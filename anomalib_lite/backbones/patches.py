@@ -8,6 +8,7 @@ from torch.nn import functional as F
 AGGREGATIONS = ("concat", "official")
 POOLINGS = ("mean", "max")
 _OFFICIAL_DIM = 1024
+_MOST_PIXELS = 2**28  # of all windows of an image: 3 GB
 
 
 def patch_embedding(
@@ -143,6 +144,11 @@ def sliding_windows(batch: torch.Tensor, size: int, stride: int) -> torch.Tensor
     height, width = batch.shape[2:]
     rows = torch.tensor(window_starts(height, size, stride), device=batch.device)
     columns = torch.tensor(window_starts(width, size, stride), device=batch.device)
+    if len(rows) * len(columns) * size**2 > _MOST_PIXELS:
+        raise ValueError(
+            f"{len(rows)} x {len(columns)} windows of {size} px have more than {_MOST_PIXELS} "
+            "pixels in all. Take smaller images or windows, or a larger stride."
+        )
     at_all_pixels = batch.unfold(2, size, 1).unfold(3, size, 1)  # a view (B, C, y, x, size, size)
     return at_all_pixels[:, :, rows[:, None], columns].permute(0, 2, 3, 1, 4, 5)
 

@@ -1,5 +1,6 @@
 """Resize, crop and normalize images for a network; notice values that are scaled otherwise."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -8,11 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from ..annotations import Size
-from ..validation import as_pair
+from ..validation import as_pair, check_count
 from .images import CheckedImage
 
 _N_SUSPECT = 32  # images scaled another way, from the first on, after which a call gives up
 _SAMPLE = 20_000  # pixels that the median of an image is taken of
+_MOST_PIXELS, _LONGEST_SIDE = 2**25, 2**13  # of a network's input
 
 
 @dataclass
@@ -46,6 +48,10 @@ class ValueRange:
     median: float = 0.0
     other_dtype = 8.0
     other_scale = 128.0
+
+    def __post_init__(self):
+        if not 0 <= self.highest <= 1:
+            raise ValueError(f"highest: expected a value in [0, 1], got {self.highest}.")
 
     def learn(self, image: CheckedImage) -> None:
         """Extend the range by an image of fit."""
@@ -92,7 +98,8 @@ class NetworkInput:
     Attributes
     ----------
     image_size : tuple (H, W)
-        Images are resized to it, whatever their proportions. Bilinear, antialiased.
+        Images are resized to it, whatever their proportions. Bilinear, antialiased. At most 8192
+        pixels a side and 2**25 in all.
     mean, std : tuple of 3 floats
         Channel statistics of the network's pretraining, for pixels in [0, 1].
     patch_size : int
@@ -127,6 +134,15 @@ class NetworkInput:
         )
 
     def __post_init__(self):
+        for name in ("image_size", "center_crop"):
+            size = getattr(self, name)
+            sides = (1,) if size is None else as_pair(name, size)
+            if math.prod(sides) > _MOST_PIXELS or max(sides) > _LONGEST_SIDE:
+                raise ValueError(
+                    f"{name}: expected at most {_LONGEST_SIDE} pixels a side and {_MOST_PIXELS} in "
+                    f"all, got {size}."
+                )
+        check_count("patch_size", self.patch_size)
         crop = self.center_crop
         if crop and any(c > s for c, s in zip(crop, self.image_size, strict=True)):
             raise ValueError(

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..annotations import Device
 from ..io.persistence import SaveMixin
 from ..runtime import exact_dtype, resolve_device
+from ..validation import check_count, check_tensor
 
 _PLACES = 64  # whose statistics are updated together
 
@@ -107,6 +108,11 @@ class GaussianStatistics:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Statistics with the state that :meth:`to_state` gave."""
+        n_places, n_features = state["mean"].shape
+        for name, shape in (("mean", ()), ("scatter", (n_features,))):
+            expected = (n_places, n_features, *shape)
+            check_tensor(name, state[name], expected, (torch.float32, torch.float64))
+        check_count("count", state["count"])
         return cls(**state)
 
 

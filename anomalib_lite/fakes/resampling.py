@@ -79,6 +79,14 @@ class Resampled:
     level: int
     tolerance: float = 0.2
 
+    def __post_init__(self):
+        longest = max(self.images.shape[2:])
+        if not 1 <= self.level <= longest:
+            raise ValueError(
+                f"level: expected 1 to {longest}, the longer side of the images in pixels, got "
+                f"{self.level}."
+            )
+
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """(n, C, H, W)"""
         n_images, _, *size = self.images.shape

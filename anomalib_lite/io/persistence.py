@@ -5,24 +5,25 @@ manifest: format, versions, the estimator's parameters and learned state, in whi
 reference to a tensor. Reading a file never runs anything found in it: the manifest can only name
 the public estimators of this package, the parts listed below, classes that the caller hands to
 :func:`load`, and scikit-learn estimators as :mod:`anomalib_lite.io.sklearn_estimators` reads them.
-The digest detects damage, not forgery: whoever can write a file can write a digest.
+The digest detects damage, not forgery: whoever can write a file can write a digest. What is read is
+therefore checked against what the code that uses it relies on, and tried on an image.
 """
 
+import copy
 import dataclasses
 import json
 import math
 import os
 import re
-import tempfile
 from importlib import import_module
 from importlib.metadata import version
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
@@ -30,13 +31,17 @@ import anomalib_lite
 
 from ..runtime import resolve_device, tensors_sha256
 from . import sklearn_estimators
+from .checks import check_fields, check_learned, check_params
+from .compiled import csr_values, make_bit_generator, make_csr
+from .files import open_file, write_file
+from .trial import try_out
 
-FORMAT = 2
+FORMAT = 3
 _KEY = "anomalib_lite"  # one entry: the order of several would differ from file to file
-_LARGEST_HEADER = 2**26
+_LARGEST_HEADER = 2**23  # its values may take 50 times as much memory
+_DAMAGED = "damaged, or not a file written by save"
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
-_BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _PARTS = {
     "Backbone": "backbones",
     "CPCScoring": "methods.cpc",
@@ -76,7 +81,9 @@ class SaveMixin:
         Parameters
         ----------
         path : str or Path
-            Replaced as a whole or, if anything goes wrong, not at all.
+            Replaced as a whole or, if anything goes wrong, not at all. A new file gets the mode
+            that the umask leaves, one that exists keeps its own. Of a symbolic link the target is
+            written.
         embed_backbone : bool, default=False
             Put pretrained weights into the file, too. By default they are named, with their
             hash, and found again where they were found at fit. Random weights, those of a file,
@@ -85,7 +92,10 @@ class SaveMixin:
         Raises
         ------
         ValueError
-            If a parameter or something learned cannot be stored without pickle.
+            If a parameter or something learned cannot be stored without pickle, or if ``path`` is
+            that of a folder, a pipe or a device.
+        OSError
+            If the file cannot be written: no such folder, no permission, a full disk.
         """
         check_is_fitted(self)
         writer = _Writer(embed_backbone)
@@ -95,18 +105,13 @@ class SaveMixin:
                 "anomalib_lite": anomalib_lite.__version__,
                 **{name: version(name) for name in _RECORDED},
             },
-            "estimator": writer.encode(self, type(self).__name__),
+            # of a copy, which a fit in another thread leaves alone
+            "estimator": writer.encode(copy.copy(self), type(self).__name__),
         }
-        text = json.dumps(manifest, allow_nan=False)
-        metadata = {_KEY: f"{_digest(text, writer.tensors)} {text}"}
-        path = Path(path)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-            written = Path(folder) / path.name
-            save_file(writer.tensors, written, metadata=metadata)
-            os.replace(written, path)
+        write_file(Path(path), _pack(json.dumps(manifest, allow_nan=False), writer.tensors))
 
 
-def load(path, *, device=None, backbone=None, classes=()):
+def load(path, *, device=None, backbone=None, classes=(), download=False):
     """Read an estimator that was written by its ``save``.
 
     Parameters
@@ -121,6 +126,9 @@ def load(path, *, device=None, backbone=None, classes=()):
     classes : sequence of type, default=()
         Estimators defined outside this package, and parts of their learned state, that the file
         may name. A file only ever names a class: nothing is imported because of it.
+    download : bool, default=False
+        Let timm download the pretrained weights that the file names, where they are not in its
+        cache. By default nothing is contacted.
 
     Returns
     -------
@@ -130,9 +138,11 @@ def load(path, *, device=None, backbone=None, classes=()):
     Raises
     ------
     ValueError
-        If the file is not one of these, is damaged, was written by a newer version, asks for
-        anything that is not a part of this package, or if the backbone's weights found here are
-        not those it was fitted with.
+        If the file is not one of these, is damaged, was written by another version, asks for
+        anything that is not a part of this package, holds numbers that its code could not rely on,
+        or if the backbone's weights are not found here, or are not those it was fitted with.
+    OSError
+        If the file cannot be read.
 
     Examples
     --------
@@ -151,55 +161,117 @@ def load(path, *, device=None, backbone=None, classes=()):
     path = Path(path)
     text, tensors = _read(path)
     try:
-        manifest = json.loads(text)
+        manifest = _parsed(text)
         if manifest["format"] != FORMAT:
-            raise ValueError(
-                f"it has format {manifest['format']!r} and was written by anomalib_lite "
-                f"{manifest['versions']['anomalib_lite']}; this version "
-                f"({anomalib_lite.__version__}) reads format {FORMAT}. Use a newer one."
-            )
-        reader = _Reader(tensors, device, backbone, _foreign_classes(classes))
+            raise ValueError(_of_another_format(manifest))
+        reader = _Reader(tensors, device, backbone, _foreign_classes(classes), download)
         estimator = reader.decode(manifest["estimator"])
-    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:
-        reason = f"its manifest makes no sense ({type(error).__name__}: {error})"
-        raise ValueError(f"{path}: {reason}.") from error
-    except ValueError as error:
+        if not isinstance(estimator, SaveMixin):
+            raise ValueError("holds no estimator of anomalib_lite.")
+        check_is_fitted(estimator)
+        if not reader.is_foreign:
+            try_out(estimator)
+    except (ValueError, ImportError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if not isinstance(estimator, SaveMixin):
-        raise ValueError(f"{path}: holds no estimator of anomalib_lite.")
+    except Exception as error:  # whatever the numbers of a forged file may lead to
+        reason = f"its contents make no sense ({type(error).__name__}: {error})"
+        raise ValueError(f"{path}: {reason}.") from error
     return estimator
+
+
+def _of_another_format(manifest):
+    found, known = manifest["format"], isinstance(manifest["format"], int)
+    is_older = known and found < FORMAT
+    return (
+        f"it has format {found!r} and was written by anomalib_lite "
+        f"{manifest['versions']['anomalib_lite']}; this version ({anomalib_lite.__version__}) "
+        f"reads format {FORMAT}. {'Fit and save again' if is_older else 'Use a newer one'}."
+    )
 
 
 # -- the container --------------------------------------------------------------------------------
 
 
+def _pack(text, tensors):
+    """The bytes of a file."""
+    metadata = {_KEY: f"{_digest(text, tensors)} {text}"}
+    data = safetensors.torch.save(tensors, metadata)
+    if _header_length(data) > _LARGEST_HEADER:
+        raise ValueError(
+            f"expected at most {_LARGEST_HEADER} bytes of parameters and learned values that are "
+            f"not in arrays, got {_header_length(data)}."
+        )
+    return data
+
+
 def _read(path):
     """(manifest text, tensors by name) of a file whose digest is right."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        header = int.from_bytes(file.read(8), "little")
-    if not 8 < size or header > min(size - 8, _LARGEST_HEADER):
-        raise ValueError(
-            f"{path}: not a file written by save, or only its beginning: {size} bytes, of which "
-            f"the header would take {header}."
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise ValueError(f"{path}: a safetensors file, but not one written by save.")
-            # copies: what is used is what is checked, whatever happens to the file meanwhile
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged, or not a file written by save: {error}.") from error
-    digest, _, text = metadata[_KEY].partition(" ")
+    with open_file(path) as file:
+        text, digest = _read_head(path, file)
+        file.seek(0)
+        try:
+            tensors = safetensors.torch.load(file.read())
+            _check_flags(tensors)
+        except Exception as error:  # safetensors raises errors of its own, and others
+            raise ValueError(f"{path}: {_DAMAGED}: {error}.") from error
     if _digest(text, tensors) != digest:
         raise ValueError(f"{path}: altered or damaged since it was written: its digest is wrong.")
     return text, tensors
 
 
+def _read_head(path, file):
+    """(manifest text, digest); ValueError, before the rest is read, if this is no such file."""
+    size = os.fstat(file.fileno()).st_size
+    length = _header_length(file.read(8))
+    if not 8 < size or length > min(size - 8, _LARGEST_HEADER):
+        raise ValueError(
+            f"{path}: not a file written by save, or only its beginning: {size} bytes, of which "
+            f"the header would take {length}."
+        )
+    try:
+        header = _parsed(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        written = metadata.get(_KEY)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except Exception as error:  # whatever JSON may hold
+        raise ValueError(f"{path}: {_DAMAGED}: {error}.") from error
+    if not isinstance(written, str):
+        raise ValueError(f"{path}: a safetensors file, but not one written by save.")
+    if end != size:
+        raise ValueError(f"{path}: {_DAMAGED}: {size} bytes, and its tensors end at {end}.")
+    digest, _, text = written.partition(" ")
+    return text, digest
+
+
+def _header_length(data):
+    return int.from_bytes(data[:8], "little")
+
+
+def _check_flags(tensors):
+    """Raise ValueError on truth values that are neither 0 nor 1, which indexing relies on."""
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.bool and (tensor.view(torch.uint8) > 1).any():
+            raise ValueError(f"{name} holds truth values other than 0 and 1")
+
+
 def _digest(text, tensors):
     return tensors_sha256(dict(sorted(tensors.items())), start=text)
+
+
+def _parsed(text):
+    """What JSON says, if it says everything once."""
+    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+
+
+def _once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("says something twice.")
+    return found
+
+
+def _no_number(text):
+    raise ValueError(f"holds {text} as a number.")
 
 
 # -- values to JSON and tensors -------------------------------------------------------------------
@@ -212,11 +284,14 @@ class _Writer:
         self.embed_backbone = embed_backbone
         self.tensors = {}
         self._takes_modules = False  # whether load is given those anew
+        self._in_sklearn = False  # whose estimators hold kinds of values that ours do not
 
     def encode(self, value, where):
         """``value`` as JSON, its arrays put aside; ``where`` is what errors call it."""
         if value is None or isinstance(value, bool | str):
             return value
+        if self._in_sklearn and isinstance(value, np.generic | np.dtype | type | slice | _CSR):
+            return self._encode_special(value, where)
         if isinstance(value, Integral):
             return int(value)
         if isinstance(value, Real):
@@ -260,8 +335,24 @@ class _Writer:
             return {"strings": array.tolist()}
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{where}: an array of {array.dtype} cannot be stored.")
-        native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-        return {"array": self._put(torch.from_numpy(native), where)}
+        dtype = array.dtype.newbyteorder("=")
+        if array.ndim > 1 and array.strides[0] < array.strides[-1]:
+            # products with it round as they did before only if it lies in memory as it did before
+            native = torch.from_numpy(np.array(array.T, dtype=dtype, order="C"))
+            return {"transposed": self._put(native, where)}
+        return {"array": self._put(torch.from_numpy(np.array(array, dtype, order="C")), where)}
+
+    def _encode_special(self, value, where):
+        """A value of a scikit-learn estimator that parameters of ours never have."""
+        if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+            return {"scalar": self._encode_array(np.array(value), where)}
+        if isinstance(value, np.dtype) and value.kind in "biuf":
+            return {"dtype": value.name}
+        if isinstance(value, slice):
+            return {"slice": self._encode_all([value.start, value.stop, value.step], where)}
+        if isinstance(value, _CSR):
+            return {"csr": self._encode_dict(csr_values(value), where)}
+        raise ValueError(f"{where}: {value!r} cannot be stored without pickle.")
 
     def _encode_random_state(self, generator, where):
         bits = getattr(generator, "bit_generator", None) or generator._bit_generator
@@ -287,8 +378,13 @@ class _Writer:
                 "anomalib_lite.nn.StoredNetwork, which stores the arguments of its constructor "
                 "and its weights."
             )
+        if sklearn_estimators.is_known(value):
+            return {"sklearn": self._encode_sklearn(value, where)}
         if isinstance(value, BaseEstimator):
-            return {"sklearn": self._put(self._sklearn_bytes(value, where), where)}
+            raise ValueError(
+                f"{where}: a {name} cannot be stored without pickle: it is none of the "
+                "scikit-learn estimators whose state is known, which docs/saving.md lists."
+            )
         raise ValueError(f"{where}: a {name} cannot be stored without pickle.")
 
     def _encode_estimator(self, estimator, where):
@@ -302,11 +398,30 @@ class _Writer:
                     f"{where}.{key}: what is learned in fit is stored under names that end in an "
                     f"underscore. Call it {key}_, or make it a parameter."
                 )
-        return {
-            **_named(type(estimator), _public),
-            "params": self._encode_with_modules(params, where),
-            "state": self._encode_dict(state, where),
-        }
+        outer, self._in_sklearn = self._in_sklearn, False
+        try:
+            return {
+                **_named(type(estimator), _public),
+                "params": self._encode_with_modules(params, where),
+                "state": self._encode_dict(state, where),
+            }
+        finally:
+            self._in_sklearn = outer
+
+    def _encode_sklearn(self, estimator, where):
+        try:
+            params, state = sklearn_estimators.to_values(estimator)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        outer, self._in_sklearn = self._in_sklearn, True
+        try:
+            return {
+                "class": type(estimator).__name__,
+                "params": self._encode_dict(params, where),
+                "state": self._encode_dict(state, where),
+            }
+        finally:
+            self._in_sklearn = outer
 
     def _encode_part(self, part, where):
         if dataclasses.is_dataclass(part):
@@ -326,27 +441,22 @@ class _Writer:
         finally:
             self._takes_modules = outer
 
-    def _sklearn_bytes(self, estimator, where):
-        try:
-            data = sklearn_estimators.dump(estimator)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
     def _put(self, tensor, where):
         name = f"{len(self.tensors)} {where}"
-        self.tensors[name] = tensor.detach().cpu().contiguous().clone()
+        self.tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return name
 
 
 class _Reader:
     """Decodes what _Writer encoded; anything else is an error."""
 
-    def __init__(self, tensors, device, backbone, foreign=None):
+    def __init__(self, tensors, device, backbone, foreign=None, download=False):
         self.tensors = tensors
         self.device = self._asked = device
         self.backbone = backbone
+        self.is_foreign = False  # whether a class that was handed to load has been named
         self._foreign = foreign or {}
+        self._download = download
 
     def decode(self, value):
         if value is None or isinstance(value, bool | str | int | float):
@@ -382,14 +492,28 @@ class _Reader:
     def _decode_array(self, content):
         return self.tensors[content].numpy()
 
+    def _decode_transposed(self, content):
+        return self.tensors[content].numpy().T
+
+    def _decode_scalar(self, content):
+        return self.decode(content)[()]
+
+    def _decode_dtype(self, content):
+        if content not in _DTYPES:
+            raise ValueError(f"knows no dtype {content!r}.")
+        return np.dtype(content)
+
+    def _decode_slice(self, content):
+        return slice(*self.decode(content))
+
+    def _decode_csr(self, content):
+        return make_csr(self._decode_all(content))
+
     def _decode_strings(self, content):
         return np.array(content, dtype=object)
 
     def _decode_random(self, content):
-        if content["bits"] not in _BIT_GENERATORS:
-            raise ValueError(f"knows no bit generator {content['bits']!r}.")
-        bits = getattr(np.random, content["bits"])()
-        bits.state = self.decode(content["state"])
+        bits = make_bit_generator(content["bits"], self.decode(content["state"]))
         kind = np.random.Generator if content["kind"] == "Generator" else np.random.RandomState
         return kind(bits)
 
@@ -402,29 +526,43 @@ class _Reader:
         return self.backbone
 
     def _decode_sklearn(self, content):
-        return sklearn_estimators.load(self.tensors[content].numpy().tobytes())
+        params, state = (self._decode_all(content[name]) for name in ("params", "state"))
+        return sklearn_estimators.from_values(content["class"], params, state)
 
     def _decode_part(self, content):
         part = self._class(content, _part, "a part")
-        state = {name: self.decode(value) for name, value in content["state"].items()}
-        return part(**state) if dataclasses.is_dataclass(part) else part.from_state(state)
+        state = self._decode_all(content["state"])
+        if part is _part("Backbone"):
+            return part.from_state(state, download=self._download)
+        if not dataclasses.is_dataclass(part):
+            return part.from_state(state)
+        if "defined_in" not in content:
+            check_fields(part, state)
+        return part(**state)
 
     def _decode_estimator(self, content):
         cls = self._class(content, _public, "an estimator")
-        params = {name: self.decode(value) for name, value in content["params"].items()}
-        estimator = cls(**params)
-        outer, self.device = self.device, self._asked or _device_here(params.get("device", "auto"))
+        estimator = cls(**self._decode_all(content["params"]))
+        outer, self.device = self.device, self._asked or _device_here(estimator)
         for name, value in content["state"].items():
             if not _LEARNED.fullmatch(name) or hasattr(cls, name):
                 raise ValueError(f"{content['class']} learns nothing called {name!r}.")
             vars(estimator)[name] = self.decode(value)
         self.device = outer
+        if "defined_in" not in content:
+            check_params(estimator)
+            parts = {"input_": _part("NetworkInput"), "value_range_": _part("ValueRange")}
+            check_learned(estimator, parts)
         return estimator
+
+    def _decode_all(self, content):
+        return {name: self.decode(value) for name, value in content.items()}
 
     def _class(self, content, ours, what):
         """The class that a file names: one of this package, or of those handed to load."""
         name, home = content["class"], content.get("defined_in")
         cls = ours(name) if home is None else self._foreign.get(name)
+        self.is_foreign |= home is not None
         if cls is not None and (ours is _public) == issubclass(cls, SaveMixin):
             return cls
         if home is None:
@@ -435,12 +573,14 @@ class _Reader:
         )
 
 
+_CSR = sparse.csr_matrix | sparse.csr_array
+_DTYPES = ("bool", "int32", "int64", "uint8", "float32", "float64")
 _KINDS = {name.removeprefix("_decode_") for name in vars(_Reader) if name.startswith("_decode_")}
 
 
-def _device_here(request):
+def _device_here(estimator):
     try:
-        return resolve_device(request)
+        return resolve_device(getattr(estimator, "device", "auto"))
     except ValueError:
         return resolve_device("auto")
 

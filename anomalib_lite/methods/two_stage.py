@@ -42,6 +42,10 @@ class _TwoStageScoring:
     patch_size: int
     patch_stride: int
 
+    def __post_init__(self):
+        check_count("patch_size", self.patch_size)
+        check_count("patch_stride", self.patch_stride)
+
 
 class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):
     """Base class of detectors that learn an embedding first, and its distribution second.

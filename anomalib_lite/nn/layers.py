@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -55,10 +55,12 @@ def norm_relu(n_channels: int) -> list[nn.Module]:
 class StoredNetwork(nn.Module):
     """Base class of networks that can be saved: constructor arguments and weights.
 
-    A subclass sets ``self.arguments`` to a dict of its constructor's arguments, all plain values.
+    A subclass sets ``self.arguments`` to a dict of its constructor's arguments, all plain values,
+    and ``_counts`` to the names of those that count layers.
     """
 
     arguments: dict[str, Any]
+    _counts: ClassVar[tuple[str, ...]] = ()
 
     def to_state(self) -> dict[str, Any]:
         """Return what :meth:`from_state` needs to build an equal network."""
@@ -67,7 +69,15 @@ class StoredNetwork(nn.Module):
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Build a network from :meth:`to_state`'s result: in eval mode, its weights frozen."""
+        arguments, n_tensors = state["arguments"], len(state["weights"])
+        counts = [arguments.get(name, 0) for name in cls._counts]
+        counts = [n for count in counts for n in (count if isinstance(count, list) else [count])]
+        lengths = [len(value) for value in arguments.values() if isinstance(value, list)]
+        if any(n > n_tensors for n in (*counts, *lengths)):  # before they are all made
+            raise ValueError(
+                f"{cls.__name__}: expected weights of as many layers as it has, got {n_tensors}."
+            )
         with torch.device("meta"):
-            network = cls(**state["arguments"])
+            network = cls(**arguments)
         network.load_state_dict(state["weights"], assign=True)
         return network.eval().requires_grad_(False)

@@ -72,6 +72,8 @@ class ResidualEncoder(PatchEncoder):
     (2, 128)
     """
 
+    _counts = ("blocks",)
+
     def __init__(
         self,
         n_channels: int,
@@ -162,6 +164,8 @@ class DenseEncoder(PatchEncoder):
     >>> tuple(DenseEncoder(1, 128, width=16)(torch.rand(2, 1, 32, 32)).shape)
     (2, 128)
     """
+
+    _counts = ("n_layers",)
 
     def __init__(
         self,

@@ -101,6 +101,8 @@ class PatchDetector(StoredNetwork):
     (2, 25, 25)
     """
 
+    _counts = ("n_blocks",)
+
     def __init__(
         self,
         level: int,

@@ -4,6 +4,8 @@ from typing import Any, Self
 
 import torch
 
+from ..validation import check_tensor
+
 MAX_COMPONENTS = 128  # of a code, unless more are asked for
 _BLOCK = 8192  # rows encoded at once
 # unit roundoff of float32 matrix products under torch.set_float32_matmul_precision
@@ -52,6 +54,9 @@ class PrincipalCodes:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Codes with the state that :meth:`to_state` gave."""
+        check_tensor("mean", state["mean"], (None,), (torch.float32,))
+        n_features = len(state["mean"])
+        check_tensor("components", state["components"], (n_features, None), (torch.float32,))
         codes = cls.__new__(cls)
         codes.mean_, codes.components_ = state["mean"], state["components"]
         return codes

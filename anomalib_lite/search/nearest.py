@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 
 from ..runtime import exact_dtype, make_generator
+from ..validation import check_tensor
 from .codes import PrincipalCodes
 
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
@@ -28,6 +29,7 @@ _SAMPLE, _SAMPLE_STORED = 128, 16384  # rows from which it chooses
 # measured pair.
 _SCAN_COST, _MEASURE_COST = 40, 400
 
+_STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _TINY = 1e-30  # keeps exact ties when every row is the same
 
 
@@ -151,6 +153,8 @@ class NearestRows:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """An index with the state that :meth:`to_state` gave."""
+        n_features = len(state["codes"].mean_)
+        check_tensor("rows", state["rows"], (None, n_features), _STORED_DTYPES)
         index = cls(state["codes"], len(state["rows"]), state["rows"].dtype)
         index.append(state["rows"])
         return index

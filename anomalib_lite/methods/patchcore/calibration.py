@@ -67,6 +67,21 @@ class PartBanks:
     sizes: list[int]
     parts: np.ndarray
 
+    def __post_init__(self):
+        tensors = [rows for chunk in self.chunks for rows in chunk]
+        fits = (
+            len(self.chunks) == len(self.sizes)
+            and all(len(chunk) == N_PARTS for chunk in self.chunks)
+            and len({rows.shape[1:] for rows in tensors}) == 1
+            and all(rows.ndim == 2 and rows.dtype == torch.float32 for rows in tensors)
+            and all(size >= 1 for size in self.sizes)
+            and np.isin(self.parts, range(N_PARTS)).all()
+        )
+        if not fits:
+            raise ValueError(
+                "expected rows of the parts of each chunk, and the part of each image."
+            )
+
     @classmethod
     def of(
         cls, images: torch.Tensor, parts: np.ndarray, size: int, codes: PrincipalCodes
