@@ -6,10 +6,10 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -157,6 +157,29 @@ def parse_memory(name: str, value: float | str | None) -> int:
             f"got {value!r}."
         )
     return int(amount)
+
+
+def check_tensor(
+    name: str, value: Any, shape: Sequence[int | None], dtypes: Collection[torch.dtype]
+) -> None:
+    """Raise ValueError unless ``value`` is a finite tensor of a shape and one of some dtypes.
+
+    Parameters
+    ----------
+    name : str
+        What the error calls it.
+    value : object
+    shape : sequence of (int or None)
+        None for any length.
+    dtypes : collection of torch.dtype
+    """
+    fits = isinstance(value, torch.Tensor) and value.ndim == len(shape) and value.dtype in dtypes
+    if not fits or any(n not in (None, m) for n, m in zip(shape, value.shape, strict=True)):
+        lengths = ", ".join("any" if n is None else str(n) for n in shape)
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else value
+        raise ValueError(f"{name}: expected a tensor of shape ({lengths}), got {got!r}.")
+    if not value.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity.")
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor], start: str = "") -> str:

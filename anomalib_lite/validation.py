@@ -58,29 +58,6 @@ def check_odd(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected an odd int, got {value}.")
 
 
-def check_tensor(
-    name: str, value: Any, shape: Sequence[int | None], dtypes: Collection[torch.dtype]
-) -> None:
-    """Raise ValueError unless ``value`` is a finite tensor of a shape and one of some dtypes.
-
-    Parameters
-    ----------
-    name : str
-        What the error calls it.
-    value : object
-    shape : sequence of (int or None)
-        None for any length.
-    dtypes : collection of torch.dtype
-    """
-    fits = isinstance(value, torch.Tensor) and value.ndim == len(shape) and value.dtype in dtypes
-    if not fits or any(n not in (None, m) for n, m in zip(shape, value.shape, strict=True)):
-        lengths = ", ".join("any" if n is None else str(n) for n in shape)
-        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else value
-        raise ValueError(f"{name}: expected a tensor of shape ({lengths}), got {got!r}.")
-    if not value.isfinite().all():
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity.")
-
-
 def check_enough(n_images: int, minimum: int, source: str) -> None:
     """Raise ValueError if there are too few images to calibrate the threshold on ``source``."""
     if n_images < minimum:

@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..annotations import Device
 from ..io.persistence import SaveMixin
-from ..runtime import exact_dtype, resolve_device
-from ..validation import check_count, check_tensor
+from ..runtime import check_tensor, exact_dtype, resolve_device
+from ..validation import check_count
 
 _PLACES = 64  # whose statistics are updated together
 

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import torch
 
-from ..validation import check_tensor
+from ..runtime import check_tensor
 
 MAX_COMPONENTS = 128  # of a code, unless more are asked for
 _BLOCK = 8192  # rows encoded at once

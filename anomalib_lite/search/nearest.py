@@ -12,8 +12,7 @@ from typing import Any, Self
 
 import torch
 
-from ..runtime import exact_dtype, make_generator
-from ..validation import check_tensor
+from ..runtime import check_tensor, exact_dtype, make_generator
 from .codes import PrincipalCodes
 
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
