@@ -174,7 +174,8 @@ def shrunk_gaussian(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     std = statistics.covariance()[0].diagonal().sqrt()
     if not (std > 0).any():
         raise ValueError(
-            f"X: its {len(rows)} samples vary too little for a density: are they all the same?"
+            f"X: its {len(rows)} samples vary too little for a density: are they too few, or all "
+            "the same?"
         )
     std = torch.where(std > 0, std, std[std > 0].min())  # a constant column may vary in new rows
     correlation, _ = ledoit_wolf(((rows - mean) / std).cpu().numpy(), assume_centered=True)
@@ -247,7 +248,8 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance))
         if failed or not covariance.any():
             raise ValueError(
-                f"X: its {len(X)} rows vary too little for a density: are they all the same?"
+                f"X: its {len(X)} rows vary too little for a density: are they too few, or all "
+                "the same?"
             )
         dtype = exact_dtype(device)
         self.mean_ = torch.from_numpy(mean).to(device, dtype)

@@ -83,8 +83,15 @@ def folds(n: int, seed: int, n_folds: int = 5) -> Iterator[tuple[np.ndarray, np.
 def held_out_scores(
     classifier: str | BaseEstimator, rows: np.ndarray, seed: int, n_folds: int = 5
 ) -> np.ndarray:
-    """Anomaly scores (n,) of 3 rows or more, each by a head fitted without the row's fold."""
-    scores = np.empty(len(rows))
+    """Anomaly scores (n,) of 3 rows or more, each by a head fitted without the row's fold.
+
+    NaN where the other rows are too few for the head.
+    """
+    scores = np.full(len(rows), np.nan)
     for fit, held_out in folds(len(rows), seed, n_folds):
-        scores[held_out] = head_scores(fit_head(classifier, rows[fit], seed), rows[held_out])
+        try:
+            head = fit_head(classifier, rows[fit], seed)
+        except ValueError:
+            continue
+        scores[held_out] = head_scores(head, rows[held_out])
     return scores

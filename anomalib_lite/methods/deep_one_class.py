@@ -192,10 +192,9 @@ class DeepOneClass(BaseDetector):
         draw = torch.randperm(len(patches), generator=generator, device="cpu")[: self.n_patches]
         seed = draw_seed(generator)
         check_enough(len(vectors), 3, "scores of images by classifiers fitted on others")
-        scores = held_out_scores(self.classifier, vectors, seed, self.n_folds)
         self.classifier_ = fit_head(self.classifier, vectors, seed)
         self.patch_classifier_ = fit_head(self.classifier, patches[draw.numpy()], seed)
-        return scores
+        return held_out_scores(self.classifier, vectors, seed, self.n_folds)
 
     def _pooled(self, maps):
         """One vector for each image, (B, D)."""

@@ -16,7 +16,7 @@ from ..density.gaussian import (
     whiteners,
 )
 from ..runtime import parse_memory
-from ..validation import check_count, check_enough, check_finite, check_number
+from ..validation import check_count, check_finite, check_number
 
 _PLACES = 32  # places whose covariances are factorized together
 _BLOCK = 32  # images whose rows enter the statistics together
@@ -191,7 +191,10 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 room = max(1, parse_memory("memory_budget", self.memory_budget) // rows[0].nbytes)
                 store = RowStore(None if n_images is None else min(n_images, room))
             store.append(rows[: room - store.n_images])
-        check_enough(statistics.count, 3, "distances from Gaussians of the other images")
+        if statistics.count < 2:
+            raise ValueError(
+                "X: expected at least 2 images, got 1 sample. One image has no covariance."
+            )
         self.statistics_ = statistics
         old, new = self._old_scores(), self._calibrate(store.by_image)
         unknown = new.new_full((self.n_images_ - len(old) - len(new),), torch.nan)
@@ -216,7 +219,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
     def _calibrate(self, rows):
         """Make whiteners of the statistics; gives leave-one-out scores of new images (n, P, d)."""
-        count, mean = self.statistics_.count, self.statistics_.mean
+        mean = self.statistics_.mean
         self.whiteners_ = rows.new_empty(self.statistics_.scatter.shape)
         squares = rows.new_empty(rows.shape[:2], dtype=mean.dtype)  # (n, P)
         for places in torch.arange(len(mean), device=rows.device).split(_PLACES):
@@ -230,7 +233,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 torch.cat(both) for both in zip(self._suspects_, (places, worst), strict=True)
             )
         self._suspects_ = places, worst  # places (n, k) and rows (n, k, d)
-        return leave_one_out_squares(squares.amax(1), count).sqrt()
+        return self._out_of_sample(squares.amax(1))
 
     def _old_scores(self):
         """Leave-one-out scores of the earlier images, by what the statistics have become."""
@@ -243,9 +246,16 @@ class PaDiM(PartialFitMixin, BaseDetector):
         ]
         known = ~torch.from_numpy(self.calibration_scores_).isnan()  # images with suspects
         scores = mean.new_full(known.shape, torch.nan)
-        found = leave_one_out_squares(mean.new_tensor(squares), self.statistics_.count).sqrt()
+        found = self._out_of_sample(mean.new_tensor(squares))
         scores[known.to(mean.device)] = found
         return scores
+
+    def _out_of_sample(self, squares):
+        """Distances from Gaussians of the other images, from squared ones; NaN for one other."""
+        count = self.statistics_.count
+        if count < 3:
+            return torch.full_like(squares, torch.nan)
+        return leave_one_out_squares(squares, count).sqrt()
 
     def _whitener(self, places):
         covariance = self.statistics_.covariance(places)
@@ -256,7 +266,18 @@ class PaDiM(PartialFitMixin, BaseDetector):
             raise ValueError(f"eps={self.eps}: {error} Use a larger eps.") from error
 
     def _infer(self, batch):
+        squares, grid = self._squares(batch)
+        distance = squares.sqrt()  # (B, P)
+        return distance.amax(1), distance.unflatten(1, grid)
+
+    def _normal_grids(self, batch, indices):
+        squares, grid = self._squares(batch)
+        if self.statistics_.count > 2:
+            squares = self._out_of_sample(squares).square()
+        return squares.sqrt().unflatten(1, grid)
+
+    def _squares(self, batch):
+        """Squared distances (B, P) of patches from the Gaussians of their places, and the grid."""
         rows, grid = self._embed(batch)  # (B, P, d)
         mean = self.statistics_.mean.float()
-        distance = squared_mahalanobis(rows, mean, self.whiteners_).sqrt()  # (B, P)
-        return distance.amax(1), distance.unflatten(1, grid)
+        return squared_mahalanobis(rows, mean, self.whiteners_), grid

@@ -13,7 +13,7 @@ from ..base import BaseDetector
 from ..runtime import parse_memory
 from ..search.codes import PrincipalCodes
 from ..search.nearest import NearestRows, squared_distance
-from ..validation import check_choice, check_count, check_enough, check_finite
+from ..validation import check_choice, check_count, check_finite
 
 BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _BLOCK = 8  # images stored together; the first block sets the codes of the bank
@@ -172,7 +172,6 @@ class SPADE(BaseDetector):
             self._store(pyramids, n_images)
         self.embeddings_ = torch.cat(embeddings)
         n_seen = len(self.embeddings_)
-        check_enough(n_seen, 2, "scores of each image against the others")
         if self.n_pyramids_ < n_seen:
             warnings.warn(
                 f"memory_budget={self.memory_budget!r} has room for the pyramids of the first "
@@ -213,9 +212,14 @@ class SPADE(BaseDetector):
         """Anomaly score of each training image against the others."""
         scores = []
         for image, embedding in enumerate(self.embeddings_):
-            others = torch.cat([self.embeddings_[:image], self.embeddings_[image + 1 :]])
+            others = self.embeddings_[self._others(image)]
             scores.append(self._mean_distance(squared_distance(others, embedding)))
         return torch.stack(scores).cpu()
+
+    def _others(self, image):
+        """Which of the normal images are not copies of one of them, a mask (n_images,)."""
+        distinct = torch.from_numpy(self._distinct()).to(self.embeddings_.device)
+        return distinct != distinct[image]
 
     def _mean_distance(self, squares):
         """Mean distance to the nearest of some images, from their squared distances (n,)."""
@@ -234,11 +238,25 @@ class SPADE(BaseDetector):
     def _infer(self, batch):
         embedding, rows, grid = self._embed(batch)
         scores, squares = self._image_scores(embedding)
+        return scores, self._grids(rows, squares, grid)
+
+    def _normal_grids(self, batch, indices):
+        embedding, rows, grid = self._embed(batch)
+        _, squares = self._image_scores(embedding)
+        for i, to_images in zip(indices, squares, strict=True):
+            others = self._others(i)
+            if others[: self.n_pyramids_].any():
+                to_images[~others] = torch.inf
+        return self._grids(rows, squares, grid)
+
+    def _grids(self, rows, squares, grid):
+        """Grids of pyramids (B, P, D) of images at squared distances (B, n) to the normal ones."""
         values = []
         for image_rows, to_images in zip(rows, squares[:, : self.n_pyramids_], strict=True):
             retrieved = to_images.argsort(stable=True)[: self._n_neighbors_]
+            retrieved = retrieved[to_images[retrieved].isfinite()]
             values.append(self._correspondence(image_rows, retrieved.tolist()))
-        return scores, torch.stack(values).float().unflatten(1, grid)
+        return torch.stack(values).float().unflatten(1, grid)
 
     def _correspondence(self, rows, retrieved):
         """Distances of rows (P, D) to the nearest pyramid vector of the retrieved images."""

@@ -135,3 +135,9 @@ def test_bad_parameters_are_refused(params, message):
 def test_two_images_are_too_few():
     with pytest.raises(ValueError, match="at least 3 images, got 2 samples"):
         small().fit(NORMAL[:2])
+
+
+def test_three_images_may_give_no_threshold():
+    with pytest.warns(UserWarning, match="3 images cannot calibrate the threshold"):
+        detector = small(classifier="gaussian").fit(NORMAL[:3])  # two rows are no density
+    assert detector.score_samples(ODD).max() < detector.score_samples(NORMAL[3:6]).min()

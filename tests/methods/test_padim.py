@@ -143,6 +143,11 @@ def test_bad_parameters_are_refused(params, message):
         small(**params).fit(NORMAL)
 
 
-def test_two_images_are_too_few():
-    with pytest.raises(ValueError, match="at least 3 images, got 2"):
-        small().fit(NORMAL[:2])
+def test_two_images_give_scores_and_maps_but_no_labels():
+    with pytest.raises(ValueError, match="at least 2 images, got 1 sample"):
+        small().fit(NORMAL[:1])
+    with pytest.warns(UserWarning, match="2 images cannot calibrate the threshold"):
+        detector = small().fit(NORMAL[:2])
+    seen = detector.inspect(ODD)
+    assert seen.scores.max() < detector.score_samples(stripes(4, seed=5)).min()
+    assert seen.labels.tolist() == [0] * len(ODD)

@@ -105,6 +105,19 @@ def test_bad_parameters_are_refused(params, message):
         small(**params).fit(NORMAL)
 
 
-def test_one_image_is_too_few():
-    with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        small().fit(NORMAL[:1])
+def test_one_image_gives_scores_and_maps_but_no_labels():
+    with pytest.warns(UserWarning, match="1 image cannot calibrate the threshold"):
+        detector = small().fit(NORMAL[:1])
+    seen = detector.inspect(ODD)
+    assert seen.scores.max() < detector.score_samples(stripes(4, seed=5)).min()
+    assert seen.labels.tolist() == [0] * len(ODD)
+
+
+def test_copies_do_not_vouch_for_each_other():
+    copies = np.concatenate([NORMAL, NORMAL[:2]])
+    with pytest.warns(UserWarning, match="2 of .* images are copies"):
+        detector = small(n_neighbors=1).fit(copies)
+    alone = small(n_neighbors=1).fit(NORMAL)
+    n = len(NORMAL)
+    np.testing.assert_array_equal(detector.calibration_scores_[:n], alone.calibration_scores_)
+    np.testing.assert_array_equal(detector.calibration_scores_[n:], alone.calibration_scores_[:2])

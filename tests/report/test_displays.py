@@ -87,7 +87,7 @@ def test_the_same_defect_has_the_same_color_in_every_figure(detector):
 def test_normal_parts_alone_look_calm(detector):
     display = AnomalyMapDisplay.from_estimator(detector, stripes(3, seed=4))
     opacity = np.stack([heat_of(display, i).get_alpha() for i in range(3)])
-    assert (opacity > 0.35).mean() < 0.01
+    assert (opacity > 0.35).mean() < 0.03
     defective = AnomalyMapDisplay.from_estimator(detector, scratched(1))
     assert heat_of(defective, 0).get_alpha().max() == 0.7
 
