@@ -111,14 +111,14 @@ MUTATIONS = [
     ),
     Mutation(
         "base.py",
-        'size = 1 if self.device_.type == "cpu"',
-        'size = 2 if self.device_.type == "cpu"',
+        'return 1 if self.device_.type == "cpu"',
+        'return 2 if self.device_.type == "cpu"',
         "test_base.py",
     ),
     Mutation(
         "base.py",
-        "first = self.n_images_ == 0",
-        "first = True",
+        "ScaleCheck(copy.copy(self.value_range_)) if self.n_images_ else None",
+        "None",
         "test_base.py methods/test_patchcore.py",
     ),
     Mutation(
@@ -129,8 +129,8 @@ MUTATIONS = [
     ),
     Mutation(
         "base.py",
-        "stale = sorted(changed - {*self._live_params})",
-        "stale = []",
+        "self._warn_of_stale(sorted(changed - {*self._live_params}))",
+        "pass",
         "test_contract.py",
     ),
     Mutation(
@@ -141,11 +141,24 @@ MUTATIONS = [
     ),
     Mutation(
         "base.py",
-        "return -self.anomaly_score(X)",
-        "return self.anomaly_score(X)",
+        "return -self.anomaly_score(X, on_error=on_error)",
+        "return self.anomaly_score(X, on_error=on_error)",
         "test_contract.py",
     ),
-    Mutation("base.py", "np.isnan(scores).all() or", "", "test_extension.py"),
+    Mutation("base.py", "if np.isinf(scores).any():", "if False:", "test_extension.py"),
+    Mutation("base.py", 'method="weibull"', 'method="linear"', "test_calls.py"),
+    Mutation("base.py", "if rate < lowest", "if rate > lowest", "test_calls.py"),
+    Mutation("base.py", "if scale.is_right:", "if True:", "test_calls.py"),
+    Mutation("base.py", "if digest in self._labels:", "if False:", "test_calls.py"),
+    Mutation("base.py", "labels[unknown] =", "unknown =", "test_calls.py"),
+    Mutation("data/inputs.py", "self._n_wrong += 1", "pass", "test_calls.py"),
+    Mutation("methods/patchcore/calibration.py", "if k != part]", "]", "methods/test_patchcore.py"),
+    Mutation(
+        "methods/patchcore/calibration.py",
+        "part_of.setdefault(digest, len(part_of) % N_PARTS)",
+        "part_of[digest] = len(part_of) % N_PARTS",
+        "methods/test_patchcore.py",
+    ),
     Mutation(
         "base.py",
         "smoothing=self.smoothing,\n            **options",
@@ -155,7 +168,7 @@ MUTATIONS = [
     # -- ground
     Mutation(
         "runtime.py",
-        "        vars(estimator).update(before)\n",
+        "        estimator.__dict__ = vars(learner)\n",
         "",
         "test_contract.py test_runtime.py",
     ),
@@ -294,13 +307,13 @@ MUTATIONS = [
     ),
     # -- methods
     Mutation(
-        "methods/patchcore.py",
+        "methods/patchcore/detector.py",
         "ratio = (s - distances.logsumexp(0)).exp()",
         "ratio = (-s - distances.logsumexp(0)).exp()",
         "methods/test_patchcore.py",
     ),
     Mutation(
-        "methods/patchcore.py",
+        "methods/patchcore/detector.py",
         "self.coreset_radius_ += radius",
         "self.coreset_radius_ = radius",
         "methods/test_patchcore.py",
@@ -313,8 +326,8 @@ MUTATIONS = [
     ),
     Mutation(
         "methods/padim.py",
-        "return leave_one_out_squares(squares.amax(1), count).sqrt()",
-        "return squares.amax(1).sqrt()",
+        "return leave_one_out_squares(squares, count).sqrt()",
+        "return squares.sqrt()",
         "methods/test_padim.py",
     ),
     Mutation(

@@ -381,13 +381,14 @@ def test_parameters_of_a_nested_estimator_are_set_all_or_not_at_all():
 
 @pytest.mark.parametrize("cls", [PatchCore, PaDiM, SPADE])
 def test_levels_of_maps_are_those_of_normal_images(cls):
-    fitted = small(cls, false_alarm_rate=0.1).fit(NORMAL)
+    params = {"coreset": 0.2} if cls is PatchCore else {}
+    fitted = small(cls, false_alarm_rate=0.1, **params).fit(NORMAL)
     normal, threshold = fitted.map_levels()
     peaks = fitted.anomaly_map(stripes(40, seed=11)).max((1, 2))
     assert 0.1 < (peaks > normal).mean() < 0.9
-    assert (peaks > threshold).mean() <= 0.3
+    assert (peaks > threshold).mean() < 0.5  # of eight examples
     assert fitted.anomaly_map(ODD).max((1, 2)).min() > threshold
-    wider = small(cls, false_alarm_rate=0.01)
+    wider = small(cls, false_alarm_rate=0.01, **params)
     with pytest.warns(UserWarning, match="needs 99 images"):
         wider.fit(NORMAL)
     assert wider.map_levels().threshold > threshold

@@ -395,8 +395,8 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         if self._scoring_.patch_level:
             self.classifier_, rows = None, patches
         else:
-            size = 1 if self.device_.type == "cpu" else self.batch_size  # as in scoring
-            rows = torch.cat([self._embed(batch) for batch in images.split(size)]).cpu().numpy()
+            batches = images.split(self._n_together)  # as in scoring
+            rows = torch.cat([self._embed(batch) for batch in batches]).cpu().numpy()
             owners = np.arange(len(images))
             self.classifier_ = fit_head(self.classifier, rows, seed)
         scores = np.empty(len(images))
