@@ -118,19 +118,39 @@ def draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
 
 
-@contextmanager
-def seeded(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
-    """Context in which torch's global generators are seeded from ``generator``; then restored.
+def seed_estimator(estimator: Any, seed: int) -> None:
+    """Give ``seed`` to an estimator, and to those inside it, whose ``random_state`` is None.
 
-    For functions that take no generator, such as weight initialization and dropout.
+    They would draw from NumPy's global generator; a :class:`~sklearn.svm.OneClassSVM`, too, though
+    ``random_state`` is not one of its parameters.
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import IsolationForest
+    >>> forest = IsolationForest()
+    >>> seed_estimator(forest, 7)
+    >>> forest.random_state
+    7
     """
-    seed = draw_seed(generator)
-    is_cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if is_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if is_cuda:
-            torch.cuda.manual_seed(seed)
-        yield
+    for each in (estimator, *estimator.get_params().values()):
+        if hasattr(each, "get_params") and getattr(each, "random_state", seed) is None:
+            each.random_state = seed
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Draws in [0, 1) from the CPU's ``generator``: float32 on the CPU, whatever the defaults.
+
+    Examples
+    --------
+    >>> uniform((2, 3), make_generator(0)).shape
+    torch.Size([2, 3])
+    """
+    return torch.rand(*shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """The same as :func:`uniform`, but standard normal."""
+    return torch.randn(*shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def parse_memory(name: str, value: float | str | None) -> int:

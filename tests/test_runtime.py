@@ -4,7 +4,6 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,12 +15,13 @@ from anomalib_lite.runtime import (
     draw_seed,
     exact_dtype,
     make_generator,
+    normal,
     parse_memory,
     progress,
     resolve_device,
-    seeded,
     tensors_sha256,
     twin_of,
+    uniform,
     warn_user,
 )
 
@@ -152,66 +152,17 @@ def seed(value=0):
     return torch.Generator().manual_seed(value)
 
 
-def test_draws_inside_seeded_depend_on_the_generator_alone():
-    def draw(value):
-        torch.rand(3)  # the state of the global generator does not matter
-        with seeded(seed(value)):
-            return torch.rand(8).tolist() + torch.nn.Linear(2, 2).weight.flatten().tolist()
-
-    assert draw(0) == draw(0)
-    assert draw(0) != draw(1)
-
-
-def test_seeded_advances_the_generator():
-    generator, drawn = seed(), []
-    for _ in range(2):
-        with seeded(generator):
-            drawn.append(torch.rand(8).tolist())
-    assert drawn[0] != drawn[1]
-
-
-@pytest.mark.parametrize("device", [None, torch.device("cpu")])
-def test_seeded_restores_the_global_generator(device):
-    before = torch.get_rng_state()
-    with seeded(seed(), device):
-        torch.rand(8)
-        assert not torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_seeded_restores_the_global_generator_after_an_error(error):
-    before = torch.get_rng_state()
-    with pytest.raises(error), seeded(seed()):
-        torch.rand(8)
-        raise error
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_seeded_ignores_the_default_device():
-    with torch.device("meta"), seeded(seed()):
-        inside = torch.rand(8, device="cpu")
-    with seeded(seed()):
-        assert torch.equal(torch.rand(8), inside)
-
-
-def test_seeded_seeds_the_gpu_on_request(monkeypatch):
-    """Without a GPU: the calls of torch's functions."""
-    forked, seeds = [], []
-
-    @contextmanager
-    def fork_rng(devices):
-        forked.append(devices)
-        yield
-
-    before = torch.get_rng_state()
-    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
-    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
-    with seeded(seed(), torch.device("cuda", 0)), seeded(seed(), torch.device("cpu")):
-        pass
-    torch.set_rng_state(before)
-    assert forked == [[torch.device("cuda", 0)], []]
-    assert seeds == [int(torch.randint(2**31, (1,), generator=seed()))]
+def test_draws_are_those_of_the_generator_on_any_default_device_and_dtype():
+    first, second = uniform((2, 3), seed()), normal((2, 3), seed())
+    assert torch.equal(first, torch.rand(2, 3, generator=seed()))
+    assert torch.equal(second, torch.randn(2, 3, generator=seed()))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            again = uniform((2, 3), seed()), normal((2, 3), seed())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.stack(again), torch.stack([first, second]))
 
 
 # -- memory sizes and hashes ----------------------------------------------------------------------

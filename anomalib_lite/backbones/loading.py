@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ..annotations import Path as PathLike
+from ..contexts import seeded
 from ..nn.convnet import ConvNet
-from ..runtime import make_generator, seeded
+from ..runtime import make_generator
 
 BUNDLED = "efficientnet_lite0"
 SMALL = "convnet"
