@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 
 from .annotations import Device, RandomState
 
@@ -132,8 +134,11 @@ def seed_estimator(estimator: Any, seed: int) -> None:
     >>> forest.random_state
     7
     """
-    for each in (estimator, *estimator.get_params().values()):
-        if hasattr(each, "get_params") and getattr(each, "random_state", seed) is None:
+    inside = estimator.get_params().values()
+    frozen = [each.estimator for each in inside if isinstance(each, FrozenEstimator)]
+    for each in (estimator, *inside):
+        is_random = isinstance(each, BaseEstimator) and getattr(each, "random_state", 0) is None
+        if is_random and not any(each is other for other in frozen):
             each.random_state = seed
 
 
@@ -177,6 +182,15 @@ def parse_memory(name: str, value: float | str | None) -> int:
             f"got {value!r}."
         )
     return int(amount)
+
+
+def check_has_values(X: Any) -> None:
+    """Raise ValueError if a table is a tensor on the meta device."""
+    if isinstance(X, torch.Tensor) and X.is_meta:
+        raise ValueError(
+            "X: expected a table of numbers, got a tensor on the meta device, which holds none. "
+            "Make it under torch.device('cpu')."
+        )
 
 
 def check_tensor(

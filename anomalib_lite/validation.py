@@ -32,15 +32,6 @@ def check_number(name: str, value: Any, *, minimum: float) -> None:
         raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
 
 
-def check_has_values(X: Any) -> None:
-    """Raise ValueError if a table is a tensor on the meta device."""
-    if isinstance(X, torch.Tensor) and X.is_meta:
-        raise ValueError(
-            "X: expected a table of numbers, got a tensor on the meta device, which holds none. "
-            "Make it under torch.device('cpu')."
-        )
-
-
 def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
     """Raise ValueError unless ``value`` is an int of at least ``minimum``."""
     if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum):

@@ -8,6 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.feature_selection import SelectFromModel
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import OneClassSVM
 from snapshots import snapshot
 
 from anomalib_lite.runtime import (
@@ -19,6 +25,7 @@ from anomalib_lite.runtime import (
     parse_memory,
     progress,
     resolve_device,
+    seed_estimator,
     tensors_sha256,
     twin_of,
     uniform,
@@ -150,6 +157,21 @@ def test_global_generators_are_left_alone(random_state):
 
 def seed(value=0):
     return torch.Generator().manual_seed(value)
+
+
+def test_a_seed_reaches_what_has_none():
+    pipeline = make_pipeline(PCA(2), SelectFromModel(IsolationForest()), OneClassSVM())
+    seed_estimator(pipeline, 7)
+    inner = pipeline[0], pipeline[1].estimator, pipeline[2]
+    assert [each.random_state for each in inner] == [7] * 3
+    seed_estimator(pipeline, 8)
+    assert [each.random_state for each in inner] == [7] * 3
+
+
+def test_a_seed_does_not_reach_what_is_frozen():
+    fitted = IsolationForest()
+    seed_estimator(make_pipeline(FrozenEstimator(fitted), IsolationForest()), 7)
+    assert fitted.random_state is None
 
 
 def test_draws_are_those_of_the_generator_on_any_default_device_and_dtype():

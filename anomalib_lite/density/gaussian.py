@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..annotations import Device
 from ..contexts import plain
 from ..io.persistence import SaveMixin
-from ..runtime import aside, check_tensor, exact_dtype, resolve_device
-from ..validation import check_count, check_has_values
+from ..runtime import aside, check_has_values, check_tensor, exact_dtype, resolve_device
+from ..validation import check_count
 
 _PLACES = 64  # whose statistics are updated together
 

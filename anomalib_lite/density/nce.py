@@ -18,8 +18,8 @@ from ..io.persistence import SaveMixin
 from ..nn.layers import StoredNetwork, mlp
 from ..nn.losses import nce_loss
 from ..nn.training import Objective, split_off, train, training_settings
-from ..runtime import aside, exact_dtype, make_generator, resolve_device
-from ..validation import check_count, check_fraction, check_has_values, check_number
+from ..runtime import aside, check_has_values, exact_dtype, make_generator, resolve_device
+from ..validation import check_count, check_fraction, check_number
 from .gaussian import shrunk_gaussian
 
 _N_WATCHED = 4096  # noise samples that estimate the model's total mass

@@ -19,8 +19,7 @@ from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
 from ..annotations import RandomState
 from ..contexts import plain
-from ..runtime import exact_dtype, make_generator, normal, progress
-from ..validation import check_has_values
+from ..runtime import check_has_values, exact_dtype, make_generator, normal, progress
 from .codes import MAX_COMPONENTS, PrincipalCodes
 from .nearest import NearestRows, squared_distance
 

@@ -14,8 +14,7 @@ from ...annotations import Images, Size
 from ...base import InspectedImage, Inspection
 from ...contexts import plain
 from ...data.images import is_table
-from ...runtime import exact_dtype, make_generator, twin_of
-from ...validation import check_has_values
+from ...runtime import check_has_values, exact_dtype, make_generator, twin_of
 from .composites import CompositeModel
 from .learning import CompositeLearner
 
