@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .annotations import Device, Images, RandomState, Size
 from .backbones.maps import MapRenderer
+from .contexts import plain
 from .data.images import CheckedImage, ImageStream, SkippedImage
 from .data.inputs import NetworkInput, ScaleCheck, ValueRange
 from .io.persistence import SaveMixin
@@ -135,6 +136,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
 
     # -- fitting ----------------------------------------------------------------------------------
 
+    @plain
     def fit(self, X: Images, y: object = None):
         """Learn what normal images look like.
 
@@ -431,12 +433,9 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         stream = self._open(X)
         notes = _Notes(self._digests_)
         batches = self._noted(self._learning_batches(stream), notes)
-        with torch.no_grad():
-            anomaly_scores = self._learn(
-                batches, stream.n_images, make_generator(self.random_state)
-            )
-            self._calibrate_threshold(anomaly_scores)
-            self._keep_examples(notes)
+        anomaly_scores = self._learn(batches, stream.n_images, make_generator(self.random_state))
+        self._calibrate_threshold(anomaly_scores)
+        self._keep_examples(notes)
         notes.warn_of_copies()
 
     def _noted(self, batches, notes):
@@ -664,6 +663,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         """
         return self.inspect(X, on_error=on_error).maps
 
+    @plain
     def inspect(
         self, X: Images, *, maps: bool | str | Size = True, on_error: str = "raise"
     ) -> Inspection:
@@ -704,6 +704,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         heats = None if maps is False else made.result()
         return Inspection(np.array(scores), np.array(labels), heats, paths, [*stream.skipped])
 
+    @plain
     def iter_inspect(
         self, X: Images, *, maps: bool | str | Size = True, on_error: str = "raise"
     ) -> Iterator[InspectedImage]:
@@ -738,6 +739,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         yield from detector._inspected(stream, maps)
         _warn_of_skipped(stream)
 
+    @plain
     def map_levels(self) -> MapLevels:
         """What is normal and what is not in the values of anomaly maps.
 
@@ -828,7 +830,6 @@ class BaseDetector(OutlierMixin, ImageEstimator):
                 waiting = []
         scale.finish()
 
-    @torch.no_grad()
     def _look_at(self, images, *, maps):
         """Anomaly scores, and grids or Nones, of a batch of images."""
         batch = self.input_.batch(images).to(self.device_)
@@ -859,6 +860,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
 class PartialFitMixin:
     """Adds ``partial_fit`` to a detector whose ``_learn`` adds to what was learned before."""
 
+    @plain
     def partial_fit(self, X: Images, y: object = None):
         """Learn from more normal images without going back to the earlier ones.
 
@@ -1029,8 +1031,8 @@ def _differ(a, b):
     """Whether two values of a parameter are not known to be the same."""
     if a is b:
         return False
-    plain = bool | int | float | str | tuple | None
-    return not (isinstance(a, plain) and isinstance(b, plain) and a == b)
+    simple = bool | int | float | str | tuple | None
+    return not (isinstance(a, simple) and isinstance(b, simple) and a == b)
 
 
 def _described(value):

@@ -1,7 +1,6 @@
 """Deep features of images as a scikit-learn transformer."""
 
 import numpy as np
-import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -11,6 +10,7 @@ from .backbones.backbone import Backbone
 from .backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 from .backbones.readers import Layers
 from .base import ImageEstimator
+from .contexts import plain
 from .runtime import aside
 from .validation import check_choice, check_finite, check_odd
 
@@ -111,12 +111,14 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         self.random_state = random_state
         self.verbose = verbose
 
+    @plain
     def fit_transform(self, X: Images, y: object = None) -> np.ndarray:
         """``fit(X).transform(X)``, in one pass over the images."""
         with aside(self) as learner:
             learner._start()
             return learner._collect(learner._learning_batches(learner._open(X)))
 
+    @plain
     def transform(self, X: Images) -> np.ndarray:
         """Features of images.
 
@@ -138,7 +140,6 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         check_is_fitted(self)
         return self._collect(self._checked_batches(self._open(X), "features"))
 
-    @torch.no_grad()
     def _collect(self, batches):
         features = []
         for images, batch in batches:

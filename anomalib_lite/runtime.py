@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 
 from .annotations import Device, RandomState
 
@@ -118,19 +120,42 @@ def draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (1,), generator=generator, device="cpu"))
 
 
-@contextmanager
-def seeded(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
-    """Context in which torch's global generators are seeded from ``generator``; then restored.
+def seed_estimator(estimator: Any, seed: int) -> None:
+    """Give ``seed`` to an estimator, and to those inside it, whose ``random_state`` is None.
 
-    For functions that take no generator, such as weight initialization and dropout.
+    They would draw from NumPy's global generator; a :class:`~sklearn.svm.OneClassSVM`, too, though
+    ``random_state`` is not one of its parameters.
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import IsolationForest
+    >>> forest = IsolationForest()
+    >>> seed_estimator(forest, 7)
+    >>> forest.random_state
+    7
     """
-    seed = draw_seed(generator)
-    is_cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if is_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if is_cuda:
-            torch.cuda.manual_seed(seed)
-        yield
+    inside = estimator.get_params().values()
+    frozen = [each.estimator for each in inside if isinstance(each, FrozenEstimator)]
+    for each in (estimator, *inside):
+        is_random = isinstance(each, BaseEstimator) and getattr(each, "random_state", 0) is None
+        if is_random and not any(each is other for other in frozen):
+            each.random_state = seed
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Draws in [0, 1) from the CPU's ``generator``: float32 on the CPU, whatever the defaults.
+
+    Examples
+    --------
+    >>> uniform((2, 3), make_generator(0)).shape
+    torch.Size([2, 3])
+    """
+    return torch.rand(*shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """The same as :func:`uniform`, but standard normal."""
+    return torch.randn(*shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def parse_memory(name: str, value: float | str | None) -> int:
@@ -157,6 +182,15 @@ def parse_memory(name: str, value: float | str | None) -> int:
             f"got {value!r}."
         )
     return int(amount)
+
+
+def check_has_values(X: Any) -> None:
+    """Raise ValueError if a table is a tensor on the meta device."""
+    if isinstance(X, torch.Tensor) and X.is_meta:
+        raise ValueError(
+            "X: expected a table of numbers, got a tensor on the meta device, which holds none. "
+            "Make it under torch.device('cpu')."
+        )
 
 
 def check_tensor(

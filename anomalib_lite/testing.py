@@ -559,18 +559,28 @@ def check_default_device_is_not_used(subject):
     """On a default device that holds no values, only what names its device can be computed."""
 
     def on_meta(method):
-        def wrapped(self, X):
+        def wrapped(self, given):
             with torch.device("meta"):
-                return method(self, X)
+                return method(self, given)
 
         return wrapped
 
     cls = type(subject.detector)
     # networks are built by others, then moved: that much may happen outside of these methods
-    methods = {name: on_meta(getattr(cls, name)) for name in ("_fit_images", "inspect")}
+    methods = {name: on_meta(getattr(cls, name)) for name in ("_fit_images", "_infer", "_score")}
     detector = subject.make()
     detector.__class__ = type(cls.__name__, (cls,), methods)
     assert_same(detector.fit(subject.normal).inspect(subject.test), subject.seen)
+
+
+def check_contexts_are_invisible(subject):
+    with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        detector = subject.make().fit(subject.normal)
+        seen = detector.inspect(subject.test)
+        one_by_one = [image.score for image in detector.iter_inspect(subject.test)]
+        _require(torch.is_inference_mode_enabled(), "the caller's settings are back afterwards")
+    assert_same(seen, subject.seen)
+    np.testing.assert_array_equal(one_by_one, subject.seen.scores)
 
 
 def _tensors(thing):

@@ -4,11 +4,16 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.feature_selection import SelectFromModel
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import OneClassSVM
 from snapshots import snapshot
 
 from anomalib_lite.runtime import (
@@ -16,12 +21,14 @@ from anomalib_lite.runtime import (
     draw_seed,
     exact_dtype,
     make_generator,
+    normal,
     parse_memory,
     progress,
     resolve_device,
-    seeded,
+    seed_estimator,
     tensors_sha256,
     twin_of,
+    uniform,
     warn_user,
 )
 
@@ -152,66 +159,32 @@ def seed(value=0):
     return torch.Generator().manual_seed(value)
 
 
-def test_draws_inside_seeded_depend_on_the_generator_alone():
-    def draw(value):
-        torch.rand(3)  # the state of the global generator does not matter
-        with seeded(seed(value)):
-            return torch.rand(8).tolist() + torch.nn.Linear(2, 2).weight.flatten().tolist()
-
-    assert draw(0) == draw(0)
-    assert draw(0) != draw(1)
-
-
-def test_seeded_advances_the_generator():
-    generator, drawn = seed(), []
-    for _ in range(2):
-        with seeded(generator):
-            drawn.append(torch.rand(8).tolist())
-    assert drawn[0] != drawn[1]
+def test_a_seed_reaches_what_has_none():
+    pipeline = make_pipeline(PCA(2), SelectFromModel(IsolationForest()), OneClassSVM())
+    seed_estimator(pipeline, 7)
+    inner = pipeline[0], pipeline[1].estimator, pipeline[2]
+    assert [each.random_state for each in inner] == [7] * 3
+    seed_estimator(pipeline, 8)
+    assert [each.random_state for each in inner] == [7] * 3
 
 
-@pytest.mark.parametrize("device", [None, torch.device("cpu")])
-def test_seeded_restores_the_global_generator(device):
-    before = torch.get_rng_state()
-    with seeded(seed(), device):
-        torch.rand(8)
-        assert not torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_a_seed_does_not_reach_what_is_frozen():
+    fitted = IsolationForest()
+    seed_estimator(make_pipeline(FrozenEstimator(fitted), IsolationForest()), 7)
+    assert fitted.random_state is None
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_seeded_restores_the_global_generator_after_an_error(error):
-    before = torch.get_rng_state()
-    with pytest.raises(error), seeded(seed()):
-        torch.rand(8)
-        raise error
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_seeded_ignores_the_default_device():
-    with torch.device("meta"), seeded(seed()):
-        inside = torch.rand(8, device="cpu")
-    with seeded(seed()):
-        assert torch.equal(torch.rand(8), inside)
-
-
-def test_seeded_seeds_the_gpu_on_request(monkeypatch):
-    """Without a GPU: the calls of torch's functions."""
-    forked, seeds = [], []
-
-    @contextmanager
-    def fork_rng(devices):
-        forked.append(devices)
-        yield
-
-    before = torch.get_rng_state()
-    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
-    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
-    with seeded(seed(), torch.device("cuda", 0)), seeded(seed(), torch.device("cpu")):
-        pass
-    torch.set_rng_state(before)
-    assert forked == [[torch.device("cuda", 0)], []]
-    assert seeds == [int(torch.randint(2**31, (1,), generator=seed()))]
+def test_draws_are_those_of_the_generator_on_any_default_device_and_dtype():
+    first, second = uniform((2, 3), seed()), normal((2, 3), seed())
+    assert torch.equal(first, torch.rand(2, 3, generator=seed()))
+    assert torch.equal(second, torch.randn(2, 3, generator=seed()))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            again = uniform((2, 3), seed()), normal((2, 3), seed())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.stack(again), torch.stack([first, second]))
 
 
 # -- memory sizes and hashes ----------------------------------------------------------------------

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from ..annotations import Device, Path, Size
+from ..contexts import plain
 from ..data.inputs import NetworkInput
-from ..runtime import tensors_sha256
+from ..runtime import tensors_sha256, uniform
 from ..validation import as_pair
 from .engines import DTYPES as DTYPES
 from .engines import ENGINES as ENGINES
@@ -97,8 +98,7 @@ class Backbone:
     [(2, 40, 28, 28), (2, 112, 14, 14)]
     """
 
-    @torch.inference_mode(False)  # inference tensors lack the version counters that folding reads
-    @torch.no_grad()
+    @plain  # inference tensors lack the version counters that folding reads
     def __init__(
         self,
         backbone: str | nn.Module = BUNDLED,
@@ -127,7 +127,7 @@ class Backbone:
         seen_size = center_crop or image_size
         network = _make_network(backbone, weights, seen_size, generator, download)
         network.eval().requires_grad_(False)
-        network = network.to(self._device, memory_format=torch.channels_last)
+        network = network.to(self._device, torch.float32, memory_format=torch.channels_last)
         self._reader = make_reader(network, self._layers)
         self._run, self.dtype = self._reader, torch.float32  # until frozen
         self._set_input(image_size, center_crop)
@@ -205,8 +205,7 @@ class Backbone:
 
     # -- freezing ---------------------------------------------------------------------------------
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
+    @plain
     def freeze(self) -> None:
         """End the training of ``module``: its weights are final from now on."""
         self._is_pretrained = False
@@ -252,8 +251,7 @@ class Backbone:
         }
 
     @classmethod
-    @torch.inference_mode(False)
-    @torch.no_grad()
+    @plain
     def from_state(cls, state: dict[str, Any], *, download: bool = False) -> "Backbone":
         """A frozen network with the weights, engine and precision of a stored one.
 
@@ -304,6 +302,7 @@ class Backbone:
 
     # -- running ----------------------------------------------------------------------------------
 
+    @plain
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of a batch, without gradients.
 
@@ -317,8 +316,7 @@ class Backbone:
         maps : list of torch.Tensor of shape (B, C, h, w)
             float32, finest first.
         """
-        with torch.no_grad():
-            return self.trainable_maps(batch)
+        return self.trainable_maps(batch)
 
     def trainable_maps(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of a batch, with gradients: they reach it and weights that are not frozen.
@@ -357,6 +355,11 @@ def _are_names(pair):
 def _make_network(backbone, weights, seen_size, generator, download):
     """A network of the caller's name, or a copy of the caller's module."""
     if isinstance(backbone, nn.Module):
+        if any(value.is_meta for value in backbone.state_dict().values()):
+            raise ValueError(
+                f"backbone: expected a {type(backbone).__name__} with weights, got one on the meta "
+                "device, which holds no values. Make it under torch.device('cpu')."
+            )
         return copy.deepcopy(backbone)
     if isinstance(backbone, str):
         return create_network(backbone, weights, seen_size, generator, download=download)
@@ -368,5 +371,5 @@ def _make_network(backbone, weights, seen_size, generator, download):
 def _example(size, device):
     """A network input (1, 3, h, w) of noise, always the same."""
     generator = torch.Generator().manual_seed(0)
-    example = torch.rand(1, 3, *size, generator=generator, device="cpu")
+    example = uniform((1, 3, *size), generator)
     return example.to(device, memory_format=torch.channels_last)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ..annotations import Path as PathLike
+from ..contexts import OnDevice, OwnDraws, seeded
 from ..nn.convnet import ConvNet
-from ..runtime import make_generator, seeded
+from ..runtime import make_generator
 
 BUNDLED = "efficientnet_lite0"
 SMALL = "convnet"
@@ -100,7 +101,7 @@ def check_fits(name: str, seen_size: tuple[int, int] | None, weights: dict) -> N
     if not timm.is_model(architecture.split(".")[0]):
         return  # create_network says so
     try:
-        with torch.device("meta"):
+        with OnDevice("meta"), OwnDraws(0):
             model = timm.create_model(architecture, **_size_arguments(architecture, seen_size))
     except (NotImplementedError, RuntimeError):  # some networks compute while they are made
         return

@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
+from ..contexts import OnDevice
+
 TURNS = (0, 1, 2, 3)  # quarter turns
 _GRAY = (0.2989, 0.587, 0.114)
 
@@ -123,7 +125,7 @@ def _jitter(batch, generator, strength, probability=1.0):
     views = _blend(views, _gray(views).mean((1, 2, 3), keepdim=True), contrast)
     if not is_gray(batch):  # saturation and hue leave gray as it is
         views = _blend(views, _gray(views), saturation)
-        with torch.device("cpu"):  # torchvision makes a table on the default device
+        with OnDevice("cpu"):  # torchvision makes a table on the default device
             views = torch.stack([
                 tv.adjust_hue(view, float(shift)) for view, shift in zip(views, hue, strict=True)
             ])  # fmt: skip
@@ -257,8 +259,8 @@ def cut_paste_scar(
         return values.to(batch.device)[:, None, None]
 
     h, w, cos, sin, y, x, top, left = map(to_device, (h, w, cos, sin, y, x, top, left))
-    down = torch.arange(rows, device=batch.device)[:, None] + 0.5 - y  # (B, H, 1)
-    right = torch.arange(columns, device=batch.device) + 0.5 - x  # (B, 1, W)
+    down = torch.arange(rows, device=batch.device)[:, None].float() + 0.5 - y  # (B, H, 1)
+    right = torch.arange(columns, device=batch.device).float() + 0.5 - x  # (B, 1, W)
     v, u = down * cos - right * sin + h / 2, right * cos + down * sin + w / 2  # inside the strip
     is_strip = (v >= 0) & (v < h) & (u >= 0) & (u < w)  # (B, H, W)
     source = (top + v.floor()) * columns + left + u.floor()
@@ -304,7 +306,8 @@ def random_windows(batch: torch.Tensor, generator: torch.Generator, size: int) -
 
 def _uniform(shape, low, high, generator):
     shape = (shape,) if isinstance(shape, int) else shape
-    return low + (high - low) * torch.rand(*shape, generator=generator, device="cpu")
+    draws = torch.rand(*shape, generator=generator, device="cpu", dtype=torch.float32)
+    return low + (high - low) * draws
 
 
 def _chosen(batch, probability, generator):

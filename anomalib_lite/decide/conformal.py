@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..annotations import RandomState, Size
 from ..base import InspectedImage, Inspection, MapLevels
 from ..io.persistence import SaveMixin
-from ..runtime import aside, twin_of, warn_user
+from ..runtime import aside, draw_seed, make_generator, seed_estimator, twin_of, warn_user
 from ..validation import check_choice
 from .held_out import as_scores, look, numbered_as_given, refuse_nan, warn_of_copies
 from .ranks import p_value, ranks_among_others, shared_weights, smallest_rate, threshold_place
@@ -70,7 +70,8 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         any kind. The detectors' default, 0.01, would need at least 99 calibration samples to call
         anything anomalous; 0.05 needs 19.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random. It draws the samples to calibrate on and the folds.
+        Seed of everything random. It draws the samples to calibrate on and the folds, and seeds
+        for detectors, or steps of them, whose ``random_state`` is None.
 
     Attributes
     ----------
@@ -239,10 +240,12 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         splits = make_splits(
             X, y, groups, units, method=self.method, cv=self.cv, random_state=self.random_state
         )
-        folds = []
+        folds, generator = [], make_generator(self.random_state)
         for train, held_out in splits:
+            detector = clone(self.detector)
+            seed_estimator(detector, draw_seed(generator))
             with numbered_as_given(train):
-                detector = clone(self.detector).fit(take(X, train))
+                detector.fit(take(X, train))
             folds.append(look(detector, take(X, held_out), held_out, maps=maps))
         return folds
 

@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import Images
 from ..base import BaseDetector
+from ..contexts import plain
 from ..data.images import CheckedImage
 from ..data.inputs import ScaleCheck
 from ..runtime import progress
@@ -32,7 +33,8 @@ class Probe(NamedTuple):
     path: np.ndarray
 
 
-@torch.inference_mode(False)  # switches gradients on, too
+@plain
+@torch.enable_grad()
 def probe(
     detector: BaseDetector,
     starts: Images,

@@ -11,8 +11,9 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..annotations import Device
+from ..contexts import plain
 from ..io.persistence import SaveMixin
-from ..runtime import check_tensor, exact_dtype, resolve_device
+from ..runtime import aside, check_has_values, check_tensor, exact_dtype, resolve_device
 from ..validation import check_count
 
 _PLACES = 64  # whose statistics are updated together
@@ -223,6 +224,7 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
     def __init__(self, *, device: Device = "auto"):
         self.device = device
 
+    @plain
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn mean and covariance.
 
@@ -239,9 +241,15 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         ------
         ValueError
             If ``X`` is not a table of finite numbers with at least two rows, or if all its rows are
-            the same.
+            the same. A fit that fails leaves the estimator as it was before.
         """
+        with aside(self) as learner:
+            learner._fit(X)
+        return self
+
+    def _fit(self, X):
         device = resolve_device(self.device)
+        check_has_values(X)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         mean = X.mean(0)
         covariance, shrinkage = ledoit_wolf(X - mean, assume_centered=True)
@@ -255,8 +263,8 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         self.mean_ = torch.from_numpy(mean).to(device, dtype)
         self.factor_ = factor.to(device, dtype).contiguous()
         self.shrinkage_ = float(shrinkage)
-        return self
 
+    @plain
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """Log-density of each row, in nats: lower = more anomalous.
 
@@ -269,6 +277,7 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
+        check_has_values(X)
         X = torch.from_numpy(validate_data(self, X, dtype=np.float64, reset=False))
         centered = X.to(self.mean_) - self.mean_
         white = torch.linalg.solve_triangular(self.factor_, centered.T, upper=False)

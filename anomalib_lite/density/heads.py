@@ -8,6 +8,7 @@ from sklearn.model_selection import KFold
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
+from ..runtime import seed_estimator
 from .gaussian import GaussianDensity
 
 NAMED = ("gaussian", "kde", "knn", "ocsvm")
@@ -41,15 +42,14 @@ def fit_head(classifier: str | BaseEstimator, rows: np.ndarray, seed: int) -> Ba
         nearest rows. An estimator is cloned, never changed.
     rows : ndarray of shape (n, n_features)
     seed : int
-        For a classifier whose ``random_state`` is None.
+        For a classifier whose ``random_state`` is None, or that of a step in it.
 
     Returns
     -------
     head : estimator
     """
     head = _named(classifier, rows) if isinstance(classifier, str) else clone(classifier)
-    if head.get_params().get("random_state", seed) is None:
-        head.set_params(random_state=seed)
+    seed_estimator(head, seed)
     return head.fit(rows)
 
 

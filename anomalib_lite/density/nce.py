@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..annotations import Device, RandomState
+from ..contexts import plain, seeded
 from ..io.persistence import SaveMixin
 from ..nn.layers import StoredNetwork, mlp
 from ..nn.losses import nce_loss
 from ..nn.training import Objective, split_off, train, training_settings
-from ..runtime import aside, exact_dtype, make_generator, resolve_device, seeded
+from ..runtime import aside, check_has_values, exact_dtype, make_generator, resolve_device
 from ..validation import check_count, check_fraction, check_number
 from .gaussian import shrunk_gaussian
 
@@ -171,6 +172,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
 
     # -- fitting ----------------------------------------------------------------------------------
 
+    @plain
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn the density of rows.
 
@@ -197,6 +199,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
     def _fit(self, X):
         self._check_params()
         device = resolve_device(self.device)
+        check_has_values(X)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         if self.n_lowered > X.shape[1]:
             raise ValueError(
@@ -206,11 +209,10 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         generator = make_generator(self.random_state)
         rows = torch.from_numpy(np.array(X, order="C")).to(device, exact_dtype(device))
         self._fit_noise(rows)
-        with torch.device("cpu"), seeded(generator, device):
+        with seeded(generator):
             network = LogitMLP(len(self.mean_), self.hidden, -math.log(self.noise_ratio))
         self.network_ = network.to(device, rows.dtype)
-        with torch.inference_mode(False):
-            self.history_ = self._train(rows.clone(), generator)
+        self.history_ = self._train(rows, generator)
         self.network_.requires_grad_(False)
 
     def _check_params(self) -> None:
@@ -272,6 +274,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
 
     # -- scoring ----------------------------------------------------------------------------------
 
+    @plain
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """Log-density of each row, in nats: lower = more anomalous.
 
@@ -284,6 +287,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
+        check_has_values(X)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         scores = self.log_density(torch.from_numpy(np.array(X, order="C")))
         return scores.cpu().numpy().astype(np.float64)
@@ -315,7 +319,9 @@ class WideningNoise(nn.Module):
 
     def __init__(self, n_features: int, start: float):
         super().__init__()
-        self.growth = nn.Parameter(torch.full((n_features,), start, device="cpu"))
+        self.growth = nn.Parameter(
+            torch.full((n_features,), start, device="cpu", dtype=torch.float32)
+        )
 
     @property
     def scale(self) -> torch.Tensor:

@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import Images, RandomState
 from ..base import ImageEstimator
+from ..contexts import plain
 from ..data.augment import is_gray, random_windows
 from ..data.inputs import NetworkInput
 from ..runtime import make_generator
@@ -74,8 +75,6 @@ class Imitator(ImageEstimator):
             raise ValueError(f"level: windows of {self.level} px do not fit into {seen} px.")
         return network_input
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def _fit_images(self, X: Images):
         generator = make_generator(self.random_state)
         batches = self._learning_batches(self._open(X))
@@ -98,6 +97,7 @@ class Imitator(ImageEstimator):
 
     # -- sampling ---------------------------------------------------------------------------------
 
+    @plain
     def sample(self, n: int, random_state: RandomState = None) -> np.ndarray:
         """Make new images.
 
@@ -116,7 +116,6 @@ class Imitator(ImageEstimator):
         """
         check_is_fitted(self)
         check_count("n", n)
-        with torch.no_grad():
-            images = self.source_.sample(n, make_generator(random_state))
+        images = self.source_.sample(n, make_generator(random_state))
         images = images.permute(0, 2, 3, 1).cpu().numpy()
         return np.ascontiguousarray(images if images.shape[-1] > 1 else images[..., 0])

@@ -8,11 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from ..annotations import Device, RandomState, Size
+from ..contexts import seeded
 from ..nn.losses import INFORMATION_BOUNDS, information_bound
 from ..nn.patchgan import InformationCritic, PatchDiscriminator, UNetGenerator
 from ..nn.training import Objective, check_training, train, training_settings
 from ..nn.windows import KERNELS, coordinate_maps
-from ..runtime import seeded
+from ..runtime import normal
 from ..validation import check_choice, check_count, check_number
 from .imitator import Imitator
 
@@ -37,7 +38,7 @@ class _Game(torch.nn.Module):
         _, n_channels, *size = images.shape
         widths = [width * 2**i for i in range(min(_STAGES, min(size).bit_length() - 1))]
         start = float(images.median().clamp(0.01, 0.99))
-        with torch.device("cpu"), seeded(generator, images.device):
+        with seeded(generator):
             self.generator = UNetGenerator((n_channels, *size), widths, start)
             self.discriminator = PatchDiscriminator(level, n_channels, width)
             self.critic = InformationCritic(n_channels, widths)
@@ -82,7 +83,7 @@ class _Game(torch.nn.Module):
     def deal(self, index, generator):
         """A new round of the images ``index``, with noise drawn from ``generator``."""
         real = self._images[index.to(self._images.device)]
-        noise = torch.randn(real.shape, generator=generator, device="cpu").to(real)
+        noise = normal(real.shape, generator).to(real)
         return _Round(real, noise, self.generator(noise))
 
     def judge(self, images):

@@ -6,6 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from ..annotations import Device, RandomState, Size
+from ..contexts import plain
+from ..runtime import uniform
 from ..validation import check_count, check_number
 from .imitator import Imitator
 
@@ -38,7 +40,8 @@ def resampled(
     known = F.pad(images, (margin, 0, margin, 0))  # beyond the edge all images are alike
     made = known.new_zeros(len(draws), *known.shape[1:])
     for diagonal in range(height + width - 1):
-        rows = torch.arange(max(0, diagonal - width + 1), min(diagonal, height - 1) + 1)
+        first, end = max(0, diagonal - width + 1), min(diagonal, height - 1) + 1
+        rows = torch.arange(first, end, device="cpu")
         columns = diagonal - rows
         ours, theirs = (_contexts(every, level, rows, columns) for every in (made, known))
         distance = torch.baddbmm(theirs.square().sum(-1)[:, None], ours, theirs.mT, alpha=-2)
@@ -87,10 +90,11 @@ class Resampled:
                 f"{self.level}."
             )
 
+    @plain
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """(n, C, H, W)"""
         n_images, _, *size = self.images.shape
-        draws = torch.rand(n, *size, generator=generator, device="cpu").to(self.images)
+        draws = uniform((n, *size), generator).to(self.images)
         block = max(1, _BLOCK // (n_images * min(size)))
         parts = [
             resampled(self.images, self.level, part, tolerance=self.tolerance)

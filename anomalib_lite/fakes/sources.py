@@ -7,6 +7,7 @@ is uniform noise, level 1 exchanges pixels among images, and the levels above co
 
 import torch
 
+from ..runtime import uniform
 from .imitator import FakeSource, Imitator
 
 
@@ -59,7 +60,7 @@ def uniform_noise(
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Level 0: images ``(n, *shape)`` of independent pixels, uniform in [0, 1)."""
-    return torch.rand(n, *shape, generator=generator, device="cpu").to(device)
+    return uniform((n, *shape), generator).to(device)
 
 
 def shuffled_pixels(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -75,7 +76,7 @@ def shuffled_pixels(images: torch.Tensor, generator: torch.Generator) -> torch.T
     [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]
     """
     n, _, *size = images.shape
-    order = torch.rand(n, *size, generator=generator, device="cpu").argsort(0)
+    order = uniform((n, *size), generator).argsort(0)
     return _picked(images, order)
 
 

@@ -29,6 +29,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import anomalib_lite
 
+from ..contexts import plain
 from ..runtime import resolve_device, tensors_sha256
 from . import sklearn_estimators
 from .checks import check_fields, check_learned, check_params
@@ -75,6 +76,7 @@ _PARTS = {
 class SaveMixin:
     """Gives a fitted estimator ``save``."""
 
+    @plain
     def save(self, path, *, embed_backbone=False):
         """Write the fitted estimator to one file, to be read by :func:`anomalib_lite.load`.
 
@@ -111,6 +113,7 @@ class SaveMixin:
         write_file(Path(path), _pack(json.dumps(manifest, allow_nan=False), writer.tensors))
 
 
+@plain
 def load(path, *, device=None, backbone=None, classes=(), download=False):
     """Read an estimator that was written by its ``save``.
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..annotations import Device, Images, RandomState, Size
 from ..backbones.maps import MapRenderer
 from ..base import BaseDetector
+from ..contexts import plain, seeded
 from ..data.augment import is_gray, random_windows
 from ..data.inputs import NetworkInput
 from ..density.gaussian import shrunk_gaussian
@@ -22,7 +23,7 @@ from ..fakes.patchgan import EntropyPatchGAN
 from ..fakes.sources import make_fakes
 from ..nn.training import Objective, check_training, split_off, train, training_settings
 from ..nn.windows import PatchDetector, concatenated, coordinate_maps
-from ..runtime import draw_seed, exact_dtype, seeded
+from ..runtime import draw_seed, exact_dtype, normal, uniform
 from ..validation import check_choice, check_count, check_enough, check_fraction, check_number
 
 LEVEL_WEIGHTS = ("equal", "held_out")
@@ -313,7 +314,6 @@ class MLSAD(BaseDetector):
 
     # -- learning ---------------------------------------------------------------------------------
 
-    @torch.inference_mode(False)
     def _learn(self, batches, n_images, generator):
         images = torch.cat([batch.clone() for _, batch in batches])  # (n, 3, h, w)
         n_aside = 3 if self.combine == "distance" else 2
@@ -375,7 +375,8 @@ class MLSAD(BaseDetector):
 
     def _train(self, level, images, fakes, generator):
         """(detector of a level, history)"""
-        with torch.device("cpu"), seeded(generator, self.device_):
+        n_to_come = len(self.levels_) - len(self.detectors_)
+        with seeded(generator):
             detector = PatchDetector(
                 level, images.shape[1], self.width, n_blocks=self.n_blocks, dropout=self.dropout
             )
@@ -388,6 +389,7 @@ class MLSAD(BaseDetector):
             generator=generator,
             optimizer="adam",
             schedule=_decay,
+            share=1 / n_to_come,
             **training_settings(self),
         )
         return detector.requires_grad_(False), history
@@ -426,7 +428,7 @@ class MLSAD(BaseDetector):
     def _noisy(self, batch, generator):
         if self.input_noise == 0:
             return batch
-        noise = torch.randn(batch.shape, generator=generator, device="cpu")
+        noise = normal(batch.shape, generator)
         return batch + self.input_noise * noise.to(batch)
 
     def _weights(self, held_out, fakes):
@@ -477,6 +479,7 @@ class MLSAD(BaseDetector):
 
     # -- scoring ----------------------------------------------------------------------------------
 
+    @plain
     def level_scores(self, X: Images) -> np.ndarray:
         """Anomaly score of each image by each level alone, higher = more anomalous.
 
@@ -492,11 +495,10 @@ class MLSAD(BaseDetector):
             ``level_weights_``, or their distance from those of normal images.
         """
         check_is_fitted(self)
-        with torch.no_grad():
-            found = [
-                self._level_scores(self._prepared(batch))
-                for _, batch in self._checked_batches(self._open(X), "score")
-            ]
+        found = [
+            self._level_scores(self._prepared(batch))
+            for _, batch in self._checked_batches(self._open(X), "score")
+        ]
         return torch.cat(found).cpu().numpy().astype(np.float64)
 
     def _score(self, batch):
@@ -583,7 +585,7 @@ def _centered(batch):
 
 def _elsewhere(places, generator):
     """Random coordinates in the shape of ``places``, all independent."""
-    return (2 * torch.rand(places.shape, generator=generator, device="cpu") - 1).to(places)
+    return (2 * uniform(places.shape, generator) - 1).to(places)
 
 
 def _decay(done):

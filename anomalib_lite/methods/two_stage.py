@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..annotations import Device, Images, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import pool_maps, sliding_windows
 from ..base import BaseDetector
+from ..contexts import plain, seeded
 from ..data.augment import random_windows
 from ..density.heads import check_head, fit_head, folds, head_scores
 from ..nn.layers import mlp
@@ -27,7 +29,7 @@ from ..nn.training import (
     train,
     training_settings,
 )
-from ..runtime import draw_seed, seeded
+from ..runtime import draw_seed
 from ..validation import check_choice, check_count, check_enough, check_finite, check_fraction
 
 _PATCHES_AT_ONCE = 256
@@ -310,7 +312,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator, frozen=False)
         self._check_sizes(self.backbone_.input.seen_size)
-        with seeded(generator, self.device_):
+        with seeded(generator):
             head = mlp(sum(self.backbone_.n_channels), self.hidden, self._n_outputs)
         self._head_ = head.to(self.device_)
         self._scoring_ = _TwoStageScoring(
@@ -330,7 +332,6 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
                 "them with center_crop, or train on patches with patch_level=True."
             )
 
-    @torch.inference_mode(False)
     def _learn(self, batches, n_images, generator):
         images = torch.cat([batch for _, batch in batches])  # (n, 3, h, w)
         check_enough(len(images), 3, "scores of images by classifiers fitted on others")
@@ -344,14 +345,8 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         frozen = self._frozen_modules()
         modules = nn.ModuleList([self.backbone_.module, self._head_])
         samples, held_out = split_off(len(images), self.validation_fraction, generator)
-
-        def loss(index, generator):
-            views, targets = self._training_views(images[index.to(images.device)], generator)
-            embedding = pool_maps(self.backbone_.trainable_maps(views))
-            return self._loss(self._head_(embedding), targets)
-
         self.history_ = train(
-            Objective(loss, modules.parameters()),
+            Objective(partial(self._training_loss, images), modules.parameters()),
             modules,
             samples,
             device=self.device_,
@@ -360,6 +355,11 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
             frozen=frozen,
             **training_settings(self),
         )
+
+    def _training_loss(self, images, index, generator):
+        views, targets = self._training_views(images[index.to(images.device)], generator)
+        embedding = pool_maps(self.backbone_.trainable_maps(views))
+        return self._loss(self._head_(embedding), targets)
 
     def _frozen_modules(self):
         """Modules that stay in eval mode; the weights up to ``train_from`` no longer move."""
@@ -422,6 +422,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
 
     # -- scoring ----------------------------------------------------------------------------------
 
+    @plain
     def transform(self, X: Images) -> np.ndarray:
         """Embed images: the rows that the classifier is fitted on.
 
@@ -443,7 +444,6 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
             embeddings.append(embedded.cpu().numpy())
         return np.concatenate(embeddings)
 
-    @torch.no_grad()
     def _embed(self, batch):
         """(B, D)"""
         pooled = pool_maps(self.backbone_(batch))

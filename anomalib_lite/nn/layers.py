@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import nn
+
+from ..contexts import OnDevice
 
 
 def conv_block(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
@@ -77,7 +78,7 @@ class StoredNetwork(nn.Module):
             raise ValueError(
                 f"{cls.__name__}: expected weights of as many layers as it has, got {n_tensors}."
             )
-        with torch.device("meta"):
+        with OnDevice("meta"):
             network = cls(**arguments)
         network.load_state_dict(state["weights"], assign=True)
         return network.eval().requires_grad_(False)

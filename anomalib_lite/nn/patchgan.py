@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..contexts import plain
+from ..runtime import normal
 from .layers import StoredNetwork
 from .windows import concatenated, pixel_head, window_convolutions
 
@@ -173,9 +175,10 @@ class UNetGenerator(StoredNetwork):
             x = stage(x)
         return x
 
+    @plain
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """Images (n, C, H, W) of standard normal noise drawn from ``generator``, the CPU's."""
-        z = torch.randn(n, *self.shape, generator=generator, device="cpu")
+        z = normal((n, *self.shape), generator)
         z = z.to(self.up[-1][-2].weight.device)
         if self.training:  # BatchNorm needs the whole batch
             return self(z)

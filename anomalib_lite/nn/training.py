@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..runtime import progress, seeded
+from ..contexts import OwnDraws, plain
+from ..runtime import draw_seed, progress
 from ..validation import check_choice, check_count, check_number
+from .draws import may_draw
+from .forecast import Forecast
 
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
@@ -89,6 +93,8 @@ class TrainingOptions:
         epoch it raises in any case.
     verbose : bool, default=False
         Show a progress bar.
+    shortening : sequence of str, default=()
+        What would make the training shorter, such as "fewer epochs", for the warning of a long one.
 
     Raises
     ------
@@ -107,6 +113,7 @@ class TrainingOptions:
     patience: int | None = None
     on_interrupt: str = "raise"
     verbose: bool = False
+    shortening: Sequence[str] = ()
 
     def __post_init__(self):
         if self.epochs is None and self.steps is None:
@@ -180,6 +187,7 @@ def bounded_sum(
     return [a + factor * b for a, b in zip(first, second, strict=True)]
 
 
+@plain
 def train(
     objectives: Objective | Iterable[Objective],
     modules: nn.Module,
@@ -190,6 +198,7 @@ def train(
     held_out: torch.Tensor | None = None,
     or_first: bool = False,
     frozen: Iterable[nn.Module] = (),
+    share: float | None = 1.0,
     **options: Any,
 ) -> list[dict[str, float]]:
     """Minimize objectives by gradient descent.
@@ -210,8 +219,8 @@ def train(
     device : torch.device
         On CUDA the losses run under autocast (float16, gradients scaled).
     generator : torch.Generator
-        The CPU's: draws the order, and whatever a loss draws. It seeds torch's global generators,
-        which dropout draws from; they are restored afterwards.
+        The CPU's: draws the order, and whatever a loss draws. What takes no generator, such as
+        dropout, draws from others that it seeds; PyTorch's global ones are left alone.
     held_out : torch.Tensor or None, default=None
         Indices of samples that are not trained on; may be empty. Their loss, with the same random
         draws each time, is computed in eval mode after each epoch. Training ends with the weights
@@ -220,6 +229,9 @@ def train(
         Whether those may be the initial weights, too.
     frozen : iterable of nn.Module, default=()
         Modules that stay in eval mode, such as BatchNorm layers with trusted statistics.
+    share : float or None, default=1.0
+        About which share of a fit this training is; None if an earlier one has spoken for it. A fit
+        that is going to take more than ten minutes is warned of after a few steps.
     **options
         Fields of :class:`TrainingOptions`: ``epochs`` or ``steps``, ``batch_size``, ``optimizer``,
         ``learning_rate``, and so on.
@@ -254,9 +266,16 @@ def train(
     held_out_loss = None
     if held_out is not None and len(held_out):
         held_out_loss = _HeldOutLoss(objectives[0], modules, held_out, settings.batch_size)
-    loop = _Loop(workers, modules, samples, settings, generator, held_out_loss, list(frozen))
+    shortening = [*settings.shortening, *["a GPU (device='cuda')"] * (device.type == "cpu")]
+    forecast = Forecast(settings.n_steps(len(samples)), share, shortening)
+    loop = _Loop(
+        workers, modules, samples, settings, generator, held_out_loss, list(frozen), forecast
+    )
+    own_draws = OwnDraws(draw_seed(generator))
+    if not may_draw(modules, [function for worker in workers for function in worker.functions]):
+        own_draws = nullcontext()
     try:
-        with torch.enable_grad(), seeded(generator, device):
+        with torch.enable_grad(), own_draws:
             loop.run(or_first=or_first)
     except KeyboardInterrupt:
         if settings.on_interrupt == "raise" or not loop.history:
@@ -269,10 +288,13 @@ def train(
 class _Loop:
     """Epochs over the samples; keeps the history and the best weights."""
 
-    def __init__(self, workers, modules, samples, settings, generator, held_out_loss, frozen):
+    def __init__(
+        self, workers, modules, samples, settings, generator, held_out_loss, frozen, forecast
+    ):
         self._workers, self._modules, self._samples = workers, modules, samples
         self._settings, self._generator = settings, generator
         self._held_out_loss, self._frozen = held_out_loss, frozen
+        self._forecast = forecast
         keep_last = held_out_loss is None and settings.on_interrupt == "finish"
         self.best = _Best(modules, keep_last=keep_last)
         self.history = []
@@ -301,6 +323,7 @@ class _Loop:
             for worker in self._workers:
                 worker.step(index, self._generator, factor)
             self._n_done += 1
+            self._forecast.step()
             bar.update()
 
     def _batches(self):
@@ -331,15 +354,21 @@ class _Worker:
         self.name, self._objective = objective.name, objective
         self._clip_norm, self._device = settings.clip_norm, device
         self._parameters = [p for p in objective.parameters if p.requires_grad]
-        own, make = objective.learning_rate, objective.optimizer or settings.optimizer
-        self._base_rate = settings.learning_rate if own is None else own
+        rate, make = objective.learning_rate, objective.optimizer
+        self._base_rate = settings.learning_rate if rate is None else rate
+        make = settings.optimizer if make is None else make
         make = OPTIMIZERS[make] if isinstance(make, str) else make
-        with torch.device("cpu"):  # where Adagrad keeps its count of steps
-            self._optimizer = make(
-                self._parameters, lr=self._base_rate, weight_decay=settings.weight_decay
-            )
+        self._optimizer = make(
+            self._parameters, lr=self._base_rate, weight_decay=settings.weight_decay
+        )
         self._scaler = torch.amp.GradScaler("cuda", enabled=device.type == "cuda")
         self._sum, self._count = 0, 0
+
+    @property
+    def functions(self):
+        """What runs in a step of it, besides the networks."""
+        both = self._objective.loss, self._objective.watched
+        return [*(loss for loss in both if loss is not None), self._optimizer]
 
     @property
     def learning_rate(self):
@@ -356,8 +385,7 @@ class _Worker:
         if self._clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        with torch.device("cpu"):  # where Adam keeps its own
-            self._scaler.step(self._optimizer)
+        self._scaler.step(self._optimizer)
         self._scaler.update()
         self._sum = self._sum + loss.detach() * len(index)
         self._count += len(index)
@@ -392,7 +420,8 @@ class _HeldOutLoss:
     """The mean loss of held-out samples, always with the same random draws."""
 
     def __init__(self, objective, modules, held_out, batch_size):
-        self._loss, self._modules = objective.watched or objective.loss, modules
+        self._loss = objective.loss if objective.watched is None else objective.watched
+        self._modules = modules
         self._batches = held_out.tensor_split(-(-len(held_out) // batch_size))
 
     @torch.no_grad()
@@ -444,10 +473,26 @@ def training_settings(estimator: object) -> dict[str, Any]:
     --------
     >>> from types import SimpleNamespace
     >>> training_settings(SimpleNamespace(epochs=3, train_batch_size=8, image_size=64))
-    {'epochs': 3, 'batch_size': 8}
+    {'epochs': 3, 'batch_size': 8, 'shortening': ['fewer epochs', 'a smaller image_size']}
     """
     given = vars(estimator)
-    return {option: given[name] for option, name in _PARAMETERS.items() if name in given}
+    settings = {option: given[name] for option, name in _PARAMETERS.items() if name in given}
+    return settings | {"shortening": _shortening(given)}
+
+
+def _shortening(given):
+    """What would make the training of an estimator with these parameters shorter."""
+    by_steps = given.get("train_steps") is not None
+    is_large = given.get("weights") == "random" and given.get("backbone") != "convnet"
+    ways = {
+        "epochs": not by_steps and "fewer epochs",
+        "train_steps": by_steps and "fewer train_steps",
+        "image_size": "a smaller image_size",
+        "levels": "fewer levels",
+        "width": "a smaller width",
+        "train_from": "a later train_from" if not is_large else "backbone='convnet'",
+    }
+    return [way for name, way in ways.items() if way and name in given]
 
 
 def check_training(estimator: object) -> None:

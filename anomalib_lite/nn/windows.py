@@ -25,7 +25,7 @@ def coordinate_maps(size: Sequence[int], device: torch.device | str | None = Non
     >>> coordinate_maps((2, 3)).tolist()[1]
     [[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]]
     """
-    axes = [torch.linspace(-1, 1, side, device=device) for side in size]
+    axes = [torch.linspace(-1, 1, side, device=device, dtype=torch.float32) for side in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 

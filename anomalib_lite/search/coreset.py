@@ -18,7 +18,8 @@ from sklearn.base import BaseEstimator
 from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
 from ..annotations import RandomState
-from ..runtime import exact_dtype, make_generator, progress
+from ..contexts import plain
+from ..runtime import check_has_values, exact_dtype, make_generator, normal, progress
 from .codes import MAX_COMPONENTS, PrincipalCodes
 from .nearest import NearestRows, squared_distance
 
@@ -27,6 +28,7 @@ _BLOCK = 1024  # rows of one matrix product
 _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
 
+@plain
 def greedy_coreset(
     rows: torch.Tensor, n_keep: int, *, start: int = 0, verbose: bool = False
 ) -> tuple[torch.Tensor, float]:
@@ -221,6 +223,7 @@ def coreset_row_bytes(n_features: int) -> int:
     return 5 * (n_features + code + gap + seen)
 
 
+@plain
 def select_coreset(
     rows: torch.Tensor,
     coreset: float,
@@ -260,7 +263,7 @@ def select_coreset(
         projection = length if 2 * length <= n_features else None
     if projection is None or projection >= n_features:
         return greedy_coreset(rows, n_keep, start=start, verbose=verbose)
-    matrix = torch.randn(n_features, projection, generator=generator, device="cpu")
+    matrix = normal((n_features, projection), generator)
     projected = rows @ matrix.div_(projection**0.5).to(rows.device)
     indices, _ = greedy_coreset(projected, n_keep, start=start, verbose=verbose)
     distance, _ = NearestRows.from_rows(rows[indices]).query(rows)
@@ -356,9 +359,11 @@ class GreedyCoreset(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @plain
     def fit(self, X: ArrayLike | torch.Tensor, y: object = None) -> Self:
         """Select rows of ``X`` (n_samples, n_features)."""
         coreset_size(self.coreset, 1)
+        check_has_values(X)
         rows = X if isinstance(X, torch.Tensor) else torch.tensor(np.asarray(X, np.float32))
         if rows.ndim != 2 or len(rows) == 0:
             raise ValueError(f"X: expected rows (n_samples, n_features), got {tuple(rows.shape)}.")

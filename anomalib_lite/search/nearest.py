@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 
+from ..contexts import plain
 from ..runtime import check_tensor, exact_dtype, make_generator
 from .codes import PrincipalCodes
 
@@ -137,6 +138,7 @@ class NearestRows:
         self._codes[: self.n_stored] = codes[: self.n_stored]
 
     @classmethod
+    @plain
     def from_rows(cls, rows: torch.Tensor, sample: torch.Tensor | None = None) -> Self:
         """An index of ``rows`` (N, D), made to be searched for rows like those of ``sample``.
 
@@ -175,6 +177,7 @@ class NearestRows:
 
     # -- searches ---------------------------------------------------------------------------------
 
+    @plain
     def query(
         self,
         rows: torch.Tensor,
@@ -204,6 +207,7 @@ class NearestRows:
         self._tighten_all(all_rows, rows, codes, nearest, index, exclude=exclude, ranges=ranges)
         return nearest.sqrt_(), index
 
+    @plain
     def farthest(
         self, rows: torch.Tensor, n: int, *, exclude: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -251,6 +255,7 @@ class NearestRows:
         found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
         return found, nearest[found].sqrt_(), index[found]
 
+    @plain
     def k_nearest(
         self, rows: torch.Tensor, k: int, *, exclude: torch.Tensor | None = None
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -266,6 +266,19 @@ def test_layers_of_a_module_are_its_submodules(layers, finest_first):
     assert_close(backbone(batch()), [plain[name] for name in finest_first], 1e-5)
 
 
+def test_a_module_is_read_in_float32_wherever_it_was_made():
+    expected = Backbone(Trunk("map").eval(), image_size=SIZE)(batch())
+    with torch.inference_mode():
+        made = Trunk("map").eval()
+    for module in (made, Trunk("map").eval().double(), Trunk("map").eval().requires_grad_(True)):
+        assert_close(Backbone(module, image_size=SIZE)(batch()), expected, 0)
+
+
+def test_a_module_without_values_is_refused():
+    with pytest.raises(ValueError, match=r"expected a Trunk with weights, .* meta device"):
+        Backbone(Trunk("map").to("meta"), image_size=SIZE)
+
+
 def test_repeated_calls_of_a_module_leave_no_hooks_behind():
     backbone = Backbone(Trunk(), layers=["body"], image_size=SIZE)
     first = backbone(batch())[0]

@@ -1130,3 +1130,22 @@ def test_p_values_equal_those_of_nonconform():
             -detector.score_samples(x), -detector.calibration_scores_
         )
         np.testing.assert_array_equal(detector.p_values(x), expected)
+
+
+# -- random detectors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["split", "cv"])
+@pytest.mark.parametrize(
+    "inner", [IsolationForest(n_estimators=3), make_pipeline(StandardScaler(), OneClassSVM())]
+)
+def test_one_seed_seeds_what_is_inside_too_and_leaves_numpy_alone(method, inner):
+    before = np.random.get_state()[1:3]  # noqa: NPY002
+    first, second = (
+        ConformalDetector(inner, method=method, random_state=0).fit(numbers(40)) for _ in range(2)
+    )
+    after = np.random.get_state()[1:3]  # noqa: NPY002
+    np.testing.assert_array_equal(first.p_values(numbers(9)), second.p_values(numbers(9)))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert before[1] == after[1]
+    assert "random_state=" not in repr(first.detector)

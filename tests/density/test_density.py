@@ -4,16 +4,19 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.covariance import ledoit_wolf
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from snapshots import snapshot
 
 import anomalib_lite
 from anomalib_lite.density import (
     GaussianDensity,
     GaussianStatistics,
+    NCEDensity,
     leave_one_out_squares,
     shrunk_gaussian,
     squared_mahalanobis,
     whiteners,
 )
+from anomalib_lite.search import GreedyCoreset
 
 # -- statistics -----------------------------------------------------------------------------------
 
@@ -167,6 +170,24 @@ def test_scores_are_scipys_log_density(n, d):
 def test_rows_that_are_all_the_same_are_refused(rows):
     with pytest.raises(ValueError, match="5 rows vary too little"):
         GaussianDensity().fit(rows)
+
+
+def test_a_failed_fit_changes_nothing():
+    density = GaussianDensity().fit(draws()[0].numpy())
+    before = snapshot(density)
+    with pytest.raises(ValueError, match="vary too little"):
+        density.fit(np.ones((5, 2)))
+    assert snapshot(density) == before
+
+
+@pytest.mark.parametrize("estimator", [GaussianDensity(), NCEDensity(epochs=1), GreedyCoreset(2)])
+def test_tables_without_values_are_refused(estimator):
+    table = torch.ones(9, 2, device="meta")
+    with pytest.raises(ValueError, match=r"X: .* on the meta device, which holds none"):
+        estimator.fit(table)
+    if hasattr(estimator, "score_samples"):
+        with pytest.raises(ValueError, match=r"X: .* on the meta device"):
+            estimator.fit(draws()[0].numpy()).score_samples(table)
 
 
 def test_density_can_be_saved(tmp_path):

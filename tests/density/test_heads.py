@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from sklearn.covariance import EllipticEnvelope
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import KernelDensity, LocalOutlierFactor, NearestNeighbors
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
@@ -88,6 +90,22 @@ def test_random_classifiers_are_seeded_unless_they_have_a_seed():
     forest = IsolationForest(n_estimators=1)
     assert fit_head(forest, ROWS, 7).random_state == 7
     assert fit_head(forest.set_params(random_state=3), ROWS, 7).random_state == 3
+
+
+def test_steps_of_a_classifier_are_seeded():
+    head = make_pipeline(PCA(2), IsolationForest(n_estimators=1))
+    fitted = fit_head(head, ROWS, 7)
+    assert [step.random_state for _, step in fitted.steps] == [7, 7]
+    assert head[1].random_state is None
+
+
+@pytest.mark.parametrize("classifier", ["gaussian", "kde", "knn", "ocsvm", OneClassSVM()], ids=str)
+def test_the_global_generator_of_numpy_is_left_alone(classifier):
+    before = np.random.get_state()[1:3]  # noqa: NPY002
+    held_out_scores(classifier, ROWS, 0)
+    after = np.random.get_state()[1:3]  # noqa: NPY002
+    np.testing.assert_array_equal(before[0], after[0])
+    assert before[1] == after[1]
 
 
 @pytest.mark.parametrize(

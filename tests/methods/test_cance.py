@@ -326,6 +326,11 @@ def test_default_architecture(kind, X, latent_dim, cls, arguments):
     assert network.arguments == expected
 
 
+def test_no_hidden_layers_are_not_taken_for_the_default():
+    network = CANCE(hidden=(), epochs=1, decoder_epochs=0, n_folds=2, score_type="error").fit(ROWS)
+    assert network.autoencoder_.arguments["hidden"] == []
+
+
 @pytest.mark.parametrize(
     ("shape", "asked", "latent_dim"),
     [((300, 200), None, 128), ((20, 40), None, 10), ((20, 6), 9, 6), ((8, 40), 9, 7)],
@@ -657,6 +662,11 @@ def test_composites_feed_a_classic_outlier_detector():
 
 
 # -- parameters -----------------------------------------------------------------------------------
+
+
+def test_an_image_size_of_zero_is_not_taken_for_the_default():
+    with pytest.raises(ValueError, match="image_size: expected a positive int"):
+        small(image_size=0).fit(NORMAL)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from anomalib_lite.backbones import Backbone
+from anomalib_lite.contexts import seeded
 from anomalib_lite.density import LogitMLP
 from anomalib_lite.nn import (
     BatchDeviation,
@@ -23,7 +24,6 @@ from anomalib_lite.nn import (
     reconstruction_errors,
 )
 from anomalib_lite.nn.windows import KERNELS, PatchDetector, coordinate_maps
-from anomalib_lite.runtime import seeded
 
 SIZE = 32
 

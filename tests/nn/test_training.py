@@ -1,14 +1,28 @@
 """The gradient loop: what it lowers, what it leaves alone, and how it ends."""
 
 import math
+import warnings
+from functools import partial
 from itertools import chain
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from anomalib_lite.nn import Objective, bounded_sum, split_off, train, training, training_settings
+from anomalib_lite.contexts import OwnDraws
+from anomalib_lite.nn import (
+    Objective,
+    bounded_sum,
+    forecast,
+    mlp,
+    split_off,
+    train,
+    training,
+    training_settings,
+)
+from anomalib_lite.nn.draws import may_draw
 
 CPU = torch.device("cpu")
 N = 40
@@ -262,6 +276,7 @@ def test_settings_of_an_estimator_are_options_by_other_names():
         "epochs": 3, "steps": None, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.1,
         "weight_decay": 0.2, "schedule": "constant", "clip_norm": 0.3, "patience": 4,
         "on_interrupt": "finish", "verbose": True,
+        "shortening": ["fewer epochs", "a smaller image_size"],
     }  # fmt: skip
     training.TrainingOptions(**training_settings(estimator))
 
@@ -653,6 +668,163 @@ def test_frozen_layers_stay_in_eval_mode_after_held_out_losses():
     network = nn.Sequential(layer(), nn.BatchNorm1d(1))
     run(regression(network), network, frozen=[network[1]], held_out=torch.arange(4))
     assert int(network[1].num_batches_tracked) == 0
+
+
+class Watched(OwnDraws):
+    """Counts the operations that pass through it."""
+
+    n_seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        Watched.n_seen += 1
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def watched_run(monkeypatch, network, **options):
+    """Whether the operations of a training pass through our own draws."""
+    Watched.n_seen = 0
+    monkeypatch.setattr(training, "OwnDraws", Watched)
+    objective = Objective(partial(mean_output, network), network.parameters())
+    run(objective, network, **options)
+    return Watched.n_seen > 0
+
+
+def mean_output(network, index, _generator):
+    return network(X[index]).mean()
+
+
+mean_output.__module__ = "anomalib_lite.nn"  # as a loss of this package
+
+
+def hooked(network):
+    network.register_forward_hook(lambda module, inputs, output: output + torch.rand(1))
+    return network
+
+
+class Own(nn.Linear):
+    """A layer that somebody else wrote."""
+
+
+DRAWING = {
+    "dropout": nn.Sequential(nn.Linear(3, 1), nn.Dropout()),
+    "no dropout": nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.0)),  # which could be raised
+    "unknown": Own(3, 1),
+    "unknown inside": nn.Sequential(nn.Linear(3, 3), nn.ReLU(), Own(3, 1)),
+    "hook": hooked(nn.Linear(3, 1)),
+    "random slope": nn.RReLU(),
+}
+
+
+@pytest.mark.parametrize("network", DRAWING.values(), ids=DRAWING)
+def test_what_might_draw_is_given_generators(network, monkeypatch):
+    network = nn.Sequential(nn.Linear(3, 3), network)
+    assert watched_run(monkeypatch, network)
+
+
+def test_what_is_known_to_draw_nothing_is_left_alone(monkeypatch):
+    network = nn.Sequential(mlp(3, (4,), 3), spectral_norm(nn.Linear(3, 1)))
+    for optimizer in ("sgd", "adam", "adamw", torch.optim.RAdam):
+        assert not watched_run(monkeypatch, network, optimizer=optimizer)
+
+
+def test_a_loss_and_an_optimizer_of_somebody_else_might_draw(monkeypatch):
+    class Noisy(torch.optim.SGD):
+        def step(self, *arguments):
+            self.param_groups[0]["params"][0].grad += torch.rand(1)
+            super().step(*arguments)
+
+    assert watched_run(monkeypatch, nn.Linear(3, 1), optimizer=Noisy)
+    monkeypatch.setattr(mean_output, "__module__", "elsewhere")
+    assert watched_run(monkeypatch, nn.Linear(3, 1))
+
+
+def test_who_inherits_a_loss_of_ours_might_draw():
+    class Ours:
+        def loss(self, index, generator):
+            pass
+
+    Ours.__module__ = "anomalib_lite.methods"
+
+    class Theirs(Ours):
+        pass
+
+    network = nn.Linear(3, 1)
+    assert not may_draw(network, [Ours().loss, partial(partial(Ours().loss, 1), 2)])
+    assert may_draw(network, [partial(Theirs().loss, 1)])
+
+
+# -- how long it will take ------------------------------------------------------------------------
+
+
+def clock(monkeypatch, durations):
+    """Make steps of a training take so many seconds, the last of them again and again."""
+    durations, now = list(durations), [0.0]
+
+    def monotonic():
+        now[0] += durations.pop(0) if len(durations) > 1 else durations[0]
+        return now[0]
+
+    monkeypatch.setattr(forecast.time, "monotonic", monotonic)
+
+
+def told(n_steps, **options):
+    """What a training of so many steps warns of; it ends after a few epochs."""
+    network, n_done = layer(), []
+
+    def loss(index, _generator):
+        n_done.append(index)
+        if len(n_done) > 24:
+            raise KeyboardInterrupt
+        return network(X[index]).mean()
+
+    objective = Objective(loss, network.parameters())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(objective, network, on_interrupt="finish", steps=n_steps, **options)
+    assert all(each.category is UserWarning for each in caught)
+    return [str(each.message) for each in caught]
+
+
+def test_a_long_training_says_what_it_will_cost(monkeypatch):
+    clock(monkeypatch, [99, 1.5])
+    (text,) = told(10_000, shortening=["fewer epochs", "a smaller image_size"])
+    assert "this fit will take about 4 h more: 10000 training steps of about 1.5 s each. " in text
+    assert "with fewer epochs or a smaller image_size or a GPU (device='cuda')." in text
+
+
+@pytest.mark.parametrize(("n_steps", "long"), [(590, False), (610, True)])
+def test_ten_minutes_are_long(monkeypatch, n_steps, long):
+    clock(monkeypatch, [1.0])
+    assert bool(told(n_steps)) is long
+
+
+def test_the_first_step_and_one_that_halts_do_not_count(monkeypatch):
+    clock(monkeypatch, [500, 0.01, 0.01, 300, 0.01, 0.01])
+    assert told(10_000) == []
+    clock(monkeypatch, [500, 60, 1.0, 1.0])  # the first two are enough seconds already
+    assert "of about 1 s each" in told(10_000)[0]
+
+
+@pytest.mark.parametrize(("seconds", "n_steps"), [(30.0, 3), (7.0, 4), (2.0, 6)])
+def test_slow_steps_are_told_of_sooner(monkeypatch, seconds, n_steps):
+    clock(monkeypatch, [seconds])
+    seen = forecast.Forecast(1000, 1.0, [])
+    for _ in range(n_steps - 1):
+        seen.step()
+    with pytest.warns(UserWarning, match="this fit will take about"):
+        seen.step()
+    seen.step()  # once is enough
+
+
+def test_a_share_of_a_fit_speaks_for_all_of_it(monkeypatch):
+    clock(monkeypatch, [1.0])
+    (text,) = told(300, share=0.25)
+    assert "about 20 min more: 300 training steps of about 1 s each, and after these, 25%" in text
+    assert told(10_000, share=None) == []
+
+
+def test_a_short_training_says_nothing():
+    assert told(24) == []
 
 
 # -- where it runs --------------------------------------------------------------------------------

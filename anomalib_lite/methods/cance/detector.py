@@ -12,6 +12,7 @@ from torch import nn
 from ...annotations import Device, Path, RandomState, Size
 from ...backbones.backbone import DTYPES, ENGINES, Backbone
 from ...base import BaseDetector
+from ...contexts import plain
 from ...data.inputs import NetworkInput
 from ...density.nce import NCEDensity
 from ...nn.autoencoders import Autoencoder
@@ -316,11 +317,11 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
 
     def _build(self, generator):
         if not self._uses_backbone:
-            return NetworkInput.raw(self.image_size or _IMAGE_SIZE, self.center_crop)
+            size = _IMAGE_SIZE if self.image_size is None else self.image_size
+            return NetworkInput.raw(size, self.center_crop)
         self.backbone_ = Backbone.for_estimator(self, generator)
         return self.backbone_.input
 
-    @torch.inference_mode(False)
     def _learn(self, batches, n_images, generator):
         if self._uses_backbone:
             model, learned = learn_feature_maps(self, self.backbone_, batches, n_images, generator)
@@ -347,7 +348,7 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         takes_maps = isinstance(self.model_, FeatureMapModel)
         return self.backbone_.trainable_maps(batch) if takes_maps else batch
 
-    @torch.no_grad()
+    @plain
     def transform(self, X: ImagesOrTable) -> np.ndarray:
         """Composite features: code, squared error and cosine dissimilarity.
 

@@ -55,7 +55,6 @@ class PixelModel:
         grids = errors * self._error_weights(composites)[:, None, None]
         return self.composite.score_composites(composites), grids
 
-    @torch.inference_mode(False)
     def _error_weights(self, composites):
         """Slope (B,) of the score along the squared error, at least 1 a standard deviation."""
         if self.composite.score_type != "composite":

@@ -8,10 +8,11 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import KFold
 
+from ...contexts import seeded
 from ...density.nce import NCEDensity
 from ...nn.autoencoders import Autoencoder, ConvAutoencoder, LinearAutoencoder, MLPAutoencoder
 from ...nn.training import Objective, split_off, train, training_settings
-from ...runtime import draw_seed, seeded
+from ...runtime import draw_seed, normal
 from ...validation import check_enough
 from .composites import CompositeModel, composite_features, scored_part
 
@@ -61,7 +62,7 @@ class CompositeLearner:
     def learn(self, x: torch.Tensor) -> Learned:
         """Fit a model on inputs (n, ...), and score each input by a model fitted without it."""
         check_enough(len(x), 4, "scores of inputs by detectors fitted on others")
-        autoencoder, history = self._fit_autoencoder(x)
+        autoencoder, history = self._fit_autoencoder(x, is_first=True)
         composites = _composites(autoencoder, x)
         if self._params.cross_fit:
             anomaly_scores = self._cross_fit(x, autoencoder, composites)
@@ -116,8 +117,8 @@ class CompositeLearner:
 
     # -- the autoencoder --------------------------------------------------------------------------
 
-    def _fit_autoencoder(self, x):
-        """(autoencoder of inputs (n, ...), history)"""
+    def _fit_autoencoder(self, x, *, is_first=False):
+        """(autoencoder of inputs (n, ...), history); the first one is taken to forecast all."""
         params = self._params
         latent_dim = self._latent_dim(x)
         if not _is_trained(params):
@@ -127,7 +128,12 @@ class CompositeLearner:
         losses = ReconstructionLosses(
             network, x, input_noise=params.input_noise, cov_weight=params.cov_weight
         )
-        history = self._train(Objective(losses.regularized, network.parameters()), network, split)
+        history = self._train(
+            Objective(losses.regularized, network.parameters()),
+            network,
+            split,
+            share=self._share_of_first(len(x)) if is_first else None,
+        )
         if params.decoder_epochs:
             history += self._train(
                 Objective(losses.error, network.decoder.parameters()),
@@ -135,8 +141,15 @@ class CompositeLearner:
                 split,
                 epochs=params.decoder_epochs,
                 frozen=(network.encoder,),
+                share=None,
             )
         return network.requires_grad_(False), history
+
+    def _share_of_first(self, n):
+        """Share of the first training in those of n inputs and of all folds' other inputs."""
+        params = self._params
+        n_folds = min(params.n_folds, n)  # each leaves out 1 / n_folds: n_folds - 1 inputs' worth
+        return params.epochs / (params.epochs + params.decoder_epochs) / n_folds
 
     def _latent_dim(self, x):
         """As asked for, or fitting the inputs (n, ...)."""
@@ -147,11 +160,13 @@ class CompositeLearner:
 
     def _new_autoencoder(self, x, latent_dim):
         params, is_image = self._params, x.ndim == 4
-        with torch.device("cpu"), seeded(self._generator, x.device):
+        with seeded(self._generator):
             if is_image and params.backbone == "autoencoder":
                 network = ConvAutoencoder(x.shape[1:], latent_dim, params.widths)
             else:
-                hidden = params.hidden or ((256, 64) if is_image else (64, 32))
+                hidden = params.hidden
+                if hidden is None:
+                    hidden = (256, 64) if is_image else (64, 32)
                 network = MLPAutoencoder(x.shape[1:], latent_dim, hidden)
         return network.to(x.device, x.dtype)
 
@@ -203,7 +218,7 @@ class ReconstructionLosses:
         """(codes, mean squared error)"""
         batch = given = self._x[index.to(self._x.device)]
         if self._network.training and self._input_noise:
-            noise = torch.randn(batch.shape, generator=generator, device="cpu")
+            noise = normal(batch.shape, generator)
             given = batch + self._input_noise * noise.to(batch)
         z, back = self._network(given)
         return z, (back - batch).square().mean()

@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ...annotations import Images, Size
 from ...base import InspectedImage, Inspection
+from ...contexts import plain
 from ...data.images import is_table
-from ...runtime import exact_dtype, make_generator, twin_of
+from ...runtime import check_has_values, exact_dtype, make_generator, twin_of
 from .composites import CompositeModel
 from .learning import CompositeLearner
 
@@ -55,7 +56,8 @@ class TableModel:
 
 def scaled(scaler: StandardScaler, table: np.ndarray, device: torch.device) -> torch.Tensor:
     """Scaled rows (n, n_features), float64 where the device has it."""
-    return torch.from_numpy(scaler.transform(table)).to(device, exact_dtype(device))
+    rows = np.array(scaler.transform(table))  # scikit-learn may be told to make a DataFrame
+    return torch.from_numpy(rows).to(device, exact_dtype(device))
 
 
 class TableMixin:
@@ -67,14 +69,13 @@ class TableMixin:
         else:
             super()._fit_images(X)
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def _fit_table(self, X):
         if self._uses_backbone:
             raise ValueError(
                 "backbone: a backbone reads images, and X is a table. Expected 'autoencoder', "
                 f"'mlp' or 'pca', got {self.backbone!r}."
             )
+        check_has_values(X)
         table = validate_data(self, X, dtype=np.float64, order="C")  # sums depend on the order
         self.input_ = self.value_range_ = None
         self.n_images_ = len(table)
@@ -89,8 +90,10 @@ class TableMixin:
         check_is_fitted(self)
         if not isinstance(self.model_, TableModel):
             return None
+        check_has_values(X)
         return validate_data(self, X, dtype=np.float64, order="C", reset=False)
 
+    @plain
     def inspect(
         self, X: ImagesOrTable, *, maps: bool | str | Size = True, on_error: str = "raise"
     ) -> Inspection:
@@ -115,7 +118,6 @@ class TableMixin:
             return super().inspect(X, maps=maps, on_error=on_error)
         return twin_of(self)._inspect_table(table, maps)
 
-    @torch.no_grad()
     def _inspect_table(self, table, maps):
         scores = -self.model_.score(table).cpu().numpy().astype(np.float64)
         errors = None if maps is False else self.model_.column_errors(table).cpu().numpy()

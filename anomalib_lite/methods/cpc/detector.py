@@ -12,10 +12,10 @@ from torch import nn
 from ...annotations import Device, Path, RandomState, Size
 from ...backbones import Backbone
 from ...base import BaseDetector
+from ...contexts import seeded
 from ...data import NetworkInput, is_gray
 from ...nn.autoencoders import LinearAutoencoder
 from ...nn.training import Objective, check_training, split_off, train, training_settings
-from ...runtime import seeded
 from ...validation import (
     check_count,
     check_enough,
@@ -369,7 +369,6 @@ class CPC(BaseDetector):
 
     # -- learning ---------------------------------------------------------------------------------
 
-    @torch.inference_mode(False)
     def _learn(self, batches, n_images, generator):
         self.whitening_ = None
         images, features = self._read(batches)
@@ -420,7 +419,7 @@ class CPC(BaseDetector):
     def _make_encoders(self, generator):
         encoders = []
         for _ in self._scoring_.groups:
-            with torch.device("cpu"), seeded(generator, self.device_):
+            with seeded(generator):
                 encoder = make_encoder(
                     self.backbone,
                     self._scoring_.n_channels,
@@ -466,6 +465,7 @@ class CPC(BaseDetector):
                     device=self.device_,
                     generator=generator,
                     held_out=held_out,
+                    share=None if self.history_ else 1 / len(self._scoring_.groups),
                     **training_settings(self),
                 )
             )
@@ -482,7 +482,7 @@ class CPC(BaseDetector):
         for direction in self._scoring_.directions:
             possible = max_prediction_steps(self._layout_.tile_shape, direction)
             n_steps = min(self.prediction_steps, possible)
-            with torch.device("cpu"), seeded(generator, self.device_):
+            with seeded(generator):
                 layer = nn.Linear(dim, n_steps * dim, bias=False)
             layers[direction] = layer.to(self.device_)
         return layers
