@@ -446,8 +446,15 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             yield images, batch
 
     def _distinct(self) -> np.ndarray:
-        """A number (n_images_,) for each image learned from, the same for copies of one image."""
-        return np.unique(self._digests_, return_inverse=True)[1]
+        """For each image learned from (n_images_,) which distinct image it is, 0, 1, 2, ..."""
+        _, first, which = np.unique(self._digests_, return_index=True, return_inverse=True)
+        return first.argsort().argsort()[which]
+
+    def _without_copies(self, learned: torch.Tensor, aside: torch.Tensor) -> torch.Tensor:
+        """Indices of images to learn from, less copies of those that are kept aside."""
+        distinct = self._distinct()
+        is_copy = np.isin(distinct[learned.numpy()], distinct[aside.numpy()])
+        return learned if is_copy.all() else learned[torch.from_numpy(~is_copy)]
 
     def _keep_examples(self, notes):
         """Keep grids (n, rows, columns) of some normal images, from which map levels are read."""
@@ -955,8 +962,8 @@ class _Notes:
             n, shown = len(self._copies), ", ".join(self._copies[:3])
             warn_user(
                 f"{n} of {self._n} images {'is a copy' if n == 1 else 'are copies'}: "
-                f"{shown}{', ...' if n > 3 else ''}. Copies vouch for each other, so that the "
-                "threshold may let more false alarms pass than asked. Leave them out."
+                f"{shown}{', ...' if n > 3 else ''}. They tell nothing new, and fewer images stand "
+                "behind the threshold than it seems. Leave them out."
             )
 
 

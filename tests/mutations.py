@@ -326,7 +326,7 @@ MUTATIONS = [
     ),
     Mutation(
         "methods/padim.py",
-        "return leave_one_out_squares(squares, count).sqrt()",
+        "return leave_one_out_squares(squares, self.statistics_.count, copies).sqrt()",
         "return squares.sqrt()",
         "methods/test_padim.py",
     ),

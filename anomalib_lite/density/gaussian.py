@@ -149,13 +149,28 @@ def squared_mahalanobis(
     return torch.bmm(centered, whitener).square_().sum(2).T
 
 
-def leave_one_out_squares(squares: torch.Tensor, count: int) -> torch.Tensor:
-    """Squared Mahalanobis distances of rows from the Gaussian of the ``count - 1`` others.
+def leave_one_out_squares(
+    squares: torch.Tensor, count: int, copies: int | torch.Tensor = 1
+) -> torch.Tensor:
+    """Squared Mahalanobis distances of rows from the Gaussian of the others.
 
-    ``squares`` are those from the Gaussian of all ``count`` rows.
+    Parameters
+    ----------
+    squares : torch.Tensor
+        Those from the Gaussian of all ``count`` rows.
+    count : int
+    copies : int or torch.Tensor, default=1
+        How often a row is there: all of its copies are left out.
+
+    Returns
+    -------
+    squares : torch.Tensor
+        NaN where fewer than two others are left.
     """
-    fraction = count * squares / (count - 1) ** 2  # of the scatter along the row: its own part
-    return count**2 * (count - 2) / (count - 1) ** 3 * squares / (1 - fraction)
+    others = count - copies
+    fraction = count * copies * squares / ((count - 1) * others)  # of the scatter, along the row
+    found = count**2 * (others - 1) / ((count - 1) * others**2) * squares / (1 - fraction)
+    return torch.where(torch.as_tensor(others > 1, device=squares.device), found, torch.nan)
 
 
 def shrunk_gaussian(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -75,20 +75,43 @@ def head_scores(head: BaseEstimator, rows: np.ndarray) -> np.ndarray:
     return distance.mean(1)
 
 
-def folds(n: int, seed: int, n_folds: int = 5) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows to fit on, rows held out) of n rows for each of ``n_folds`` folds, n at most."""
-    return KFold(min(n_folds, n), shuffle=True, random_state=seed).split(np.empty(n))
+def folds(
+    groups: np.ndarray, seed: int, n_folds: int = 5
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows to fit on, rows held out) for each of ``n_folds`` folds, or one a group.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n,)
+        0 to n_groups - 1: rows of a group, copies of an image, are in one fold.
+    seed : int
+    n_folds : int, default=5
+
+    Examples
+    --------
+    >>> [held_out.tolist() for _, held_out in folds(np.array([0, 1, 2, 0]), 0, n_folds=3)]
+    [[2], [1], [0, 3]]
+    """
+    n_groups = groups.max() + 1
+    splits = KFold(min(n_folds, n_groups), shuffle=True, random_state=seed)
+    for _, held_out in splits.split(np.empty(n_groups)):
+        is_held_out = np.isin(groups, held_out)
+        yield np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def held_out_scores(
-    classifier: str | BaseEstimator, rows: np.ndarray, seed: int, n_folds: int = 5
+    classifier: str | BaseEstimator,
+    rows: np.ndarray,
+    groups: np.ndarray,
+    seed: int,
+    n_folds: int = 5,
 ) -> np.ndarray:
     """Anomaly scores (n,) of 3 rows or more, each by a head fitted without the row's fold.
 
-    NaN where the other rows are too few for the head.
+    For ``groups`` see :func:`folds`. NaN where the other rows are too few for the head.
     """
     scores = np.full(len(rows), np.nan)
-    for fit, held_out in folds(len(rows), seed, n_folds):
+    for fit, held_out in folds(groups, seed, n_folds):
         try:
             head = fit_head(classifier, rows[fit], seed)
         except ValueError:

@@ -194,7 +194,7 @@ class DeepOneClass(BaseDetector):
         check_enough(len(vectors), 3, "scores of images by classifiers fitted on others")
         self.classifier_ = fit_head(self.classifier, vectors, seed)
         self.patch_classifier_ = fit_head(self.classifier, patches[draw.numpy()], seed)
-        return held_out_scores(self.classifier, vectors, seed, self.n_folds)
+        return held_out_scores(self.classifier, vectors, self._distinct(), seed, self.n_folds)
 
     def _pooled(self, maps):
         """One vector for each image, (B, D)."""

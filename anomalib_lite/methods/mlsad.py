@@ -322,6 +322,7 @@ class MLSAD(BaseDetector):
         images = self._prepared(images).contiguous()
         share = max(self.calibration_fraction, n_aside / len(images))
         learned, kept_aside = split_off(len(images), share, generator)
+        learned = self._without_copies(learned, kept_aside)
         fakes = self._train_levels(images[learned.to(images.device)], generator)
         normal = images[kept_aside.to(images.device)]
         values = self._level_scores_one_by_one(normal)

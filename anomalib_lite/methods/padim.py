@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -180,9 +181,9 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
     def _learn(self, batches, n_images, generator):
         statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
-        store = None
+        store, n_read = None, 0
         for rows in rebatch(self._rows(batches), _BLOCK):  # (n, P, d)
-            places = rows.transpose(0, 1)
+            places, n_read = rows.transpose(0, 1), n_read + len(rows)
             if statistics is None:
                 statistics = GaussianStatistics.from_rows(places)
             else:
@@ -196,9 +197,13 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 "X: expected at least 2 images, got 1 sample. One image has no covariance."
             )
         self.statistics_ = statistics
-        old, new = self._old_scores(), self._calibrate(store.by_image)
-        unknown = new.new_full((self.n_images_ - len(old) - len(new),), torch.nan)
-        return torch.cat([old, new, unknown])
+        scores = torch.full((self.n_images_,), torch.nan, dtype=torch.float64, device="cpu")
+        if self._suspects_:
+            scores[self._suspects_[0]] = self._old_scores().cpu().double()
+        first = self.n_images_ - n_read
+        images = torch.arange(first, first + store.n_images, device="cpu")
+        scores[images] = self._calibrate(store.by_image, images).cpu().double()
+        return scores
 
     def _rows(self, batches):
         for images, batch in batches:
@@ -217,7 +222,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
         embedding = patch_embedding(maps, neighborhood=1)
         return grid_rows(embedding), embedding.shape[-2:]
 
-    def _calibrate(self, rows):
+    def _calibrate(self, rows, images):
         """Make whiteners of the statistics; gives leave-one-out scores of new images (n, P, d)."""
         mean = self.statistics_.mean
         self.whiteners_ = rows.new_empty(self.statistics_.scatter.shape)
@@ -228,34 +233,28 @@ class PaDiM(PartialFitMixin, BaseDetector):
             squares[:, places] = squared_mahalanobis(rows[:, places], mean[places], whitener)
         places = squares.topk(min(_N_SUSPECTS, len(mean))).indices  # (n, k)
         worst = rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))  # (n, k, d)
+        suspects = images, places, worst
         if self._suspects_:
-            places, worst = (
-                torch.cat(both) for both in zip(self._suspects_, (places, worst), strict=True)
-            )
-        self._suspects_ = places, worst  # places (n, k) and rows (n, k, d)
-        return self._out_of_sample(squares.amax(1))
+            suspects = tuple(map(torch.cat, zip(self._suspects_, suspects, strict=True)))
+        self._suspects_ = suspects  # images (n,), their worst places (n, k), and rows (n, k, d)
+        return self._out_of_sample(squares.amax(1), images)
 
     def _old_scores(self):
         """Leave-one-out scores of the earlier images, by what the statistics have become."""
         mean = self.statistics_.mean
-        if not self._suspects_:
-            return mean.new_empty(0)
+        images, *suspects = self._suspects_
         squares = [
             squared_mahalanobis(rows[None], mean[places], self._whitener(places)).amax()
-            for places, rows in zip(*self._suspects_, strict=True)
+            for places, rows in zip(*suspects, strict=True)
         ]
-        known = ~torch.from_numpy(self.calibration_scores_).isnan()  # images with suspects
-        scores = mean.new_full(known.shape, torch.nan)
-        found = self._out_of_sample(mean.new_tensor(squares))
-        scores[known.to(mean.device)] = found
-        return scores
+        return self._out_of_sample(torch.stack(squares), images)
 
-    def _out_of_sample(self, squares):
-        """Distances from Gaussians of the other images, from squared ones; NaN for one other."""
-        count = self.statistics_.count
-        if count < 3:
-            return torch.full_like(squares, torch.nan)
-        return leave_one_out_squares(squares, count).sqrt()
+    def _out_of_sample(self, squares, images):
+        """Distances (n, ...) from Gaussians of all other images, from squared ones."""
+        distinct = self._distinct()
+        copies = torch.from_numpy(np.bincount(distinct)[distinct][images.numpy()])
+        copies = copies.view(-1, *[1] * (squares.ndim - 1)).to(squares.device)
+        return leave_one_out_squares(squares, self.statistics_.count, copies).sqrt()
 
     def _whitener(self, places):
         covariance = self.statistics_.covariance(places)
@@ -272,9 +271,8 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
     def _normal_grids(self, batch, indices):
         squares, grid = self._squares(batch)
-        if self.statistics_.count > 2:
-            squares = self._out_of_sample(squares).square()
-        return squares.sqrt().unflatten(1, grid)
+        distances = self._out_of_sample(squares, torch.from_numpy(indices))
+        return distances.where(distances.isfinite(), squares.sqrt()).unflatten(1, grid)
 
     def _squares(self, batch):
         """Squared distances (B, P) of patches from the Gaussians of their places, and the grid."""

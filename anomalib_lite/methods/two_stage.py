@@ -400,7 +400,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
             owners = np.arange(len(images))
             self.classifier_ = fit_head(self.classifier, rows, seed)
         scores = np.empty(len(images))
-        for kept, held_out in folds(len(images), seed, self.n_folds):
+        for kept, held_out in folds(self._distinct(), seed, self.n_folds):
             head = fit_head(self.classifier, rows[np.isin(owners, kept)], seed)
             if self._scoring_.patch_level:
                 scores[held_out] = [

@@ -124,6 +124,18 @@ def test_leave_one_out_distances_need_no_refit():
     np.testing.assert_allclose(leave_one_out_squares(torch.tensor(squares), 9), expected)
 
 
+def test_copies_are_left_out_together():
+    rows = draws(1, 9, 3)[0].double()
+    repeated = torch.cat([rows, rows[:1], rows[:1], rows[1:2]])
+    copies = torch.tensor([3, 2, 1, 1, 1, 1, 1, 1, 1, 3, 3, 2])
+    squares = _squares_from(repeated, repeated)
+    expected = [_squares_from(row[None], repeated[(repeated != row).any(1)])[0] for row in repeated]
+    found = leave_one_out_squares(torch.tensor(squares), 12, copies)
+    np.testing.assert_allclose(found, expected)
+    lonely = leave_one_out_squares(torch.ones(2), 3, torch.tensor([1, 2]))
+    assert lonely.isnan().tolist() == [False, True]
+
+
 def _squares_from(rows, others):
     deviations = (rows - others.mean(0)).numpy()
     return np.einsum("nd,de,ne->n", deviations, np.linalg.inv(np.cov(others.T)), deviations)

@@ -19,6 +19,7 @@ from anomalib_lite.density import (
 from anomalib_lite.density.heads import NAMED
 
 ROWS = np.random.default_rng(0).normal(size=(60, 3))
+EACH = np.arange(len(ROWS))  # in a group of its own
 ODD = np.array([[9.0, -9.0, 9.0]])
 ESTIMATORS = [
     OneClassSVM(),
@@ -37,9 +38,9 @@ def test_every_head_ranks_an_outlier_highest(classifier):
     head = fit_head(classifier, ROWS, 0)
     assert head is not classifier
     assert head_scores(head, ODD) > head_scores(head, ROWS).max()
-    held_out = held_out_scores(classifier, ROWS, 0)
+    held_out = held_out_scores(classifier, ROWS, EACH, 0)
     assert held_out.shape == (60,)
-    np.testing.assert_array_equal(held_out, held_out_scores(classifier, ROWS, 0))
+    np.testing.assert_array_equal(held_out, held_out_scores(classifier, ROWS, EACH, 0))
 
 
 def test_held_out_scores_are_of_rows_not_fitted_on():
@@ -49,13 +50,13 @@ def test_held_out_scores_are_of_rows_not_fitted_on():
     distances = np.linalg.norm(ROWS[:, None] - ROWS, axis=2)
     np.fill_diagonal(distances, np.inf)
     nearest_other = distances.min(1)
-    np.testing.assert_allclose(held_out_scores(classifier, ROWS, 0, 60), nearest_other)
-    assert (held_out_scores(classifier, ROWS, 0, 2) >= nearest_other - 1e-12).all()
+    np.testing.assert_allclose(held_out_scores(classifier, ROWS, EACH, 0, 60), nearest_other)
+    assert (held_out_scores(classifier, ROWS, EACH, 0, 2) >= nearest_other - 1e-12).all()
 
 
 @pytest.mark.parametrize(("n", "n_folds", "expected"), [(20, 5, 5), (3, 5, 3), (20, 2, 2)])
 def test_folds_hold_every_row_out_once(n, n_folds, expected):
-    pairs = list(folds(n, 0, n_folds))
+    pairs = list(folds(np.arange(n), 0, n_folds))
     assert len(pairs) == expected
     held_out = np.concatenate([out for _, out in pairs])
     np.testing.assert_array_equal(np.sort(held_out), np.arange(n))
@@ -63,10 +64,16 @@ def test_folds_hold_every_row_out_once(n, n_folds, expected):
         np.testing.assert_array_equal(np.sort(np.concatenate([fit, out])), np.arange(n))
 
 
+def test_rows_of_a_group_are_in_one_fold():
+    groups = np.array([0, 1, 2, 0, 3, 2, 4])
+    for fit, held_out in folds(groups, 0, 3):
+        assert not np.isin(groups[fit], groups[held_out]).any()
+
+
 def test_folds_are_drawn_by_the_seed():
-    first, again, other = (next(folds(30, seed))[1].tolist() for seed in (0, 0, 1))
+    first, again, other = (next(folds(np.arange(30), seed))[1].tolist() for seed in (0, 0, 1))
     assert first == again != other
-    assert len(list(folds(30, 0))) == 5
+    assert len(list(folds(np.arange(30), 0))) == 5
 
 
 def test_kernels_have_the_papers_width():
@@ -102,7 +109,7 @@ def test_steps_of_a_classifier_are_seeded():
 @pytest.mark.parametrize("classifier", ["gaussian", "kde", "knn", "ocsvm", OneClassSVM()], ids=str)
 def test_the_global_generator_of_numpy_is_left_alone(classifier):
     before = np.random.get_state()[1:3]  # noqa: NPY002
-    held_out_scores(classifier, ROWS, 0)
+    held_out_scores(classifier, ROWS, EACH, 0)
     after = np.random.get_state()[1:3]  # noqa: NPY002
     np.testing.assert_array_equal(before[0], after[0])
     assert before[1] == after[1]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.model_selection import KFold
 
 from ...contexts import seeded
+from ...density.heads import folds
 from ...density.nce import NCEDensity
 from ...nn.autoencoders import Autoencoder, ConvAutoencoder, LinearAutoencoder, MLPAutoencoder
 from ...nn.training import Objective, split_off, train, training_settings
@@ -78,8 +78,9 @@ class CompositeLearner:
 
     def folds(self, x: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Indices to fit on and indices held out, of inputs (n, ...): always the same folds."""
-        n_folds = min(self._params.n_folds, len(x))
-        return KFold(n_folds, shuffle=True, random_state=self._seed).split(np.empty(len(x)))
+        distinct = self._params._distinct()
+        groups = distinct if len(distinct) else np.arange(len(x))  # a table's rows
+        return folds(groups, self._seed, self._params.n_folds)
 
     # -- scores out of sample ---------------------------------------------------------------------
 

@@ -407,6 +407,7 @@ class CPC(BaseDetector):
         """Indices of the images that are trained on, kept out, and watched."""
         fraction = max(self.calibration_fraction, 1 / n_images)
         others, kept_out = split_off(n_images, fraction, generator)
+        others = self._without_copies(others, kept_out)
         order, watched = split_off(len(others), self.validation_fraction, generator)
         if not len(order):
             raise ValueError(
