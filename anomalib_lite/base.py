@@ -20,7 +20,15 @@ from .contexts import plain
 from .data.images import CheckedImage, ImageStream, SkippedImage
 from .data.inputs import NetworkInput, ScaleCheck, ValueRange
 from .io.persistence import SaveMixin
-from .runtime import aside, make_generator, progress, resolve_device, twin_of, warn_user
+from .runtime import (
+    aside,
+    is_inner_fit,
+    make_generator,
+    progress,
+    resolve_device,
+    twin_of,
+    warn_user,
+)
 from .validation import (
     as_pair,
     check_choice,
@@ -490,7 +498,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             return
         # of n scores, the k-th lowest is undercut by a new one with probability k / (n + 1)
         self.offset_ = float(np.quantile(scores, rate, method="weibull"))
-        if rate < lowest * (1 - 1e-9):
+        if rate < lowest * (1 - 1e-9) and not is_inner_fit():
             needed = f"needs {math.ceil(1 / rate) - 1} images" if rate else "needs no end of images"
             warn_user(
                 f"false_alarm_rate={rate} {needed} with out-of-sample scores, and there are "
@@ -958,7 +966,7 @@ class _Notes:
         return torch.stack(self._inputs)
 
     def warn_of_copies(self):
-        if self._copies:
+        if self._copies and not is_inner_fit():
             n, shown = len(self._copies), ", ".join(self._copies[:3])
             warn_user(
                 f"{n} of {self._n} images {'is a copy' if n == 1 else 'are copies'}: "

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -289,6 +290,31 @@ def aside(estimator: Estimator) -> Iterator[Estimator]:
         learner = twin_of(estimator)
         yield learner
         estimator.__dict__ = vars(learner)
+
+
+_IS_INNER_FIT = ContextVar("is_inner_fit", default=False)
+
+
+@contextmanager
+def inner_fit() -> Iterator[None]:
+    """Context for fits whose threshold nobody uses, inside an estimator that sets its own.
+
+    Examples
+    --------
+    >>> with inner_fit():
+    ...     is_inner_fit()
+    True
+    """
+    token = _IS_INNER_FIT.set(True)
+    try:
+        yield
+    finally:
+        _IS_INNER_FIT.reset(token)
+
+
+def is_inner_fit() -> bool:
+    """Whether this thread is inside :func:`inner_fit`."""
+    return _IS_INNER_FIT.get()
 
 
 def warn_user(message: str) -> None:

@@ -18,7 +18,15 @@ from sklearn.utils.validation import check_is_fitted
 from ..annotations import RandomState, Size
 from ..base import InspectedImage, Inspection, MapLevels
 from ..io.persistence import SaveMixin
-from ..runtime import aside, draw_seed, make_generator, seed_estimator, twin_of, warn_user
+from ..runtime import (
+    aside,
+    draw_seed,
+    inner_fit,
+    make_generator,
+    seed_estimator,
+    twin_of,
+    warn_user,
+)
 from ..validation import check_choice
 from .held_out import as_scores, look, numbered_as_given, refuse_nan, warn_of_copies
 from .ranks import p_value, ranks_among_others, shared_weights, smallest_rate, threshold_place
@@ -244,7 +252,7 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         for train, held_out in splits:
             detector = clone(self.detector)
             seed_estimator(detector, draw_seed(generator))
-            with numbered_as_given(train):
+            with numbered_as_given(train), inner_fit():
                 detector.fit(take(X, train))
             folds.append(look(detector, take(X, held_out), held_out, maps=maps))
         return folds

@@ -1149,3 +1149,16 @@ def test_one_seed_seeds_what_is_inside_too_and_leaves_numpy_alone(method, inner)
     np.testing.assert_array_equal(before[0], after[0])
     assert before[1] == after[1]
     assert "random_state=" not in repr(first.detector)
+
+
+# -- the threshold of the detector inside ----------------------------------------------------------
+
+
+def test_the_threshold_inside_is_not_warned_of():
+    images = stripes(24)
+    detector = ConformalDetector(small(PatchCore), false_alarm_rate=0.2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # 12 images are too few for the detector's own 1 %
+        detector.fit(images)
+    with pytest.warns(UserWarning, match="needs 99 images"):
+        small(PatchCore).fit(images)
