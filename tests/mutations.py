@@ -172,9 +172,29 @@ MUTATIONS = [
         "",
         "test_contract.py test_runtime.py",
     ),
+    # -- contexts and random numbers
     Mutation(
-        "runtime.py", "        torch.default_generator.manual_seed(seed)\n", "", "test_runtime.py"
+        "contexts.py",
+        'given["generator"] = self._generator(device)',
+        'given["generator"] = None',
+        "test_contexts.py",
     ),
+    Mutation("contexts.py", "_push_mode(self)  #", "super().__enter__()  #", "test_contexts.py"),
+    Mutation(
+        "contexts.py",
+        'kwargs = kwargs | {"dtype": torch.float32}',
+        "pass",
+        "test_contexts.py",
+    ),
+    Mutation(
+        "contexts.py",
+        "                yield item",
+        "                with plain_context():\n                    yield item",
+        "test_contexts.py",
+    ),
+    Mutation("nn/draws.py", "return not (all(", "return not (any(", "nn/test_training.py"),
+    Mutation("nn/forecast.py", "median_low(steps)", "max(steps)", "nn/test_training.py"),
+    Mutation("nn/forecast.py", "/ self._share", "", "nn/test_training.py"),
     Mutation("runtime.py", '"MB": 10**6', '"MB": 2**20', "test_runtime.py"),
     Mutation(
         "validation.py", "0 <= value < 1", "0 <= value <= 1", "test_base.py test_validation.py"

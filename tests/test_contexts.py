@@ -294,6 +294,7 @@ def test_nothing_of_the_process_is_set(context):
         ]  # fmt: skip
 
     before = variables()
+    assert not any(value for name, value in before if name.startswith("_is_in"))
     with context():
         assert variables() == before
     assert variables() == before
