@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from . import density as density
     from . import fakes as fakes
     from . import features as features
+    from . import inspection as inspection
     from . import io as io
     from . import methods as methods
     from . import metrics as metrics
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from . import testing as testing
     from .base import BaseDetector as BaseDetector
     from .base import ImageEstimator as ImageEstimator
-    from .base import Inspection as Inspection
     from .base import PartialFitMixin as PartialFitMixin
     from .decide.conformal import ConformalDetector as ConformalDetector
     from .decide.probing import probe as probe
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from .fakes.patchgan import EntropyPatchGAN as EntropyPatchGAN
     from .fakes.resampling import PatchResampler as PatchResampler
     from .features import DeepFeatures as DeepFeatures
+    from .inspection import Inspection as Inspection
     from .io.persistence import load as load
     from .methods.cance import CANCE as CANCE
     from .methods.contrastive_da import ContrastiveDA as ContrastiveDA
@@ -58,7 +59,7 @@ _CLASSES_AND_FUNCTIONS = {
     "EntropyPatchGAN": "fakes.patchgan",
     "GaussianDensity": "density.gaussian",
     "ImageEstimator": "base",
-    "Inspection": "base",
+    "Inspection": "inspection",
     "MLSAD": "methods.mlsad",
     "NCEDensity": "density.nce",
     "PaDiM": "methods.padim",
@@ -79,6 +80,7 @@ _MODULES = {
     "density",
     "fakes",
     "features",
+    "inspection",
     "io",
     "methods",
     "metrics",

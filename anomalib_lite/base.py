@@ -1,25 +1,27 @@
 """Base classes for image estimators and anomaly detectors."""
 
 import copy
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from numbers import Real
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from .annotations import Device, Images, RandomState, Size
 from .backbones.maps import MapRenderer
 from .contexts import plain
-from .data.images import CheckedImage, ImageStream, SkippedImage
+from .data.images import CheckedImage, ImageStream
 from .data.inputs import NetworkInput, ScaleCheck, ValueRange
+from .inspection import Glance, InspectedImage, Inspection, MapCollector, MapLevels, warn_of_skipped
 from .io.persistence import SaveMixin
+from .notes import N_EXAMPLES, Notes
 from .runtime import (
     aside,
     is_inner_fit,
@@ -37,72 +39,6 @@ from .validation import (
     check_fraction,
     check_number,
 )
-
-N_EXAMPLES = 8  # normal images whose maps tell what a normal map looks like
-
-
-class Inspection(NamedTuple):
-    """Scores, labels, maps and paths of a set of images: one entry an image, in order.
-
-    Attributes
-    ----------
-    scores : ndarray of shape (n_images,)
-        As ``score_samples``: lower = more anomalous; NaN for a skipped image.
-    labels : ndarray of shape (n_images,)
-        As ``predict``: +1 normal, -1 anomalous; 0 for a skipped image, or without a threshold.
-    maps : ndarray of shape (n_images, H, W), list of (ndarray of shape (H, W) or None), or None
-        As ``anomaly_map``: higher = more anomalous. A list where sizes differ or images were
-        skipped; None with ``maps=False``.
-    paths : list of (str or None)
-        The file each image was read from.
-    skipped : list of SkippedImage
-        Index, path and reason of the images that could not be read, in order.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    maps: np.ndarray | list[np.ndarray | None] | None
-    paths: list[str | None]
-    skipped: Sequence[SkippedImage] = ()
-
-
-class InspectedImage(NamedTuple):
-    """What a detector says of one image.
-
-    Attributes
-    ----------
-    score : float
-        As ``score_samples``: lower = more anomalous; NaN for a skipped image.
-    label : int
-        +1 normal, -1 anomalous; 0 for a skipped image, or without a threshold.
-    map : ndarray of shape (H, W) or None
-        Higher = more anomalous.
-    path : str or None
-        The file that the image was read from.
-    reason : str or None
-        Why the image was skipped.
-    """
-
-    score: float
-    label: int
-    map: np.ndarray | None
-    path: str | None
-    reason: str | None = None
-
-
-class MapLevels(NamedTuple):
-    """Two values of an anomaly map, by the maps of normal images.
-
-    Attributes
-    ----------
-    normal : float
-        The median over normal images of the highest value in a map.
-    threshold : float
-        No pixel in the map of a normal image is higher, at the detector's ``false_alarm_rate``.
-    """
-
-    normal: float
-    threshold: float
 
 
 class ImageEstimator(SaveMixin, BaseEstimator):
@@ -355,6 +291,9 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         "false_alarm_rate",
         "smoothing",
     )
+    # on_error is for the caller, not to be routed by a scikit-learn search or pipeline
+    __metadata_request__predict: ClassVar = {"on_error": UNUSED}
+    __metadata_request__decision_function: ClassVar = {"on_error": UNUSED}
 
     def __init__(
         self,
@@ -439,7 +378,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
     def _fit_images(self, X):
         """Learn from images and set the threshold."""
         stream = self._open(X)
-        notes = _Notes(self._digests_)
+        notes = Notes(self._digests_)
         batches = self._noted(self._learning_batches(stream), notes)
         anomaly_scores = self._learn(batches, stream.n_images, make_generator(self.random_state))
         self._calibrate_threshold(anomaly_scores)
@@ -708,14 +647,14 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         """
         detector = self._scoring_twin()
         stream = detector._open(X, on_error)
-        made = _MapCollector(None if maps is False else stream.n_images)
+        made = MapCollector(None if maps is False else stream.n_images)
         scores, labels, paths = [], [], []
         for image in detector._inspected(stream, maps):
             scores.append(image.score)
             labels.append(image.label)
             made.add(image.map)
             paths.append(image.path)
-        _warn_of_skipped(stream)
+        warn_of_skipped(stream.skipped)
         heats = None if maps is False else made.result()
         return Inspection(np.array(scores), np.array(labels), heats, paths, [*stream.skipped])
 
@@ -752,7 +691,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         detector = self._scoring_twin()
         stream = detector._open(X, on_error)
         yield from detector._inspected(stream, maps)
-        _warn_of_skipped(stream)
+        warn_of_skipped(stream.skipped)
 
     @plain
     def map_levels(self) -> MapLevels:
@@ -808,13 +747,13 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         n_told = 0
         for image, score, grid in self._look(stream, maps=render is not None):
             while n_told < len(stream.skipped) and stream.skipped[n_told].index < image.index:
-                yield _skipped(stream.skipped[n_told])
+                yield InspectedImage.of_skipped(stream.skipped[n_told])
                 n_told += 1
             heat = render(grid, size_of(image)).cpu().numpy() if render else None
             label = int(self._labels(np.float64(-score)))
             yield InspectedImage(-score, label, heat, image.path)
         for skipped in stream.skipped[n_told:]:
-            yield _skipped(skipped)
+            yield InspectedImage.of_skipped(skipped)
 
     def _map_size(self, maps):
         """Function that gives the size of an image's map; None for no maps."""
@@ -839,7 +778,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             for image in images:
                 scale.see(image)
             scores, grids = self._look_at(images, maps=maps)
-            waiting += zip(map(_Glance.of, images), scores, grids, strict=True)
+            waiting += zip(map(Glance.of, images), scores, grids, strict=True)
             if scale.is_right:
                 yield from waiting
                 waiting = []
@@ -903,84 +842,6 @@ class PartialFitMixin:
         return self
 
 
-class _Glance(NamedTuple):
-    """What is remembered of an image when its pixels are gone."""
-
-    index: int
-    label: str
-    path: str | None
-    size: tuple[int, int]
-
-    @classmethod
-    def of(cls, image):
-        return cls(image.index, image.label, image.path, image.size)
-
-
-class _Notes:
-    """What is noted of images while a detector learns: digests, copies, and a few examples.
-
-    Parameters
-    ----------
-    digests : ndarray of int64
-        Of the images of earlier calls.
-    """
-
-    def __init__(self, digests):
-        self._buffer, self._n = digests, len(digests)
-        self._labels = dict.fromkeys(digests.tolist(), "one of an earlier call")
-        self._copies = []
-        self._inputs, self.indices, self.images = [], [], []
-        self._random = np.random.default_rng(
-            0
-        )  # of its own, or drawing would change what is learned
-
-    def see(self, images, batch):
-        for image, pixels in zip(images, batch, strict=True):
-            digest = _digest(pixels)
-            if digest in self._labels:
-                self._copies.append(f"{image.label} is {self._labels[digest]}")
-            self._labels.setdefault(digest, image.label)
-            self._draw(image, pixels, self._n)
-            if self._n == len(self._buffer):
-                self._buffer = np.resize(self._buffer, 2 * self._n + 16)
-            self._buffer[self._n] = digest
-            self._n += 1
-
-    @property
-    def digests(self):
-        """Of all images so far, those of earlier calls first."""
-        return self._buffer[: self._n]
-
-    def _draw(self, image, pixels, index):
-        """Keep an image as an example, so that each has the same chance in the end."""
-        n = len(self.indices)
-        place = n if n < N_EXAMPLES else int(self._random.integers(index + 1))
-        if place < N_EXAMPLES:
-            self._inputs[place : place + 1] = [pixels.clone()]
-            self.indices[place : place + 1] = [index]
-            self.images[place : place + 1] = [_Glance.of(image)]
-
-    @property
-    def examples(self):
-        """Network inputs (n, 3, h, w) of the examples."""
-        return torch.stack(self._inputs)
-
-    def warn_of_copies(self):
-        if self._copies and not is_inner_fit():
-            n, shown = len(self._copies), ", ".join(self._copies[:3])
-            warn_user(
-                f"{n} of {self._n} images {'is a copy' if n == 1 else 'are copies'}: "
-                f"{shown}{', ...' if n > 3 else ''}. They tell nothing new, and fewer images stand "
-                "behind the threshold than it seems. Leave them out."
-            )
-
-
-def _digest(pixels):
-    """A 64-bit digest of a network input (3, h, w)."""
-    values = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
-    return int.from_bytes(hashlib.blake2b(values, digest_size=8).digest(), "little", signed=True)
-
-
 def _checked_score(score):
     is_number = isinstance(score, Real) and not isinstance(score, bool)
     if not (is_number and math.isfinite(score)):
@@ -997,49 +858,6 @@ def _check_nested(params, given):
                 f"{name}: {component} is {params[component]!r}, which has no parameters. Set "
                 f"{component} itself."
             )
-
-
-def _skipped(skipped):
-    return InspectedImage(math.nan, 0, None, skipped.path, skipped.reason)
-
-
-def _warn_of_skipped(stream):
-    if stream.skipped:
-        n, shown = len(stream.skipped), "; ".join(each.reason for each in stream.skipped[:3])
-        warn_user(
-            f"{n} image{' was' if n == 1 else 's were'} skipped and got no score: {shown}"
-            f"{'; ...' if n > 3 else ''}"
-        )
-
-
-class _MapCollector:
-    """Maps written into one array while their sizes agree, kept apart once they do not."""
-
-    def __init__(self, n_images):
-        self._n_images = n_images
-        self._array = None
-        self._maps = []
-
-    def add(self, image_map):
-        self._maps.append(None if image_map is None else self._placed(image_map))
-
-    def _placed(self, image_map):
-        """The map, in the array if it fits."""
-        if self._array is None and self._n_images is not None:
-            self._array = np.empty((self._n_images, *image_map.shape), image_map.dtype)
-        fits = self._array is not None and len(self._maps) < self._n_images
-        if not (fits and self._array.shape[1:] == image_map.shape):
-            return image_map
-        place = self._array[len(self._maps)]
-        place[:] = image_map
-        return place
-
-    def result(self):
-        shapes = {None if image_map is None else image_map.shape for image_map in self._maps}
-        if len(shapes) > 1 or None in shapes:
-            return self._maps
-        complete = self._array is not None and len(self._maps) == self._n_images
-        return self._array if complete else np.stack(self._maps)
 
 
 def _differ(a, b):

@@ -25,7 +25,8 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch.utils.data import DataLoader, TensorDataset
 
-from .base import BaseDetector, Inspection
+from .base import BaseDetector
+from .inspection import Inspection
 from .io.persistence import load
 
 SCORING = ("score_samples", "anomaly_score", "decision_function", "predict", "anomaly_map")

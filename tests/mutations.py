@@ -149,7 +149,7 @@ MUTATIONS = [
     Mutation("base.py", 'method="weibull"', 'method="linear"', "test_calls.py"),
     Mutation("base.py", "if rate < lowest", "if rate > lowest", "test_calls.py"),
     Mutation("base.py", "if scale.is_right:", "if True:", "test_calls.py"),
-    Mutation("base.py", "if digest in self._labels:", "if False:", "test_calls.py"),
+    Mutation("notes.py", "if digest in self._labels:", "if False:", "test_calls.py"),
     Mutation("base.py", "labels[unknown] =", "unknown =", "test_calls.py"),
     Mutation("data/inputs.py", "self._n_wrong += 1", "pass", "test_calls.py"),
     Mutation("methods/patchcore/calibration.py", "if k != part]", "]", "methods/test_patchcore.py"),

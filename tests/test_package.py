@@ -22,14 +22,18 @@ BELOW = {
     "nn": {"runtime", "contexts", "validation"},
     "density": {"runtime", "contexts", "validation", "io", "nn"},
     "backbones": {"runtime", "contexts", "validation", "data", "nn"},
-    "base": {"runtime", "contexts", "validation", "io", "data", "backbones"},
+    "inspection": {"runtime", "data"},
+    "notes": {"runtime", "data", "inspection"},
+    "base": {
+        *("runtime", "contexts", "validation", "io", "data", "backbones", "inspection", "notes"),
+    },
     "features": {"runtime", "contexts", "validation", "backbones", "base"},
     "fakes": {"runtime", "contexts", "validation", "data", "nn", "base"},
-    "decide": {"runtime", "contexts", "validation", "io", "data", "base"},
+    "decide": {"runtime", "contexts", "validation", "io", "data", "inspection", "base"},
     "report": {"validation", "data"},
 }
 BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
-BELOW["testing"] = {"base", "io"}
+BELOW["testing"] = {"base", "inspection", "io"}
 for _above in set(BELOW) - {"annotations"}:
     BELOW[_above] = BELOW[_above] | {"annotations"}
 STANDS_ON = {"rotation": "two_stage", "contrastive_da": "two_stage", "cutpaste": "two_stage"}

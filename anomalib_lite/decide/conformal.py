@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from inspect import signature
 from numbers import Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.stats import false_discovery_control
@@ -12,11 +12,12 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import get_tags
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import RandomState, Size
-from ..base import InspectedImage, Inspection, MapLevels
+from ..inspection import InspectedImage, Inspection, MapLevels
 from ..io.persistence import SaveMixin
 from ..runtime import (
     aside,
@@ -149,6 +150,11 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
     >>> detector.n_calibration_, detector.predict([[9, 9]])
     (99, array([-1]))
     """
+
+    # for the caller, not to be routed by a scikit-learn search or pipeline
+    __metadata_request__fit: ClassVar = {"groups": UNUSED}
+    __metadata_request__predict: ClassVar = {"on_error": UNUSED}
+    __metadata_request__decision_function: ClassVar = {"on_error": UNUSED}
 
     def __init__(
         self,

@@ -11,9 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ...annotations import Images, Size
-from ...base import InspectedImage, Inspection
 from ...contexts import plain
 from ...data.images import is_table
+from ...inspection import InspectedImage, Inspection
 from ...runtime import check_has_values, exact_dtype, make_generator, twin_of
 from .composites import CompositeModel
 from .learning import CompositeLearner

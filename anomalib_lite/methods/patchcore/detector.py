@@ -12,7 +12,8 @@ from torch import nn
 from ...annotations import Device, Path, RandomState, Size
 from ...backbones.backbone import DTYPES, ENGINES, Backbone
 from ...backbones.patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
-from ...base import N_EXAMPLES, BaseDetector, PartialFitMixin
+from ...base import BaseDetector, PartialFitMixin
+from ...notes import N_EXAMPLES
 from ...runtime import parse_memory, progress
 from ...search.coreset import (
     check_projection,

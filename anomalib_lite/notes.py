@@ -1,0 +1,86 @@
+"""What is noted of normal images while a detector learns from them."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .data.images import CheckedImage
+from .inspection import Glance
+from .runtime import is_inner_fit, warn_user
+
+N_EXAMPLES = 8  # images whose maps tell what a normal map looks like
+
+
+class Notes:
+    """What is noted of images while a detector learns: digests, copies, and a few examples.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n_earlier,), int64
+        Of the images of earlier calls.
+
+    Attributes
+    ----------
+    digests : ndarray of shape (n_images,), int64
+        Of all images so far, those of earlier calls first.
+    indices : list of int
+        Places of the examples among all images.
+    images : list of Glance
+        The examples.
+    """
+
+    def __init__(self, digests: np.ndarray):
+        self._buffer, self._n = digests, len(digests)
+        self._labels = dict.fromkeys(digests.tolist(), "one of an earlier call")
+        self._copies = []
+        self._inputs, self.indices, self.images = [], [], []
+        self._random = np.random.default_rng(0)  # its own: learning must not depend on it
+
+    def see(self, images: Sequence[CheckedImage], batch: torch.Tensor) -> None:
+        """Note images and their network inputs (B, 3, h, w)."""
+        for image, pixels in zip(images, batch, strict=True):
+            digest = _digest(pixels)
+            if digest in self._labels:
+                self._copies.append(f"{image.label} is {self._labels[digest]}")
+            self._labels.setdefault(digest, image.label)
+            self._draw(image, pixels, self._n)
+            if self._n == len(self._buffer):
+                self._buffer = np.resize(self._buffer, 2 * self._n + 16)
+            self._buffer[self._n] = digest
+            self._n += 1
+
+    @property
+    def digests(self) -> np.ndarray:
+        return self._buffer[: self._n]
+
+    def _draw(self, image, pixels, index):
+        """Keep an image as an example, so that each has the same chance in the end."""
+        n = len(self.indices)
+        place = n if n < N_EXAMPLES else int(self._random.integers(index + 1))
+        if place < N_EXAMPLES:
+            self._inputs[place : place + 1] = [pixels.clone()]
+            self.indices[place : place + 1] = [index]
+            self.images[place : place + 1] = [Glance.of(image)]
+
+    @property
+    def examples(self) -> torch.Tensor:
+        """Network inputs (n, 3, h, w) of the examples."""
+        return torch.stack(self._inputs)
+
+    def warn_of_copies(self) -> None:
+        """Warn of images that are copies of earlier ones, if there are any."""
+        if self._copies and not is_inner_fit():
+            n, shown = len(self._copies), ", ".join(self._copies[:3])
+            warn_user(
+                f"{n} of {self._n} images {'is a copy' if n == 1 else 'are copies'}: "
+                f"{shown}{', ...' if n > 3 else ''}. They tell nothing new, and fewer images stand "
+                "behind the threshold than it seems. Leave them out."
+            )
+
+
+def _digest(pixels):
+    """A 64-bit digest of a network input (3, h, w)."""
+    values = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+    return int.from_bytes(hashlib.blake2b(values, digest_size=8).digest(), "little", signed=True)
