@@ -10,9 +10,9 @@ undercut by a new normal image with probability k / (n + 1): "allowed" is the fa
 where n is too small for it, 1 / (n + 1). The band holds 99 % of the mean rates of such thresholds,
 whose counts are beta-binomial. "found" is outside of it where a calibration is biased.
 
-With --defects, PatchCore with default settings is fitted on 80 intact solar cells, for each seed, and
-asked for 1 %: the shares of 200 other intact cells and of the defective ones that it calls. "ideal" is
-the threshold that exactly 1 % of those intact cells are below.
+With --defects, PatchCore is fitted on 80 intact solar cells, for each seed, and asked for 1 %: the
+shares of 200 other intact cells and of the defective ones that it calls, and those of the defective
+ones beyond the threshold that exactly 1 % of the 200 are beyond.
 """
 
 import argparse
