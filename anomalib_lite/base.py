@@ -425,19 +425,25 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         self._set_offset()
 
     def _set_offset(self):
+        """Set the threshold from the calibration scores; NaN without any."""
         scores = self.calibration_scores_[~np.isnan(self.calibration_scores_)]
+        # of n scores, the k-th lowest is undercut by a new one with probability k / (n + 1)
+        self.offset_ = math.nan
+        if len(scores):
+            self.offset_ = float(np.quantile(scores, self.false_alarm_rate, method="weibull"))
+        if not is_inner_fit():
+            self._warn_of_few(scores)
+
+    def _warn_of_few(self, scores):
+        """Warn if the scores are too few for the false-alarm rate."""
         rate, lowest = self.false_alarm_rate, 1 / (len(scores) + 1)
         if len(scores) == 0:
-            self.offset_ = math.nan
             warn_user(
                 f"{self.n_images_} image{'' if self.n_images_ == 1 else 's'} cannot calibrate the "
                 "threshold, so that there are scores and maps, but no labels. Fit on more images, "
                 "or give a threshold with set_threshold(score=...).",
             )
-            return
-        # of n scores, the k-th lowest is undercut by a new one with probability k / (n + 1)
-        self.offset_ = float(np.quantile(scores, rate, method="weibull"))
-        if rate < lowest * (1 - 1e-9) and not is_inner_fit():
+        elif rate < lowest * (1 - 1e-9):
             needed = f"needs {math.ceil(1 / rate) - 1} images" if rate else "needs no end of images"
             warn_user(
                 f"false_alarm_rate={rate} {needed} with out-of-sample scores, and there are "

@@ -12,7 +12,7 @@ from oracles import (
 from torch import nn
 from worlds import scratched, stripes
 
-from anomalib_lite import DeepFeatures, PatchCore
+from anomalib_lite import DeepFeatures, PatchCore, load
 from anomalib_lite.backbones import MapRenderer
 from anomalib_lite.data import ImageStream
 from anomalib_lite.runtime import parse_memory
@@ -378,7 +378,7 @@ def test_bad_parameters_are_refused_at_fit(params, message):
     assert not [name for name in vars(detector) if name.endswith("_")]
 
 
-def test_one_image_gives_scores_and_maps_but_no_labels():
+def test_one_image_gives_scores_and_maps_but_no_labels(tmp_path):
     with pytest.warns(UserWarning, match="1 image cannot calibrate the threshold"):
         detector = small().fit(NORMAL[:1])
     seen = detector.inspect(ODD)
@@ -389,6 +389,8 @@ def test_one_image_gives_scores_and_maps_but_no_labels():
     for label in (detector.predict, detector.decision_function):
         with pytest.raises(ValueError, match=r"too few images .* set_threshold\(score="):
             label(ODD)
+    detector.save(tmp_path / "one.alite")
+    np.testing.assert_array_equal(load(tmp_path / "one.alite").score_samples(ODD), seen.scores)
     detector.set_threshold(score=(seen.scores.max() + fresh.min()) / 2)
     assert detector.predict(ODD).tolist() == [-1, -1]
 
