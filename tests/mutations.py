@@ -209,7 +209,7 @@ MUTATIONS = [
         "io/files.py",
         "    target = Path(os.path.realpath(path))\n",
         "    target = Path(path)\n",
-        "io/test_files.py",
+        "io/test_whole_files.py",
     ),
     Mutation(
         "io/compiled.py",

@@ -42,7 +42,7 @@ OWN_DEFAULT = {
     "input_noise": "MLSAD has noise by design, CANCE's autoencoder none unless asked for.",
     "layers": "each method's own: neighbors need resolution, one-class vectors need depth.",
     "learning_rate": "each method's own optimizer and batch, as published.",
-    "n_folds": "CANCE trains a network a fold, so 3; classifiers cost little, so 5.",
+    "n_folds": "CANCE trains a network a fold, so 5; classifiers cost little, so 20.",
     "n_patches": "CANCE's density takes more rows than a classic classifier.",
     "normalize": "the two-stage papers normalize before a kernel; the others compare as they are.",
     "optimizer": "each paper's.",

@@ -76,7 +76,7 @@ def head_scores(head: BaseEstimator, rows: np.ndarray) -> np.ndarray:
 
 
 def folds(
-    groups: np.ndarray, seed: int, n_folds: int = 5
+    groups: np.ndarray, seed: int, n_folds: int = 20
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows to fit on, rows held out) for each of ``n_folds`` folds, or one a group.
 
@@ -85,7 +85,7 @@ def folds(
     groups : ndarray of shape (n,)
         0 to n_groups - 1: rows of a group, copies of an image, are in one fold.
     seed : int
-    n_folds : int, default=5
+    n_folds : int, default=20
 
     Examples
     --------
@@ -104,7 +104,7 @@ def held_out_scores(
     rows: np.ndarray,
     groups: np.ndarray,
     seed: int,
-    n_folds: int = 5,
+    n_folds: int = 20,
 ) -> np.ndarray:
     """Anomaly scores (n,) of 3 rows or more, each by a head fitted without the row's fold.
 

@@ -58,7 +58,7 @@ class DeepOneClass(BaseDetector):
         Number of normal patches, drawn at random, that the patch model is fitted on.
     neighborhood : int, default=3
         Side, in cells, odd, of the neighborhood averaged to describe a patch.
-    n_folds : int, default=5
+    n_folds : int, default=20
         Number of folds: out-of-sample scores come from models fitted without the image's fold.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
@@ -133,7 +133,7 @@ class DeepOneClass(BaseDetector):
         normalize: bool = False,
         n_patches: int = 2000,
         neighborhood: int = 3,
-        n_folds: int = 5,
+        n_folds: int = 20,
         image_size: Size | None = None,
         center_crop: Size | None = None,
         smoothing: float = 4.0,

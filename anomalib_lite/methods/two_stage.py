@@ -112,7 +112,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
     on_interrupt : {"raise", "finish"}, default="raise"
         What Ctrl-C does during training: ``"finish"`` goes on to the second stage with the best
         weights so far, ``"raise"`` leaves the estimator as it was.
-    n_folds : int, default=5
+    n_folds : int, default=20
         Number of folds: out-of-sample scores come from models fitted without the image's fold. The
         network is trained on all folds, the classifiers are not.
     image_size : int, tuple (H, W) or None, default=None
@@ -217,7 +217,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         validation_fraction: float = 0.0,
         patience: int | None = None,
         on_interrupt: str = "raise",
-        n_folds: int = 5,
+        n_folds: int = 20,
         image_size: Size | None = None,
         center_crop: Size | None = None,
         smoothing: float = 8.0,

@@ -167,7 +167,7 @@ def test_gradients_may_be_switched_off_around_it(half_blind):
             )
 
 
-@pytest.mark.filterwarnings("ignore:.* are copies:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* are copies:UserWarning", "ignore:.* cannot calibrate")
 def test_an_image_at_a_distance_of_zero_stays():
     detector = small(anomalib_lite.PaDiM, weights="random").fit(np.stack([NORMAL[0]] * 3))
     found = probe(detector, NORMAL[:1], max_iter=3)

@@ -401,7 +401,7 @@ def test_smoothing_waits_for_the_next_fit_only_with_distances(distant):
 
 
 def test_distances_need_levels_that_vary():
-    with pytest.raises(ValueError, match="are they all the same"):
+    with pytest.raises(ValueError, match="or all the same"):
         small((1,), combine="distance").fit(np.repeat(NORMAL[:1], 8, axis=0))
 
 

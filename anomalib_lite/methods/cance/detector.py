@@ -77,9 +77,9 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
     validation_fraction : float, default=0.1
         Fraction of the images not trained on but watched: the weights with the lowest loss on them
         are kept. 0 keeps the last ones. Holds for the density, too.
-    n_folds : int, default=3
+    n_folds : int, default=5
         Number of folds: out-of-sample scores come from models fitted without the image's fold.
-        Three rather than five, since each fold trains an autoencoder and a density.
+        Fewer than elsewhere, since each fold trains an autoencoder and a density.
     cross_fit : bool, default=False
         Fit the density, too, on out-of-sample errors. Errors of an autoencoder's own training
         inputs, which the paper uses, are smaller than those of new normal inputs, so that the
@@ -204,7 +204,7 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         train_batch_size: int = 32,
         learning_rate: float = 0.001,
         validation_fraction: float = 0.1,
-        n_folds: int = 3,
+        n_folds: int = 5,
         cross_fit: bool = False,
         density: NCEDensity | None = None,
         layers: Sequence[int | str] | str | None = (8, 16, 32),
