@@ -16,8 +16,9 @@ from ...search.codes import PrincipalCodes
 from ...search.coreset import greedy_coreset
 from ...search.nearest import NearestRows
 
-N_PARTS = 8
-_ENOUGH = 128  # rows of a part's coreset at least, where the bank has as many
+N_PARTS = 32  # a bank of 31 / 32 of the images is nearly as good as that of all
+_FEW = 16  # rows of a part that are mostly its outliers: too few to stand for it
+_ENOUGH = 64  # rows that are not
 _COMPONENTS = 32  # in which these coresets are picked
 _SEARCHED = 24  # components of the codes that they are searched by
 
@@ -118,7 +119,8 @@ class PartBanks:
         for chunk, size in zip(self.chunks, self.sizes, strict=True):
             others = [rows for k, rows in enumerate(chunk) if k != part]
             ranks = torch.cat([torch.arange(len(each), device=each.device) for each in others])
-            rows.append(_coreset(torch.cat(others)[ranks.argsort(stable=True)], size, codes))
+            others = torch.cat(others)[ranks.argsort(stable=True)]
+            rows.append(others[:size] if _is_large(size) else _coreset(others, size, codes))
         rows = torch.cat(rows)
         if len(rows) == 0:
             return None
@@ -127,22 +129,28 @@ class PartBanks:
         return bank
 
 
+def _is_large(size):
+    """Whether a bank's share for each part is more than a few rows."""
+    return size > _FEW * (N_PARTS - 1)
+
+
 def _kept(chunk, size, codes):
     """Coresets of the rows of each part, for a chunk that gives ``size`` rows to the bank.
 
     Those of all parts but one are together as many. But coresets of parts pick the same outliers,
-    and few rows of each would be outliers alone: hence at least some, which
+    and few rows of each would be outliers alone: then more are kept, which
     :meth:`PartBanks.others` reduces.
     """
     n_parts = sum(len(rows) > 0 for rows in chunk)
-    n_keep = max(-(-size // max(n_parts - 1, 1)), min(size, _ENOUGH))
+    share = -(-size // max(n_parts - 1, 1))
+    n_keep = share if _is_large(size) else max(share, min(size, _ENOUGH))
     return [_coreset(rows, n_keep, codes) for rows in chunk]
 
 
 def _coreset(rows, n_keep, codes):
-    """``n_keep`` rows picked greedily by principal components, which is quicker; or all."""
+    """``n_keep`` rows picked greedily, many by principal components, which is quicker; or all."""
     if len(rows) <= n_keep:
         return rows.clone()
-    leading = codes.shortened(_COMPONENTS).encode(rows)
-    indices, _ = greedy_coreset(leading, n_keep)
+    many = n_keep > _ENOUGH
+    indices, _ = greedy_coreset(codes.shortened(_COMPONENTS).encode(rows) if many else rows, n_keep)
     return rows[indices]

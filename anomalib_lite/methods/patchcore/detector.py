@@ -130,7 +130,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
     Distances are exact to float32 rounding of the features.
 
     The threshold is calibrated on banks that an image had no part in: the training images are cut
-    into eight parts, and each image is scored against the coresets of the other parts. Copies of an
+    into 32 parts, and each image is scored against the coresets of the other parts. Copies of an
     image share a part; near-duplicates do not, and vouch for each other.
 
     ``partial_fit`` adds the coreset of the new images to the bank; with ``coreset`` as a count
