@@ -74,7 +74,7 @@ def _bytes(images):
 
 FIRST_STAGE = {
     "backbone": "convnet", "weights": "random", "hidden": (32,), "epochs": 5, "n_patches": 200,
-    "patch_size": 16, "patch_stride": 16, "train_from": None,
+    "patch_size": 16, "patch_stride": 16, "train_from": None, "n_folds": 40,
 }  # fmt: skip
 DETECTORS = {
     "PatchCore(coreset=0.1)": (PatchCore, {}),
@@ -88,7 +88,7 @@ DETECTORS = {
     "CutPaste": (CutPaste, FIRST_STAGE),
     "CANCE": (
         CANCE,
-        {"widths": (8, 16), "latent_dim": 8, "epochs": 10, "decoder_epochs": 3,
+        {"widths": (8, 16), "latent_dim": 8, "epochs": 10, "decoder_epochs": 3, "n_folds": 10,
          "density": NCEDensity(epochs=10, learning_rate=0.003)},
     ),
     "CPC": (

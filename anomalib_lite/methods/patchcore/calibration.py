@@ -17,8 +17,8 @@ from ...search.coreset import greedy_coreset
 from ...search.nearest import NearestRows
 
 N_PARTS = 32  # a bank of 31 / 32 of the images is nearly as good as that of all
-_FEW = 16  # rows of a part that are mostly its outliers: too few to stand for it
-_ENOUGH = 64  # rows that are not
+_LARGE = 1000  # rows of a bank that is made of as many rows of its parts, without reduction
+_ENOUGH = 128  # rows of a part, to be reduced, of a smaller one
 _COMPONENTS = 32  # in which these coresets are picked
 _SEARCHED = 24  # components of the codes that they are searched by
 
@@ -120,7 +120,7 @@ class PartBanks:
             others = [rows for k, rows in enumerate(chunk) if k != part]
             ranks = torch.cat([torch.arange(len(each), device=each.device) for each in others])
             others = torch.cat(others)[ranks.argsort(stable=True)]
-            rows.append(others[:size] if _is_large(size) else _coreset(others, size, codes))
+            rows.append(others[:size] if size > _LARGE else _coreset(others, size, codes))
         rows = torch.cat(rows)
         if len(rows) == 0:
             return None
@@ -129,21 +129,17 @@ class PartBanks:
         return bank
 
 
-def _is_large(size):
-    """Whether a bank's share for each part is more than a few rows."""
-    return size > _FEW * (N_PARTS - 1)
-
-
 def _kept(chunk, size, codes):
     """Coresets of the rows of each part, for a chunk that gives ``size`` rows to the bank.
 
-    Those of all parts but one are together as many. But coresets of parts pick the same outliers,
-    and few rows of each would be outliers alone: then more are kept, which
-    :meth:`PartBanks.others` reduces.
+    Coresets of parts pick the same outliers, so that as many of their rows cover less. Of a small
+    bank's parts more rows are kept, which :meth:`PartBanks.others` reduces; for a large one this
+    would cost more than the bank itself.
     """
     n_parts = sum(len(rows) > 0 for rows in chunk)
-    share = -(-size // max(n_parts - 1, 1))
-    n_keep = share if _is_large(size) else max(share, min(size, _ENOUGH))
+    n_keep = -(-size // max(n_parts - 1, 1))
+    if size <= _LARGE:
+        n_keep = max(n_keep, min(size, _ENOUGH))
     return [_coreset(rows, n_keep, codes) for rows in chunk]
 
 
