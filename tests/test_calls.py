@@ -434,3 +434,32 @@ def test_loaded_detectors_say_the_same_of_maps(fitted, tmp_path):
     again = load(tmp_path / "a.alite")
     assert again.map_levels() == fitted.map_levels()
     assert_same(again.inspect(ODD), fitted.inspect(ODD))
+
+
+# -- images that hardly vary ----------------------------------------------------------------------
+
+_NOISE = np.random.default_rng(0)
+FLAT = {
+    "constant": np.full((12, 64, 64), 128, np.uint8),
+    "black": np.zeros((12, 64, 64), np.uint8),
+    "levels": np.stack([np.full((64, 64), 100 + i, np.uint8) for i in range(12)]),
+    "rounding": np.clip(0.5 + 1e-7 * _NOISE.normal(size=(12, 64, 64)), 0, 1),
+    "subnormal": _NOISE.uniform(0, 1e-40, (12, 64, 64)).astype(np.float32),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* copies:UserWarning", "ignore:.* cannot calibrate")
+@pytest.mark.parametrize("kind", FLAT)
+@pytest.mark.parametrize("cls", PUBLIC)
+def test_images_that_hardly_vary_are_refused_with_a_reason_or_scored(cls, kind):
+    detector = small(cls, false_alarm_rate=0.2)
+    try:
+        detector.fit(FLAT[kind])
+    except ValueError as error:
+        assert "all the same" in str(error)
+        return
+    seen = detector.inspect(FLAT[kind][:4])
+    assert np.isfinite(seen.scores).all()
+    assert np.isfinite(seen.maps).all()
+    if cls is not CANCE:  # which takes the last digits of a perfect reconstruction seriously
+        assert (seen.labels != -1).all()

@@ -93,6 +93,8 @@ def folds(
     [[2], [1], [0, 3]]
     """
     n_groups = groups.max() + 1
+    if n_groups < 2:
+        return  # all rows are copies of one
     splits = KFold(min(n_folds, n_groups), shuffle=True, random_state=seed)
     for _, held_out in splits.split(np.empty(n_groups)):
         is_held_out = np.isin(groups, held_out)

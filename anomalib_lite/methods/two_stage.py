@@ -399,7 +399,7 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
             rows = torch.cat([self._embed(batch) for batch in batches]).cpu().numpy()
             owners = np.arange(len(images))
             self.classifier_ = fit_head(self.classifier, rows, seed)
-        scores = np.empty(len(images))
+        scores = np.full(len(images), np.nan)
         for kept, held_out in folds(self._distinct(), seed, self.n_folds):
             head = fit_head(self.classifier, rows[np.isin(owners, kept)], seed)
             if self._scoring_.patch_level:

@@ -74,7 +74,7 @@ def _bytes(images):
 
 FIRST_STAGE = {
     "backbone": "convnet", "weights": "random", "hidden": (32,), "epochs": 5, "n_patches": 200,
-    "patch_size": 16, "patch_stride": 16, "train_from": None, "n_folds": 40,
+    "patch_size": 16, "patch_stride": 16, "train_from": None,
 }  # fmt: skip
 DETECTORS = {
     "PatchCore(coreset=0.1)": (PatchCore, {}),
@@ -84,7 +84,7 @@ DETECTORS = {
     "SPADE": (SPADE, {"n_neighbors": 5}),
     "DeepOneClass": (DeepOneClass, {"n_patches": 200}),
     "RotationPrediction": (RotationPrediction, FIRST_STAGE),
-    "ContrastiveDA": (ContrastiveDA, FIRST_STAGE),
+    "ContrastiveDA": (ContrastiveDA, {**FIRST_STAGE, "n_folds": 40}),
     "CutPaste": (CutPaste, FIRST_STAGE),
     "CANCE": (
         CANCE,

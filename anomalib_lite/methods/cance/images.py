@@ -18,6 +18,7 @@ from .learning import CompositeLearner, Learned
 if TYPE_CHECKING:
     from .detector import CANCE
 
+_LEAST_STD = 1e-12  # of squared errors: those of rounding
 _PATCHES_OF_A_STREAM = 100  # kept of each image where the number of images is unknown
 
 
@@ -63,7 +64,7 @@ class PixelModel:
             composites = composites.clone().requires_grad_(True)
             total = self.composite.score_composites(composites).sum()
             (slopes,) = torch.autograd.grad(total, composites)
-        return slopes[:, -2].clamp_min(1 / self.error_std).float()
+        return slopes[:, -2].clamp_min(1 / max(self.error_std, _LEAST_STD)).float()
 
 
 @dataclass(frozen=True, eq=False)

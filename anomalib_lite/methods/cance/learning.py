@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .detector import CANCE
 
 TRAINED = ("autoencoder", "mlp")  # the values of ``backbone`` that name networks to train
+_ROUNDING = 1e-6  # what inputs differ by at least, in pixel values, features or standard deviations
 
 
 class Learned(NamedTuple):
@@ -62,6 +63,12 @@ class CompositeLearner:
     def learn(self, x: torch.Tensor) -> Learned:
         """Fit a model on inputs (n, ...), and score each input by a model fitted without it."""
         check_enough(len(x), 4, "scores of inputs by detectors fitted on others")
+        spread = float((x - x[:1]).abs().max())
+        if spread < _ROUNDING:
+            raise ValueError(
+                f"X: its {len(x)} samples differ by {spread:.1g} at most, which is rounding: are "
+                "they all the same?"
+            )
         autoencoder, history = self._fit_autoencoder(x, is_first=True)
         composites = _composites(autoencoder, x)
         if self._params.cross_fit:
@@ -86,7 +93,7 @@ class CompositeLearner:
 
     def _held_out_scores(self, x):
         """Anomaly scores (n,) of inputs (n, ...) by models of the other folds."""
-        scores = np.empty(len(x))
+        scores = np.full(len(x), np.nan)
         for fit, held_out in self.folds(x):
             scores[held_out] = self.fit(x[fit]).score(x[held_out]).cpu()
         return scores
@@ -99,7 +106,7 @@ class CompositeLearner:
         for fit, held_out in self.folds(x):
             other, _ = self._fit_autoencoder(x[fit])
             composites[held_out, -2:] = _composites(other, x[held_out])[:, -2:]
-        scores = np.empty(len(x))
+        scores = np.full(len(x), np.nan)
         for fit, held_out in self.folds(x):
             model = self._model(autoencoder, composites[fit])
             scores[held_out] = model.score_composites(composites[held_out]).cpu()
