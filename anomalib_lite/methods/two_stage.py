@@ -390,6 +390,11 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
     def _fit_classifiers(self, images, generator):
         """Fit the classifiers; returns out-of-sample anomaly scores (n,)."""
         patches, owners = self._random_patches(images, generator)
+        if not np.isfinite(patches).all():
+            raise ValueError(
+                "X: the trained network gives NaN or infinity for the training images. Is each of "
+                "them constant, and are they all the same?"
+            )
         seed = draw_seed(generator)
         self.patch_classifier_ = fit_head(self.classifier, patches, seed)
         if self._scoring_.patch_level:

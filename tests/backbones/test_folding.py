@@ -6,6 +6,7 @@ from small_networks import SIZE, Trunk, assert_close, batch, norms_left, randomi
 from torch import nn
 
 from anomalib_lite.backbones import Backbone
+from anomalib_lite.backbones.folding import same_maps
 
 
 class SharedNorm(nn.Module):
@@ -128,3 +129,9 @@ def test_a_network_may_be_prepared_in_inference_mode(make):
         backbone = Backbone(module, image_size=SIZE)
         assert_close(backbone(batch()), [expected], 1e-5)
     assert_close(backbone(batch()), [expected], 1e-5)
+
+
+def test_maps_that_are_no_numbers_are_not_the_same():
+    for value in (torch.nan, torch.inf):
+        maps = [torch.full((1, 2, 3, 3), value)]
+        assert not same_maps(maps, maps)

@@ -335,6 +335,14 @@ def recorder():
     return Recorder()
 
 
+def test_a_trained_network_that_gives_no_numbers_is_refused(monkeypatch):
+    cls = RotationPrediction
+    monkeypatch.setattr(cls, "_embed", lambda self, batch: torch.full((len(batch), 4), torch.nan))
+    detector = small(cls)
+    with pytest.raises(ValueError, match=r"gives NaN or infinity.*are they all the same"):
+        detector.fit(NORMAL)
+
+
 @pytest.mark.parametrize("n_folds", [2, 5, 100])
 def test_threshold_comes_from_classifiers_fitted_without_the_images_fold(recorder, n_folds):
     detector = small(CutPaste, classifier=recorder, n_folds=n_folds).fit(NORMAL)
