@@ -73,7 +73,7 @@ def test_rows_of_a_group_are_in_one_fold():
 def test_folds_are_drawn_by_the_seed():
     first, again, other = (next(folds(np.arange(30), seed))[1].tolist() for seed in (0, 0, 1))
     assert first == again != other
-    assert len(list(folds(np.arange(30), 0))) == 5
+    assert len(list(folds(np.arange(30), 0))) == 20
 
 
 def test_kernels_have_the_papers_width():

@@ -92,7 +92,7 @@ def test_fewer_folds_leave_more_images_out():
     )
     assert (two >= twelve).all()
     assert two.mean() > five.mean() > twelve.mean()
-    np.testing.assert_array_equal(-small(classifier).fit(NORMAL).calibration_scores_, five)
+    np.testing.assert_array_equal(-small(classifier).fit(NORMAL).calibration_scores_, twelve)
 
 
 def test_maps_score_every_patch_by_the_patch_classifier(fitted):
