@@ -88,7 +88,7 @@ DETECTORS = {
     "CutPaste": (CutPaste, FIRST_STAGE),
     "CANCE": (
         CANCE,
-        {"widths": (8, 16), "latent_dim": 8, "epochs": 10, "decoder_epochs": 3, "n_folds": 10,
+        {"widths": (8, 16), "latent_dim": 8, "epochs": 10, "decoder_epochs": 3,
          "density": NCEDensity(epochs=10, learning_rate=0.003)},
     ),
     "CPC": (

@@ -55,33 +55,50 @@ class PartBanks:
 
     Attributes
     ----------
-    chunks : list of list of torch.Tensor of shape (n_k, D)
-        For each chunk of images learned together, rows of each part in the order of picking; empty
-        for a part without images.
+    rows : torch.Tensor of shape (n, D)
+        Of each chunk of images learned together, those of each part, in the order of picking.
+    counts : ndarray of shape (n_chunks, N_PARTS)
+        How many rows there are of each chunk and part; 0 for a part without images.
     sizes : list of int
         How many rows each chunk has given to the bank.
     parts : ndarray of shape (n_images,)
         The part of each image.
     """
 
-    chunks: list[list[torch.Tensor]]
+    rows: torch.Tensor
+    counts: np.ndarray
     sizes: list[int]
     parts: np.ndarray
 
     def __post_init__(self):
-        tensors = [rows for chunk in self.chunks for rows in chunk]
         fits = (
-            len(self.chunks) == len(self.sizes)
-            and all(len(chunk) == N_PARTS for chunk in self.chunks)
-            and len({rows.shape[1:] for rows in tensors}) == 1
-            and all(rows.ndim == 2 and rows.dtype == torch.float32 for rows in tensors)
+            self.rows.ndim == 2
+            and self.rows.dtype == torch.float32
+            and self.counts.shape == (len(self.sizes), N_PARTS)
+            and (self.counts >= 0).all()
+            and self.counts.sum() == len(self.rows)
             and all(size >= 1 for size in self.sizes)
             and np.isin(self.parts, range(N_PARTS)).all()
         )
         if not fits:
-            raise ValueError(
-                "expected rows of the parts of each chunk, and the part of each image."
-            )
+            raise ValueError("expected rows of each chunk and part, and the part of each image.")
+
+    @classmethod
+    def from_chunks(
+        cls, chunks: list[list[torch.Tensor]], sizes: list[int], parts: np.ndarray
+    ) -> "PartBanks":
+        """From the rows (n_k, D) of each chunk and part."""
+        rows = torch.cat([rows for chunk in chunks for rows in chunk])
+        counts = np.array([[len(rows) for rows in chunk] for chunk in chunks])
+        return cls(rows, counts, sizes, parts)
+
+    @property
+    def chunks(self) -> list[tuple[torch.Tensor, ...]]:
+        """The rows (n_k, D) of each chunk and part."""
+        chunks = self.rows.split(self.counts.sum(1).tolist())
+        return [
+            chunk.split(counts.tolist()) for chunk, counts in zip(chunks, self.counts, strict=True)
+        ]
 
     @classmethod
     def of(
@@ -92,22 +109,21 @@ class PartBanks:
         for part in range(N_PARTS):
             members = images[torch.from_numpy(parts == part).to(images.device)]
             chunk.append(members.flatten(0, 1))
-        return cls([_kept(chunk, size, codes)], [size], parts)
+        return cls.from_chunks([_kept(chunk, size, codes)], [size], parts)
 
     def joined(self, later: "PartBanks") -> "PartBanks":
         """These and those of later images."""
-        parts = np.concatenate([self.parts, later.parts])
-        return PartBanks(self.chunks + later.chunks, self.sizes + later.sizes, parts)
+        return PartBanks(
+            torch.cat([self.rows, later.rows]),
+            np.concatenate([self.counts, later.counts]),
+            self.sizes + later.sizes,
+            np.concatenate([self.parts, later.parts]),
+        )
 
     def reduced(self, size: int, codes: PrincipalCodes) -> "PartBanks":
         """One chunk instead of several, for a bank that was reduced to ``size`` rows."""
         chunk = [torch.cat(rows) for rows in zip(*self.chunks, strict=True)]
-        return PartBanks([_kept(chunk, size, codes)], [size], self.parts)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all parts and chunks together."""
-        return sum(len(rows) for chunk in self.chunks for rows in chunk)
+        return PartBanks.from_chunks([_kept(chunk, size, codes)], [size], self.parts)
 
     def others(self, part: int, n_bank: int, codes: PrincipalCodes) -> NearestRows | None:
         """A bank of at most ``n_bank`` rows of the other parts; None if there are none.

@@ -257,7 +257,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
 
     def _n_stored(self):
         """Rows of the bank and of those it is calibrated with."""
-        return self.memory_bank_.n_stored + self._part_banks_.n_rows
+        return self.memory_bank_.n_stored + len(self._part_banks_.rows)
 
     def _absorb(self, store, grid, generator, *, whole):
         """Add the coreset of some images' rows to the bank; gives their out-of-sample scores."""
@@ -279,7 +279,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         room = self._budget() // (4 * coreset_row_bytes(bank.shape[1]))
         if len(bank) > room:
             self._reduce_bank(generator)
-        elif is_count and self._part_banks_.n_rows > room:
+        elif is_count and len(self._part_banks_.rows) > room:
             self._reduce_part_banks(len(bank))
         return scores
 
