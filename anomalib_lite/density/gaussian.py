@@ -167,10 +167,11 @@ def leave_one_out_squares(
     squares : torch.Tensor
         NaN where fewer than two others are left.
     """
+    copies = torch.as_tensor(copies).to(squares)
     others = count - copies
     fraction = count * copies * squares / ((count - 1) * others)  # of the scatter, along the row
     found = count**2 * (others - 1) / ((count - 1) * others**2) * squares / (1 - fraction)
-    return torch.where(torch.as_tensor(others > 1, device=squares.device), found, torch.nan)
+    return found.where(others > 1, found.new_tensor(torch.nan))
 
 
 def shrunk_gaussian(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
