@@ -17,7 +17,7 @@ from ...search.coreset import greedy_coreset
 from ...search.nearest import NearestRows
 
 N_PARTS = 32  # a bank of 31 / 32 of the images is nearly as good as that of all
-_LARGE = 1000  # rows of a bank that is made of as many rows of its parts, without reduction
+_LARGE = 800  # rows of a bank that is made of as many rows of its parts, without reduction
 _ENOUGH = 128  # rows of a part, to be reduced, of a smaller one
 _COMPONENTS = 32  # in which these coresets are picked
 _SEARCHED = 24  # components of the codes that they are searched by
