@@ -167,7 +167,7 @@ def leave_one_out_squares(
     squares : torch.Tensor
         NaN where fewer than two others are left.
     """
-    copies = torch.as_tensor(copies).to(squares)
+    copies = torch.as_tensor(copies, dtype=squares.dtype, device=squares.device)
     others = count - copies
     fraction = count * copies * squares / ((count - 1) * others)  # of the scatter, along the row
     found = count**2 * (others - 1) / ((count - 1) * others**2) * squares / (1 - fraction)
