@@ -7,12 +7,13 @@ fit, or rely on their own settings meanwhile.
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, wraps
 from typing import TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
@@ -29,9 +30,10 @@ _Function = TypeVar("_Function", bound=Callable)
 def plain_context() -> Iterator[None]:
     """Context that undoes what a caller may have set in this thread.
 
-    That is inference mode, autocast, a default device, and NumPy's handling of floating-point
-    errors. Gradients are off, too: what needs them turns them on. The default dtype belongs to the
-    whole process, and stays; computations inside name their dtypes.
+    That is inference mode, autocast, a default device, the number of threads that an operation of
+    PyTorch runs in, which becomes 1, and NumPy's handling of floating-point errors. Gradients are
+    off, too: what needs them turns them on. The default dtype belongs to the whole process, and
+    stays; computations inside name their dtypes.
 
     Examples
     --------
@@ -47,9 +49,25 @@ def plain_context() -> Iterator[None]:
         for device_type in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.get_num_threads() > 1:
+            stack.enter_context(_one_thread())
         if torch.empty(0).device.type != "cpu":  # each call inside such a context costs time
             stack.enter_context(OnDevice("cpu"))
         yield
+
+
+def _one_thread() -> AbstractContextManager:
+    """Context in which operations that this thread starts run in it alone.
+
+    OpenMP keeps its number of threads for each thread that starts some. PyTorch's own function
+    would also change the default of all threads to come.
+    """
+    return _openmp().limit(limits=1)
+
+
+@cache
+def _openmp():
+    return ThreadpoolController().select(user_api="openmp")
 
 
 def plain(function: _Function) -> _Function:

@@ -67,6 +67,15 @@ def check_enough(n_images: int, minimum: int, source: str) -> None:
         )
 
 
+def check_n_jobs(n_jobs: Any) -> None:
+    """Raise ValueError unless ``n_jobs`` is None or an int other than 0."""
+    is_int = isinstance(n_jobs, Integral) and not isinstance(n_jobs, bool)
+    if n_jobs is not None and (not is_int or n_jobs == 0):
+        raise ValueError(
+            f"n_jobs: expected None, a number of workers, or -1 for all, got {n_jobs!r}."
+        )
+
+
 def check_finite(values: "torch.Tensor", images: Sequence) -> None:
     """Raise ValueError, naming the image, if the ``values`` (B, ...) of B images are not finite."""
     finite = values.isfinite().flatten(1).all(1).tolist()

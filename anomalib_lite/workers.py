@@ -1,0 +1,167 @@
+"""Ordered work by a team of workers, each of which runs PyTorch in one thread.
+
+Threads inside an operation meet at its end, after a millisecond or less; on a machine that does
+anything else they wait for each other's turn there, and work stands still. Workers take whole
+images, or blocks of rows, and meet nowhere. As every operation runs in one thread, its last bits do
+not depend on the number of cores.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from typing import TypeVar
+
+import joblib
+from joblib.parallel import get_active_backend
+from torch.utils.data import get_worker_info
+
+from .contexts import plain_context
+from .validation import check_n_jobs
+
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+
+_AHEAD = 2  # tasks handed out beyond one for each worker: the next one is there when it is done
+_KEPT = threading.local()  # what a worker thread must not lose
+
+
+def count_workers(n_jobs: int | None) -> int:
+    """The number of workers that ``n_jobs`` means.
+
+    None is as many as there are processors that this process may use, by its affinity and cgroup,
+    but one inside a worker of joblib or of a DataLoader, which share them already. Negative numbers
+    count from all: -1 is all, -2 all but one.
+
+    Examples
+    --------
+    >>> count_workers(3)
+    3
+    """
+    check_n_jobs(n_jobs)
+    if n_jobs is None:
+        backend, _ = get_active_backend()
+        is_shared = (backend.nesting_level or 0) > 0 or get_worker_info() is not None
+        return 1 if is_shared else joblib.cpu_count()
+    return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
+
+
+class Team:
+    """Workers that wait for tasks until they are dismissed.
+
+    Threads start with the first task. A task has no team: what it would hand out it does itself.
+
+    Parameters
+    ----------
+    n_workers : int
+        With 1, the caller does all the work.
+
+    Examples
+    --------
+    >>> team = Team(2)
+    >>> list(team.map(abs, [-1, 2, -3]))
+    [1, 2, 3]
+    >>> team.dismiss()
+    """
+
+    def __init__(self, n_workers: int):
+        self.n_workers = n_workers
+        self._pool = None
+
+    def map(
+        self, function: Callable[[_Item], _Result], items: Iterable[_Item]
+    ) -> Iterator[_Result]:
+        """``function(item)`` of each item, in order.
+
+        Items are taken by the caller's thread, a few ahead of the results. What a task or ``items``
+        raises is raised in its place, after the results of all items before it.
+        """
+        if self.n_workers == 1:
+            for item in items:
+                yield self.run(function, item)
+            return
+        items, end, waiting = iter(items), None, deque()
+        try:
+            while end is None or waiting:
+                while end is None and len(waiting) < self.n_workers + _AHEAD:
+                    try:
+                        waiting.append(self._hand_out(function, next(items)))
+                    except Exception as error:  # StopIteration, or one of the items' own
+                        end = error
+                if waiting:
+                    yield waiting.popleft().result()
+        finally:
+            for task in waiting:
+                task.cancel()
+        if not isinstance(end, StopIteration):
+            raise end
+
+    def _hand_out(self, function, item):
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.n_workers, "anomalib_lite", _begin)
+        return self._pool.submit(copy_context().run, _as_worker, function, item)
+
+    def run(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
+        """``function(item)``, by the caller, who borrows the team for what it hands out itself."""
+        token = _TEAM.set(self)
+        try:
+            return function(item)
+        finally:
+            _TEAM.reset(token)
+
+    def dismiss(self) -> None:
+        """End all threads; tasks that have not begun are dropped, the others finished."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+_ALONE = Team(1)
+_TEAM: ContextVar[Team | None] = ContextVar("team", default=None)
+
+
+def _begin():
+    """Enter, for as long as the thread lives, the context in which everything is computed."""
+    _KEPT.context = plain_context()
+    _KEPT.context.__enter__()
+
+
+def _as_worker(function, item):
+    _TEAM.set(_ALONE)  # in a copy of the caller's context
+    return function(item)
+
+
+@contextmanager
+def borrowed_team(n_jobs: int | None = None) -> Iterator[Team]:
+    """Context with the team of the :func:`team` around it, or without one with a new team.
+
+    Examples
+    --------
+    >>> with team(3), borrowed_team(2) as workers:
+    ...     workers.n_workers
+    3
+    """
+    around = _TEAM.get()
+    if around is not None:
+        yield around
+        return
+    made = Team(count_workers(n_jobs))
+    try:
+        yield made
+    finally:
+        made.dismiss()
+
+
+@contextmanager
+def team(n_jobs: int | None = None) -> Iterator[Team]:
+    """Context whose team everything inside borrows. Inside another one it is that one's.
+
+    Not for generators: what runs between their steps would borrow, too.
+    """
+    with borrowed_team(n_jobs) as workers:
+        token = _TEAM.set(workers)
+        try:
+            yield workers
+        finally:
+            _TEAM.reset(token)
