@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import ClassVar, Self
 
@@ -16,17 +17,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from .annotations import Device, Images, RandomState, Size
 from .backbones.maps import MapRenderer
+from .batches import Batches
 from .contexts import plain
 from .data.images import CheckedImage, ImageStream
 from .data.inputs import NetworkInput, ScaleCheck, ValueRange
-from .inspection import Glance, InspectedImage, Inspection, MapCollector, MapLevels, warn_of_skipped
+from .inspection import InspectedImage, Inspection, MapCollector, MapLevels, warn_of_skipped
 from .io.persistence import SaveMixin
 from .notes import N_EXAMPLES, Notes
 from .runtime import (
     aside,
     is_inner_fit,
     make_generator,
-    progress,
     resolve_device,
     twin_of,
     warn_user,
@@ -37,8 +38,10 @@ from .validation import (
     check_count,
     check_finite,
     check_fraction,
+    check_n_jobs,
     check_number,
 )
+from .workers import team
 
 
 class ImageEstimator(SaveMixin, BaseEstimator):
@@ -50,7 +53,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
     no ``image_size``, :meth:`_build` too.
     """
 
-    _live_params: ClassVar[tuple[str, ...]] = ("batch_size", "verbose")
+    _live_params: ClassVar[tuple[str, ...]] = ("batch_size", "n_jobs", "verbose")
     """Parameters that can change after fit; a change of any other needs a refit."""
 
     # -- hooks ------------------------------------------------------------------------------------
@@ -100,17 +103,23 @@ class ImageEstimator(SaveMixin, BaseEstimator):
             If a parameter or an image is invalid. A fit that fails leaves the estimator as it was
             before.
         """
-        with aside(self) as learner:
+        with self._learning() as learner:
             learner._start()
             learner._fit_images(X)
         return self
 
+    @contextmanager
+    def _learning(self):
+        """Context of a twin that learns, with the workers to share the work."""
+        with aside(self) as learner, team(self._n_jobs):
+            yield learner
+
     def set_params(self, **params):
         """Set parameters by name.
 
-        After fit, ``false_alarm_rate``, ``smoothing``, ``batch_size`` and ``verbose`` take effect
-        at once where the estimator has them; a change of any other parameter warns that it waits
-        for the next fit.
+        After fit, ``false_alarm_rate``, ``smoothing``, ``batch_size``, ``n_jobs`` and ``verbose``
+        take effect at once where the estimator has them; a change of any other parameter warns that
+        it waits for the next fit.
 
         Parameters
         ----------
@@ -162,6 +171,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
 
     def _check_all_params(self):
         check_count("batch_size", self.batch_size)
+        check_n_jobs(self._n_jobs)
         self._check_params()
 
     # -- reading images ---------------------------------------------------------------------------
@@ -174,54 +184,51 @@ class ImageEstimator(SaveMixin, BaseEstimator):
         """Images that pass through the network together."""
         return 1 if self.device_.type == "cpu" else self.batch_size
 
-    def _batches(self, stream, desc):
-        """Lists of images that pass through the network together.
+    def _batches(self, stream: ImageStream, desc: str, **options) -> Batches:
+        """What the network takes of images.
 
         On a CPU each passes alone, so that no result depends, not even in its last bit, on the
-        other images of the call. Larger batches would be 5 to 25 % faster there.
+        other images of the call.
         """
-        size, images = self._n_together, []
-        with progress(total=stream.n_images, desc=desc, verbose=self.verbose) as bar:
-            for image in stream:
-                images.append(image)
-                if len(images) == size:
-                    yield images
-                    bar.update(size)
-                    images = []
-            if images:
-                yield images
-                bar.update(len(images))
+        return Batches(
+            stream,
+            self.input_,
+            self.device_,
+            size=self._n_together,
+            n_jobs=self._n_jobs,
+            desc=desc,
+            verbose=self.verbose,
+            **options,
+        )
 
-    def _learning_batches(
-        self, stream: ImageStream
-    ) -> Iterator[tuple[list[CheckedImage], torch.Tensor]]:
+    @property
+    def _n_jobs(self):
+        return getattr(self, "n_jobs", None)  # a subclass may have no such parameter
+
+    def _learning_batches(self, stream: ImageStream, notes: Notes | None = None) -> Batches:
         """(images, network input (B, 3, h, w)) of normal images; learns their range of values."""
         self.value_range_ = copy.deepcopy(self.value_range_)  # a failed partial_fit loses nothing
         scale = ScaleCheck(copy.copy(self.value_range_)) if self.n_images_ else None
-        for images in self._batches(stream, "fit"):
-            for image in images:
-                if scale is not None:
-                    scale.see(image)
-                self.value_range_.learn(image)
-            self.n_images_ += len(images)
-            yield images, self.input_.batch(images).to(self.device_)
-        if scale is not None:
-            scale.finish()
 
-    def _checked_batches(
-        self, stream: ImageStream, desc: str
-    ) -> Iterator[tuple[list[CheckedImage], torch.Tensor]]:
+        def learn(image, pixels, digest):
+            self.value_range_.learn(image)
+            self.n_images_ += 1
+            if notes is not None:
+                notes.see(image, pixels, digest)
+                self._digests_ = notes.digests
+
+        return self._batches(
+            stream, "fit", scale=scale, learn=learn, needs_digest=notes is not None
+        )
+
+    def _checked_batches(self, stream: ImageStream, desc: str, *, reads_ahead=True) -> Batches:
         """(images, network input (B, 3, h, w)) of images to be scored or transformed.
 
         Raises ValueError, at the end or after many images, if all of them are scaled in another way
         than those of fit. A mistake shows in every image of a call, an anomaly in some.
         """
         scale = ScaleCheck(self.value_range_)
-        for images in self._batches(stream, desc):
-            for image in images:
-                scale.see(image)
-            yield images, self.input_.batch(images).to(self.device_)
-        scale.finish()
+        return self._batches(stream, desc, scale=scale, reads_ahead=reads_ahead)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -250,6 +257,9 @@ class BaseDetector(OutlierMixin, ImageEstimator):
     batch_size : int, default=32
         Images that pass through the network together on an accelerator. On a CPU each passes
         alone, so that no score depends, not even in its last bit, on the images around it.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
     random_state : None, int, RandomState or Generator, default=None
     verbose : bool, default=False
@@ -302,6 +312,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         smoothing: float = 4.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         random_state: RandomState = None,
         verbose: bool = False,
@@ -310,6 +321,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -379,18 +391,11 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         """Learn from images and set the threshold."""
         stream = self._open(X)
         notes = Notes(self._digests_)
-        batches = self._noted(self._learning_batches(stream), notes)
+        batches = self._learning_batches(stream, notes)
         anomaly_scores = self._learn(batches, stream.n_images, make_generator(self.random_state))
         self._calibrate_threshold(anomaly_scores)
         self._keep_examples(notes)
         notes.warn_of_copies()
-
-    def _noted(self, batches, notes):
-        """The batches, of which notes are taken."""
-        for images, batch in batches:
-            notes.see(images, batch)
-            self._digests_ = notes.digests
-            yield images, batch
 
     def _distinct(self) -> np.ndarray:
         """For each image learned from (n_images_,) which distinct image it is, 0, 1, 2, ..."""
@@ -682,9 +687,11 @@ class BaseDetector(OutlierMixin, ImageEstimator):
 
         Notes
         -----
-        Only the images of the current batch are in memory. What is said is what the detector had
-        learned when the first image was asked for. Where the first images look scaled in another
-        way than those of fit, results wait until one does not.
+        Only a few images are in memory, those that the workers are at. An iterator whose length is
+        not known, such as a camera's, is asked for an image when the results of those before it
+        have been given. What is said is what the detector had learned when the first image was
+        asked for. Where the first images look scaled in another way than those of fit, results wait
+        until one does not.
 
         Examples
         --------
@@ -696,7 +703,8 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         """
         detector = self._scoring_twin()
         stream = detector._open(X, on_error)
-        yield from detector._inspected(stream, maps)
+        is_sized = stream.n_images is not None
+        yield from detector._inspected(stream, maps, reads_ahead=is_sized)
         warn_of_skipped(stream.skipped)
 
     @plain
@@ -746,16 +754,13 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         known = ~np.isnan(scores) & (not math.isnan(self.offset_))
         return np.where(known, np.where(scores < self.offset_, -1, 1), 0)
 
-    def _inspected(self, stream, maps):
+    def _inspected(self, stream, maps, *, reads_ahead=True):
         """An InspectedImage for each image of the stream, skipped ones included, in order."""
-        size_of = self._map_size(maps)
-        render = self._map_renderer() if size_of else None
         n_told = 0
-        for image, score, grid in self._look(stream, maps=render is not None):
+        for image, score, heat in self._look(stream, self._map_size(maps), reads_ahead):
             while n_told < len(stream.skipped) and stream.skipped[n_told].index < image.index:
                 yield InspectedImage.of_skipped(stream.skipped[n_told])
                 n_told += 1
-            heat = render(grid, size_of(image)).cpu().numpy() if render else None
             label = int(self._labels(np.float64(-score)))
             yield InspectedImage(-score, label, heat, image.path)
         for skipped in stream.skipped[n_told:]:
@@ -773,26 +778,34 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         size = as_pair("maps", maps)
         return lambda image: size
 
-    def _look(self, stream, *, maps):
-        """(image without its pixels, anomaly score, grid or None) one by one.
+    def _look(self, stream, size_of, reads_ahead):
+        """(image without its pixels, anomaly score, map or None) one by one.
 
         The first ones wait while all look scaled in another way than those of fit; see
-        :meth:`ImageEstimator._checked_batches`.
+        :meth:`ImageEstimator._checked_batches`. They wait as grids, which are small.
         """
-        scale, waiting = ScaleCheck(self.value_range_), []
-        for images in self._batches(stream, "score"):
-            for image in images:
-                scale.see(image)
-            scores, grids = self._look_at(images, maps=maps)
-            waiting += zip(map(Glance.of, images), scores, grids, strict=True)
-            if scale.is_right:
-                yield from waiting
-                waiting = []
-        scale.finish()
+        batches = self._checked_batches(stream, "score", reads_ahead=reads_ahead)
+        render = None if size_of is None else self._map_renderer()
 
-    def _look_at(self, images, *, maps):
+        def look(images, batch):
+            scores, grids = self._look_at(images, batch, maps=render is not None)
+            waits = render is None or not batches.scale.is_right
+            heats = [None] * len(images) if waits else map(finished, images, grids)
+            return list(zip(images, scores, grids, heats, strict=True))
+
+        def finished(image, grid):
+            return None if render is None else render(grid, size_of(image)).cpu().numpy()
+
+        waiting = []
+        for _, seen in batches.each(look):
+            waiting += seen
+            if batches.scale.is_right:
+                for image, score, grid, heat in waiting:
+                    yield image, score, finished(image, grid) if heat is None else heat
+                waiting = []
+
+    def _look_at(self, images, batch, *, maps):
         """Anomaly scores, and grids or Nones, of a batch of images."""
-        batch = self.input_.batch(images).to(self.device_)
         scores, grids = self._checked_inference(batch, maps=maps)
         check_finite(scores[:, None], images)
         if maps:
@@ -839,7 +852,7 @@ class PartialFitMixin:
         ValueError
             If an image is invalid; the estimator is then as it was before.
         """
-        with aside(self) as learner:
+        with self._learning() as learner:
             if hasattr(learner, "offset_"):
                 learner._check_all_params()
             else:

@@ -7,7 +7,7 @@ fit, or rely on their own settings meanwhile.
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, wraps
 from typing import TypeVar
 
@@ -49,8 +49,7 @@ def plain_context() -> Iterator[None]:
         for device_type in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
-        if torch.get_num_threads() > 1:
-            stack.enter_context(_one_thread())
+        stack.enter_context(_one_thread())
         if torch.empty(0).device.type != "cpu":  # each call inside such a context costs time
             stack.enter_context(OnDevice("cpu"))
         yield
@@ -62,6 +61,9 @@ def _one_thread() -> AbstractContextManager:
     OpenMP keeps its number of threads for each thread that starts some. PyTorch's own function
     would also change the default of all threads to come.
     """
+    torch.get_num_threads()  # the first call in a thread sets the number
+    if all(library.num_threads == 1 for library in _openmp().lib_controllers):
+        return nullcontext()
     return _openmp().limit(limits=1)
 
 

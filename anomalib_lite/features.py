@@ -11,7 +11,6 @@ from .backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 from .backbones.readers import Layers
 from .base import ImageEstimator
 from .contexts import plain
-from .runtime import aside
 from .validation import check_choice, check_finite, check_odd
 
 
@@ -42,6 +41,9 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         ``pooling=None`` only.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
@@ -91,6 +93,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         pooling: str | None = "mean",
         neighborhood: int = 3,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         engine: str = "torch",
         dtype: str = "auto",
@@ -105,6 +108,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         self.pooling = pooling
         self.neighborhood = neighborhood
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.engine = engine
         self.dtype = dtype
@@ -114,7 +118,7 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
     @plain
     def fit_transform(self, X: Images, y: object = None) -> np.ndarray:
         """``fit(X).transform(X)``, in one pass over the images."""
-        with aside(self) as learner:
+        with self._learning() as learner:
             learner._start()
             return learner._collect(learner._learning_batches(learner._open(X)))
 
@@ -142,16 +146,16 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
 
     def _collect(self, batches):
         features = []
-        for images, batch in batches:
-            maps = self.backbone_(batch)
-            if self._pooling_ is None:
-                embedding = patch_embedding(maps, neighborhood=self._neighborhood_)
-                found = grid_rows(embedding)  # (B, P, D)
-            else:
-                found = pool_maps(maps, self._pooling_)  # (B, D)
+        for images, found in batches.map(self._features):
             check_finite(found, images)
             features.append(found.cpu().numpy())
         return np.concatenate(features)
+
+    def _features(self, batch):
+        maps = self.backbone_(batch)
+        if self._pooling_ is None:
+            return grid_rows(patch_embedding(maps, neighborhood=self._neighborhood_))  # (B, P, D)
+        return pool_maps(maps, self._pooling_)  # (B, D)
 
     def _check_params(self):
         if self.pooling is not None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .data.images import CheckedImage, SkippedImage
+from .data.images import SkippedImage
 from .runtime import warn_user
 
 
@@ -77,19 +77,6 @@ class MapLevels(NamedTuple):
 
     normal: float
     threshold: float
-
-
-class Glance(NamedTuple):
-    """What is remembered of an image when its pixels are gone."""
-
-    index: int
-    label: str
-    path: str | None
-    size: tuple[int, int]
-
-    @classmethod
-    def of(cls, image: CheckedImage) -> "Glance":
-        return cls(image.index, image.label, image.path, image.size)
 
 
 class MapCollector:

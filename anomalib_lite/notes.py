@@ -1,13 +1,11 @@
 """What is noted of normal images while a detector learns from them."""
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .data.images import CheckedImage
-from .inspection import Glance
+from .data.images import Glance
 from .runtime import is_inner_fit, warn_user
 
 N_EXAMPLES = 8  # images whose maps tell what a normal map looks like
@@ -38,18 +36,16 @@ class Notes:
         self._inputs, self.indices, self.images = [], [], []
         self._random = np.random.default_rng(0)  # its own: learning must not depend on it
 
-    def see(self, images: Sequence[CheckedImage], batch: torch.Tensor) -> None:
-        """Note images and their network inputs (B, 3, h, w)."""
-        for image, pixels in zip(images, batch, strict=True):
-            digest = _digest(pixels)
-            if digest in self._labels:
-                self._copies.append(f"{image.label} is {self._labels[digest]}")
-            self._labels.setdefault(digest, image.label)
-            self._draw(image, pixels, self._n)
-            if self._n == len(self._buffer):
-                self._buffer = np.resize(self._buffer, 2 * self._n + 16)
-            self._buffer[self._n] = digest
-            self._n += 1
+    def see(self, image: Glance, pixels: torch.Tensor, digest: int) -> None:
+        """Note an image, its network input (3, h, w), and the digest of that."""
+        if digest in self._labels:
+            self._copies.append(f"{image.label} is {self._labels[digest]}")
+        self._labels.setdefault(digest, image.label)
+        self._draw(image, pixels, self._n)
+        if self._n == len(self._buffer):
+            self._buffer = np.resize(self._buffer, 2 * self._n + 16)
+        self._buffer[self._n] = digest
+        self._n += 1
 
     @property
     def digests(self) -> np.ndarray:
@@ -62,7 +58,7 @@ class Notes:
         if place < N_EXAMPLES:
             self._inputs[place : place + 1] = [pixels.clone()]
             self.indices[place : place + 1] = [index]
-            self.images[place : place + 1] = [Glance.of(image)]
+            self.images[place : place + 1] = [image]
 
     @property
     def examples(self) -> torch.Tensor:
@@ -80,7 +76,7 @@ class Notes:
             )
 
 
-def _digest(pixels):
+def digest_of(pixels: torch.Tensor) -> int:
     """A 64-bit digest of a network input (3, h, w)."""
     values = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
     return int.from_bytes(hashlib.blake2b(values, digest_size=8).digest(), "little", signed=True)

@@ -70,14 +70,19 @@ class Team:
         self._pool = None
 
     def map(
-        self, function: Callable[[_Item], _Result], items: Iterable[_Item]
+        self,
+        function: Callable[[_Item], _Result],
+        items: Iterable[_Item],
+        *,
+        ahead: bool = True,
     ) -> Iterator[_Result]:
         """``function(item)`` of each item, in order.
 
         Items are taken by the caller's thread, a few ahead of the results. What a task or ``items``
-        raises is raised in its place, after the results of all items before it.
+        raises is raised in its place, after the results of all items before it. With
+        ``ahead=False`` the caller works on one item after the other.
         """
-        if self.n_workers == 1:
+        if self.n_workers == 1 or not ahead:
             for item in items:
                 yield self.run(function, item)
             return

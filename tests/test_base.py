@@ -91,12 +91,13 @@ def test_a_data_set_that_gives_more_than_it_said_keeps_all_maps():
     assert detector.anomaly_map(Liar()).shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1] * 7), ("cuda", [3, 3, 1])])
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1] * 7), ("meta", [3, 3, 1])])
 def test_images_pass_alone_on_a_cpu_and_together_elsewhere(device, sizes):
-    detector = Brightness(batch_size=3)
-    detector.device_ = torch.device(device)  # nothing is sent there
-    batches = list(detector._batches(ImageStream(np.zeros((7, 8, 8))), "score"))
-    assert [len(images) for images in batches] == sizes
+    detector = Brightness(batch_size=3).fit(flat(0.2, 0.4))
+    detector.device_ = torch.device(device)
+    batches = list(detector._checked_batches(ImageStream(np.zeros((7, 8, 8))), "score"))
+    assert [len(images) for images, _ in batches] == sizes
+    assert {batch.device.type for _, batch in batches} == {device}
 
 
 def test_later_images_widen_the_range_but_a_failure_does_not():

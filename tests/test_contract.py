@@ -193,7 +193,7 @@ def interrupted(detector, method, X, at):
         Interrupt(at=at).during(getattr(detector, method), X)
 
 
-TOY = Subject(MeanImage(image_size=64, random_state=0))
+TOY = Subject(MeanImage(image_size=64, random_state=0, n_jobs=1))  # moments can be counted
 
 
 def test_an_interrupt_at_any_moment_of_a_fit_changes_nothing():

@@ -24,10 +24,11 @@ BELOW = {
     "density": {"workers", "runtime", "contexts", "validation", "io", "nn"},
     "backbones": {"workers", "runtime", "contexts", "validation", "data", "nn"},
     "inspection": {"runtime", "data"},
-    "notes": {"runtime", "data", "inspection"},
+    "notes": {"runtime", "data"},
+    "batches": {"runtime", "workers", "data", "notes"},
     "base": {
         *("runtime", "contexts", "validation", "workers", "io", "data", "backbones"),
-        *("inspection", "notes"),
+        *("inspection", "notes", "batches"),
     },
     "features": {"workers", "runtime", "contexts", "validation", "backbones", "base"},
     "fakes": {"workers", "runtime", "contexts", "validation", "data", "nn", "base"},

@@ -54,10 +54,8 @@ class OnnxReader:
     def _open(self):
         onnxruntime = _packages()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = 1  # several workers run one session
         options.log_severity_level = 4
-        # threads that spin between two images would slow down PyTorch's
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
             self._model, options, providers=["CPUExecutionProvider"]
         )

@@ -12,7 +12,7 @@ from torch import nn
 Layers: TypeAlias = Sequence[int | str] | str | None
 
 _DEFAULT_STRIDES = (8, 16)
-_HOOKS = threading.Lock()  # hooks sit on the module that all threads share
+_HOOKS = threading.Lock()  # PyTorch numbers hooks as if there were one thread
 
 
 class Reader(Protocol):
@@ -90,8 +90,7 @@ class ModuleReader:
 
     def __call__(self, batch):
         if self.names:
-            with _HOOKS:
-                return self._read_named(batch)
+            return self._read_named(batch)
         output = self.model(batch)
         if isinstance(output, dict):
             return list(output.values())
@@ -112,11 +111,12 @@ class ModuleReader:
 
     def _read_named(self, batch):
         """Outputs of the named submodules; stops the network once all are there."""
-        caught = {}
+        caught, here = {}, threading.get_ident()
 
         def catch(name):
             def hook(_module, _inputs, output):
-                if len(caught) == len(self.names):
+                # hooks sit on the module, which other threads run, too
+                if threading.get_ident() != here or len(caught) == len(self.names):
                     return
                 # later layers may work in place
                 caught[name] = output.clone() if isinstance(output, torch.Tensor) else output
@@ -125,16 +125,20 @@ class ModuleReader:
 
             return hook
 
-        hooks = [
-            self.model.get_submodule(name).register_forward_hook(catch(name)) for name in self.names
-        ]
+        modules = [self.model.get_submodule(name) for name in self.names]
+        with _HOOKS:
+            hooks = [
+                module.register_forward_hook(catch(name))
+                for module, name in zip(modules, self.names, strict=True)
+            ]
         try:
             self.model(batch)
         except _AllCaught:
             pass
         finally:
-            for hook in hooks:
-                hook.remove()
+            with _HOOKS:
+                for hook in hooks:
+                    hook.remove()
         for name in self.names:
             if name not in caught:
                 raise ValueError(f"layers: {name!r} takes no part in {type(self.model).__name__}.")

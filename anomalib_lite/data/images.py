@@ -28,10 +28,13 @@ are refused. Pipes and devices are refused.
 """
 
 import os
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,12 +43,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from ..annotations import Images
 from ..validation import check_choice
+from ..workers import Team
 from .decoding import decode
 from .files import IMAGE_SUFFIXES, image_files
 
 __all__ = [
-    "IMAGE_KEYS", "IMAGE_SUFFIXES", "CheckedImage", "ImageStream", "SkippedImage", "image_files",
-    "is_table",
+    "IMAGE_KEYS", "IMAGE_SUFFIXES", "CheckedImage", "Glance", "ImageStream", "Levels",
+    "SkippedImage", "grouped", "image_files", "is_table",
 ]  # fmt: skip
 
 IMAGE_KEYS = (
@@ -61,6 +65,17 @@ _UNREADABLE = (  # what "skip" skips
     Image.DecompressionBombError,
 )  # fmt: skip
 _N_REASONS = 3  # quoted where no image can be read
+_SAMPLE = 20_000  # pixels that the median of an image is taken of
+_PICTURES = threading.Lock()  # a PIL image, which may be in a list twice, decodes itself in place
+
+
+class Levels(NamedTuple):
+    """How bright an image is, as fractions of full scale; the median is that of a sample."""
+
+    highest: float
+    mean: float
+    median: float
+    lowest: float
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,30 @@ class CheckedImage:
         """(H, W) in pixels."""
         height, width = self.pixels.shape[-2:]
         return height, width
+
+    @property
+    def levels(self) -> Levels:
+        """How bright the image is, measured anew."""
+        pixels = self.pixels.flatten()
+        sample = pixels[:: max(1, len(pixels) // _SAMPLE)]
+        mean = pixels.mean(dtype=torch.float64)
+        return Levels(*map(float, (pixels.max(), mean, sample.median(), pixels.min())))
+
+    def glance(self, *, levels: bool = False) -> "Glance":
+        """What is remembered of the image when its pixels are gone, with its levels or without."""
+        seen = self.levels if levels else None
+        return Glance(self.index, self.label, self.path, self.size, self.dtype, seen)
+
+
+class Glance(NamedTuple):
+    """What is remembered of an image when its pixels are gone: see :class:`CheckedImage`."""
+
+    index: int
+    label: str
+    path: str | None
+    size: tuple[int, int]
+    dtype: str
+    levels: Levels | None
 
 
 class SkippedImage(NamedTuple):
@@ -168,33 +207,78 @@ class ImageStream:
         self.n_images, self._items = _open(X)
 
     def __iter__(self) -> Iterator[CheckedImage]:
+        return chain.from_iterable(self.work(Team(1), lambda image: image))
+
+    def work(
+        self,
+        team: Team,
+        prepare: Callable[[CheckedImage], Any],
+        finish: Callable[[list[Any]], Any] = list,
+        *,
+        size: int = 1,
+        ahead: bool = True,
+    ) -> Iterator[Any]:
+        """What a team makes of the images, in order: ``finish`` of a few that ``prepare`` has seen.
+
+        Parameters
+        ----------
+        team : Team
+            A worker reads ``size`` images, one after the other, and calls both functions.
+        prepare : callable
+            Given a checked image, it returns what is needed of it: the pixels are then let go.
+        finish : callable, default=list
+            Given a list of one or more of these, it returns what is yielded.
+        size : int, default=1
+            Images of a task.
+        ahead : bool, default=True
+            Whether images may be read before earlier results are asked for.
+        """
         self.skipped.clear()
         count, alpha_dropped = 0, False
-        skippable = _UNREADABLE if self.on_error == "skip" else ()
-        for index, item in enumerate(self._items()):
-            count += 1
-            try:
-                image, has_alpha = self._read(index, item)
-            except skippable as error:
-                self.skipped.append(_skipped(index, item, error))
-                continue
-            if has_alpha and not alpha_dropped:
+        task = partial(self._work, prepare, finish)
+        items = enumerate(map(_fetched, self._items()))
+        for done in team.map(task, grouped(items, size), ahead=ahead):
+            count += done.n_images
+            self.skipped += done.skipped
+            if done.with_alpha and not alpha_dropped:
                 alpha_dropped = True
                 warnings.warn(
-                    f"{image.label}: the alpha channel is dropped, here and in later images.",
+                    f"{done.with_alpha}: the alpha channel is dropped, here and in later images.",
                     UserWarning,
                     stacklevel=2,
                 )
-            yield image
+            yield from done.results
+            if done.error is not None:
+                raise done.error
         if count == 0:
             raise ValueError("X: expected at least one image, got none.")
         if count == len(self.skipped):
             raise ValueError(f"X: none of {count} images can be read. {_reasons(self.skipped)}")
 
+    def _work(self, prepare, finish, items):
+        """Read some (index, raw image), as far as that goes, and say what became of them."""
+        done, prepared = _Done(len(items)), []
+        for index, item in items:
+            try:
+                image, has_alpha = self._read(index, item)
+            except Exception as error:
+                if self.on_error == "skip" and isinstance(error, _UNREADABLE):
+                    done.skipped.append(_skipped(index, item, error))
+                    continue
+                done.error = error
+                break
+            if has_alpha and done.with_alpha is None:
+                done.with_alpha = image.label
+            prepared.append(prepare(image))
+            del image  # before the next one is read
+        if prepared:
+            done.results.append(finish(prepared))
+        return done
+
     def _read(self, index, item):
         """(checked image without its alpha channel, whether it had one)."""
-        if isinstance(item, _Fetch):
-            item = item()
+        if isinstance(item, _Failed):
+            raise item.error
         path = None
         try:
             item = _image_of(item)
@@ -219,6 +303,34 @@ class _BadImage(ValueError):
     def __init__(self, index, path, reason):
         super().__init__(f"{_label(index, path)}: {reason}")
         self.path = path
+
+
+@dataclass
+class _Done:
+    """What became of the images of a task."""
+
+    n_images: int
+    results: list[Any] = field(default_factory=list)  # one, unless no image can be read
+    skipped: list[SkippedImage] = field(default_factory=list)
+    with_alpha: str | None = None  # the first image that had an alpha channel
+    error: Exception | None = None  # that ended the task, to be raised after its results
+
+
+def grouped(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of so many items. If the items raise an error, those before it come first."""
+    group = []
+    try:
+        for item in items:
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
 
 
 def _path(item):
@@ -306,6 +418,22 @@ class _Fetch(NamedTuple):
 
     def __call__(self):
         return self.dataset[self.index]
+
+
+class _Failed(NamedTuple):
+    """An item that a Dataset could not give."""
+
+    error: Exception
+
+
+def _fetched(item):
+    """An item read from its Dataset, which may rely on being asked by one thread, and in order."""
+    if not isinstance(item, _Fetch):
+        return item
+    try:
+        return item()
+    except Exception as error:
+        return _Failed(error)
 
 
 def _loader_length(X):
@@ -459,7 +587,10 @@ def _named(value):
 
 def _to_array(item):
     """(array, whether channels come first) of one raw image."""
-    if isinstance(item, str | os.PathLike | Image.Image):
+    if isinstance(item, Image.Image):
+        with _PICTURES:
+            return decode(item), False
+    if isinstance(item, str | os.PathLike):
         return decode(item), False
     if isinstance(item, torch.Tensor):
         return _from_tensor(item), True

@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from ..annotations import Size
 from ..validation import as_pair, check_count
-from .images import CheckedImage
+from .images import CheckedImage, Glance
 
 _N_SUSPECT = 32  # images scaled another way, from the first on, after which a call gives up
-_SAMPLE = 20_000  # pixels that the median of an image is taken of
 _MOST_PIXELS, _LONGEST_SIDE = 2**25, 2**13  # of a network's input
 
 
@@ -53,42 +52,39 @@ class ValueRange:
         if not 0 <= self.highest <= 1:
             raise ValueError(f"highest: expected a value in [0, 1], got {self.highest}.")
 
-    def learn(self, image: CheckedImage) -> None:
+    def learn(self, image: CheckedImage | Glance) -> None:
         """Extend the range by an image of fit."""
-        highest, mean, median = _levels(image)
-        self.highest = max(self.highest, highest)
-        self.mean = max(self.mean, mean)
-        self.median = max(self.median, median)
+        levels = image.levels
+        self.highest = max(self.highest, levels.highest)
+        self.mean = max(self.mean, levels.mean)
+        self.median = max(self.median, levels.median)
         self.dtypes.add(image.dtype)
 
-    def mistake(self, image: CheckedImage) -> str | None:
+    def trusts(self, dtype: str) -> bool:
+        """Whether images of a dtype are taken to be scaled as those of fit, whatever they show."""
+        return self.highest == 0 or (dtype in self.dtypes and not dtype.startswith("float"))
+
+    def mistake(self, image: CheckedImage | Glance) -> str | None:
         """Why the image looks scaled differently from those of fit; None if it does not."""
-        seen = image.dtype in self.dtypes
-        if self.highest == 0 or (seen and not image.dtype.startswith("float")):
+        if self.trusts(image.dtype):
             return None
-        levels = _levels(image)
+        seen, levels = image.dtype in self.dtypes, image.levels
         # a level of 0 at fit, such as the median over a black ground, tells nothing
         pairs = [
             (now, then)
-            for now, then in zip(levels, (self.highest, self.mean, self.median), strict=True)
+            for now, then in zip(levels[:3], (self.highest, self.mean, self.median), strict=True)
             if then > 0
         ]
         brighter = self.other_scale if seen else self.other_dtype
         too_bright = all(now > then * brighter for now, then in pairs)
         too_dark = all(now * self.other_scale < then for now, then in pairs)
-        if not too_bright and (not too_dark or image.pixels.min() == levels[0]):
+        if not too_bright and (not too_dark or levels.lowest == levels.highest):
             return None
         return (
-            f"its {image.dtype} values reach {levels[0]:.3g} of full scale, those of the images of "
-            f"fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the same way."
+            f"its {image.dtype} values reach {levels.highest:.3g} of full scale, those of the "
+            f"images of fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the "
+            "same way."
         )
-
-
-def _levels(image):
-    """Highest value, mean and, from a sample of the pixels, median of an image."""
-    pixels = image.pixels.flatten()
-    sample = pixels[:: max(1, len(pixels) // _SAMPLE)]
-    return float(pixels.max()), float(pixels.mean(dtype=torch.float64)), float(sample.median())
 
 
 @dataclass(frozen=True)
@@ -202,7 +198,11 @@ class ScaleCheck:
         self._value_range = value_range
         self._first, self._n_wrong = None, 0
 
-    def see(self, image: CheckedImage) -> None:
+    def needs_levels(self, dtype: str) -> bool:
+        """Whether an image of some dtype has to be measured before it is seen."""
+        return not (self.is_right or self._value_range.trusts(dtype))
+
+    def see(self, image: CheckedImage | Glance) -> None:
         """Look at the next image; ValueError if it is one of many and none was right."""
         if self.is_right:
             return

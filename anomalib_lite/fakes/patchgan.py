@@ -159,6 +159,9 @@ class EntropyPatchGAN(Imitator):
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
         Nothing but reading depends on it here.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     random_state : None, int, RandomState or Generator, default=None
@@ -217,6 +220,7 @@ class EntropyPatchGAN(Imitator):
         crop_size: int | None = None,
         crops_per_image: int = 16,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         random_state: RandomState = None,
         verbose: bool = False,
@@ -237,6 +241,7 @@ class EntropyPatchGAN(Imitator):
         self.crop_size = crop_size
         self.crops_per_image = crops_per_image
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

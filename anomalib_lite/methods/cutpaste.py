@@ -100,6 +100,9 @@ class CutPaste(TwoStageDetector):
         ``fit`` can tell.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU. The classifiers of
         scikit-learn run on the CPU.
@@ -193,6 +196,7 @@ class CutPaste(TwoStageDetector):
         smoothing: float = 8.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         dtype: str = "auto",
         random_state: RandomState = None,
@@ -227,6 +231,7 @@ class CutPaste(TwoStageDetector):
             smoothing=smoothing,
             false_alarm_rate=false_alarm_rate,
             batch_size=batch_size,
+            n_jobs=n_jobs,
             device=device,
             dtype=dtype,
             random_state=random_state,

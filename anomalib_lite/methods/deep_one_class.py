@@ -71,6 +71,9 @@ class DeepOneClass(BaseDetector):
         ``fit`` can tell.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU. Classifiers of
         scikit-learn run on the CPU.
@@ -139,6 +142,7 @@ class DeepOneClass(BaseDetector):
         smoothing: float = 4.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         engine: str = "torch",
         dtype: str = "auto",
@@ -159,6 +163,7 @@ class DeepOneClass(BaseDetector):
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.engine = engine
         self.dtype = dtype
@@ -180,12 +185,10 @@ class DeepOneClass(BaseDetector):
     def _learn(self, batches, n_images, generator):
         per_image = _PATCHES_OF_A_STREAM if n_images is None else -(-self.n_patches // n_images)
         vectors, patches = [], []
-        for images, batch in batches:
-            maps = self.backbone_(batch)
-            pooled = self._pooled(maps)
+        for images, (pooled, rows_of_images) in batches.map(self._embed):
             check_finite(pooled, images)
             vectors.append(pooled.cpu().numpy())
-            for rows in self._patches(maps):  # (P, D)
+            for rows in rows_of_images:  # (P, D)
                 draw = torch.randperm(len(rows), generator=generator, device="cpu")[:per_image]
                 patches.append(rows[draw.to(rows.device)].cpu().numpy())
         vectors, patches = np.concatenate(vectors), np.concatenate(patches)
@@ -195,6 +198,11 @@ class DeepOneClass(BaseDetector):
         self.classifier_ = fit_head(self.classifier, vectors, seed)
         self.patch_classifier_ = fit_head(self.classifier, patches[draw.numpy()], seed)
         return held_out_scores(self.classifier, vectors, self._distinct(), seed, self.n_folds)
+
+    def _embed(self, batch):
+        """Vectors of images (B, D) and of their patches (B, P, D)."""
+        maps = self.backbone_(batch)
+        return self._pooled(maps), self._patches(maps)
 
     def _pooled(self, maps):
         """One vector for each image, (B, D)."""

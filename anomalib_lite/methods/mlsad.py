@@ -125,6 +125,9 @@ class MLSAD(BaseDetector):
         ``fit`` can tell.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     random_state : None, int, RandomState or Generator, default=None
@@ -216,6 +219,7 @@ class MLSAD(BaseDetector):
         smoothing: float = 1.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         random_state: RandomState = None,
         verbose: bool = False,
@@ -243,6 +247,7 @@ class MLSAD(BaseDetector):
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -496,11 +501,9 @@ class MLSAD(BaseDetector):
             ``level_weights_``, or their distance from those of normal images.
         """
         check_is_fitted(self)
-        found = [
-            self._level_scores(self._prepared(batch))
-            for _, batch in self._checked_batches(self._open(X), "score")
-        ]
-        return torch.cat(found).cpu().numpy().astype(np.float64)
+        batches = self._checked_batches(self._open(X), "score")
+        found = batches.map(lambda batch: self._level_scores(self._prepared(batch)))
+        return torch.cat([scores for _, scores in found]).cpu().numpy().astype(np.float64)
 
     def _score(self, batch):
         return self._combined(self._level_scores(self._prepared(batch)))

@@ -67,6 +67,9 @@ class PaDiM(PartialFitMixin, BaseDetector):
         images as fit are used for it. The Gaussians come on top, see Notes.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
@@ -142,6 +145,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
         false_alarm_rate: float = 0.01,
         memory_budget: int | str | None = "4GB",
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         engine: str = "torch",
         dtype: str = "auto",
@@ -159,6 +163,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
         self.false_alarm_rate = false_alarm_rate
         self.memory_budget = memory_budget
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.engine = engine
         self.dtype = dtype
@@ -206,8 +211,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
         return scores
 
     def _rows(self, batches):
-        for images, batch in batches:
-            rows, _ = self._embed(batch)
+        for images, (rows, _) in batches.map(self._embed):
             check_finite(rows, images)
             yield rows
 

@@ -57,6 +57,9 @@ class SPADE(BaseDetector):
         ``fit`` can tell.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
@@ -127,6 +130,7 @@ class SPADE(BaseDetector):
         smoothing: float = 4.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         engine: str = "torch",
         dtype: str = "auto",
@@ -144,6 +148,7 @@ class SPADE(BaseDetector):
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.engine = engine
         self.dtype = dtype
@@ -182,8 +187,7 @@ class SPADE(BaseDetector):
 
     def _pyramids(self, batches, embeddings):
         """Pyramid rows (B, P, D); appends the images' pooled features to ``embeddings``."""
-        for images, batch in batches:
-            embedding, rows, _ = self._embed(batch)
+        for images, (embedding, rows, _) in batches.map(self._embed):
             check_finite(torch.cat([embedding, rows.flatten(1)], 1), images)
             embeddings.append(embedding)
             yield rows.to(BANK_DTYPES[self.bank_dtype])

@@ -114,6 +114,9 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         ``fit`` can tell.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
@@ -217,6 +220,7 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         smoothing: float = 1.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         engine: str = "torch",
         dtype: str = "auto",
@@ -249,6 +253,7 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.engine = engine
         self.dtype = dtype
@@ -343,6 +348,9 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
     def _infer(self, batch):
         return self.model_.infer(self._seen(batch))
 
+    def _composites(self, batch):
+        return self.model_.composites(self._seen(batch))
+
     def _seen(self, batch):
         """What the model takes of a batch: pixels, or feature maps."""
         takes_maps = isinstance(self.model_, FeatureMapModel)
@@ -366,8 +374,8 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         if table is not None:
             return self.model_.composites(table).cpu().numpy()
         found = []
-        for images, batch in self._checked_batches(self._open(X), "features"):
-            composites = self.model_.composites(self._seen(batch))
+        batches = self._checked_batches(self._open(X), "features")
+        for images, composites in batches.map(self._composites):
             check_finite(composites, images)
             found.append(composites)
         return torch.cat(found).cpu().numpy()

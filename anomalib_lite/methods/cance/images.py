@@ -1,6 +1,5 @@
 """CANCE of images: of their pixels, or of the feature maps of a frozen backbone."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -9,8 +8,8 @@ import torch
 
 from ...backbones.backbone import Backbone
 from ...backbones.patches import grid_rows, patch_embedding, pool_maps
+from ...batches import Batches
 from ...data.augment import is_gray
-from ...data.images import CheckedImage
 from ...validation import check_finite
 from .composites import CompositeModel, composite_features
 from .learning import CompositeLearner, Learned
@@ -119,8 +118,6 @@ def patch_vectors(maps: list[torch.Tensor], neighborhood: int) -> torch.Tensor:
 
 # -- learning -------------------------------------------------------------------------------------
 
-Batches = Iterable[tuple[list[CheckedImage], torch.Tensor]]
-
 
 def learn_pixels(
     params: "CANCE", batches: Batches, generator: torch.Generator
@@ -141,9 +138,9 @@ def learn_feature_maps(
     generator: torch.Generator,
 ) -> tuple[FeatureMapModel, Learned]:
     """Learn from the pooled feature maps of images, and from a sample of their patches."""
-    seen = _FeatureMaps(params, backbone, n_images, generator)
-    for images, batch in batches:
-        seen.add(images, batch)
+    seen = _FeatureMaps(params, n_images, generator)
+    for images, (batch, maps) in batches.map(lambda batch: (batch, backbone(batch))):
+        seen.add(images, batch, maps)
     learned = CompositeLearner(params, generator).learn(torch.cat(seen.pooled))
     learner = CompositeLearner(params, generator)
     patches = torch.stack(seen.patches)  # (n, m, D)
@@ -177,16 +174,15 @@ class _FeatureMaps:
         Each image, if patches are to give its score.
     """
 
-    def __init__(self, params, backbone, n_images, generator):
-        self._params, self._backbone, self._generator = params, backbone, generator
+    def __init__(self, params, n_images, generator):
+        self._params, self._generator = params, generator
         self._n_kept = (
             _PATCHES_OF_A_STREAM if n_images is None else -(-params.n_patches // n_images)
         )
         self.pooled, self.patches, self.batches = [], [], []
 
-    def add(self, images, batch):
-        """Read images from their network input (B, 3, h, w)."""
-        maps = self._backbone(batch)
+    def add(self, images, batch, maps):
+        """Take images by their network input (B, 3, h, w) and feature maps (B, C, h, w)."""
         pooled = pool_maps(maps).clone()
         check_finite(pooled, images)
         self.pooled.append(pooled)

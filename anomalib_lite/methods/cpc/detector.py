@@ -135,6 +135,9 @@ class CPC(BaseDetector):
         ``fit`` can tell.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
@@ -238,6 +241,7 @@ class CPC(BaseDetector):
         smoothing: float = 16.0,
         false_alarm_rate: float = 0.01,
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         engine: str = "torch",
         dtype: str = "auto",
@@ -275,6 +279,7 @@ class CPC(BaseDetector):
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.engine = engine
         self.dtype = dtype
@@ -395,13 +400,19 @@ class CPC(BaseDetector):
     def _read(self, batches):
         """Network inputs (n, 3, H, W), and a backbone's features (n, rows, columns, F) or None."""
         images, features = [], []
-        for checked, batch in batches:
-            images.append(batch.clone())
-            for backbone in self.encoders_:
-                patches = self._layout_.patches(self._scoring_.prepare(batch))
-                features.append(embed_grids(partial(patch_features, backbone), patches))
-                check_finite(features[-1], checked)
+        for checked, (batch, grids) in batches.map(lambda batch: (batch, self._grids(batch))):
+            images.append(batch)
+            for grid in grids:
+                check_finite(grid, checked)
+            features += grids
         return torch.cat(images), torch.cat(features) if features else None
+
+    def _grids(self, batch):
+        """A frozen backbone's features (B, rows, columns, F) of a batch; none of other encoders."""
+        patches = self._layout_.patches(self._scoring_.prepare(batch))
+        return [
+            embed_grids(partial(patch_features, backbone), patches) for backbone in self.encoders_
+        ]
 
     def _split(self, n_images, generator):
         """Indices of the images that are trained on, kept out, and watched."""

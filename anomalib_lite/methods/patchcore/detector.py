@@ -94,6 +94,9 @@ class PatchCore(PartialFitMixin, BaseDetector):
         may need two thirds more for a moment.
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     engine : {"torch", "onnxruntime"}, default="torch"
@@ -178,6 +181,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         false_alarm_rate: float = 0.01,
         memory_budget: int | str | None = "4GB",
         batch_size: int = 32,
+        n_jobs: int | None = None,
         device: Device = "auto",
         engine: str = "torch",
         dtype: str = "auto",
@@ -198,6 +202,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         self.false_alarm_rate = false_alarm_rate
         self.memory_budget = memory_budget
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.device = device
         self.engine = engine
         self.dtype = dtype
@@ -234,8 +239,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
     def _chunks(self, batches, n_images):
         """(store of patch rows, their grid, whether it is the last) within the memory budget."""
         store, capacity, n_done = None, 0, 0
-        for images, batch in batches:
-            rows, grid = self._embed(batch)  # (B, P, D)
+        for images, (rows, grid) in batches.map(self._embed):  # (B, P, D)
             check_finite(rows, images)
             if store is None or store.n_images + len(rows) > capacity:
                 if store is not None:
