@@ -46,9 +46,9 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
-    engine : {"torch", "onnxruntime"}, default="torch"
+    engine : {"torch", "onnxruntime", "auto"}, default="torch"
         What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
-        extra ``onnx``.
+        extra ``onnx``. ``"auto"`` takes it where it is installed and runs the network.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None

@@ -15,6 +15,7 @@ from contextvars import ContextVar, copy_context
 from typing import TypeVar
 
 import joblib
+import torch
 from joblib.parallel import get_active_backend
 from torch.utils.data import get_worker_info
 
@@ -156,6 +157,20 @@ def borrowed_team(n_jobs: int | None = None) -> Iterator[Team]:
         yield made
     finally:
         made.dismiss()
+
+
+def map_on(
+    device: torch.device, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> list[_Result]:
+    """``function(item)`` of each item, by a borrowed team on a CPU, one by one on other devices.
+
+    Examples
+    --------
+    >>> map_on(torch.device("cpu"), abs, [-1, 2, -3])
+    [1, 2, 3]
+    """
+    with borrowed_team(None if device.type == "cpu" else 1) as workers:
+        return list(workers.map(function, items, ahead=device.type == "cpu"))
 
 
 @contextmanager

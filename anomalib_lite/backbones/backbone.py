@@ -54,10 +54,11 @@ class Backbone:
         Where the network lives and its input is expected.
     generator : torch.Generator or None, default=None
         Seeds random weights; None takes a fresh seed.
-    engine : {"torch", "onnxruntime"}, default="torch"
+    engine : {"torch", "onnxruntime", "auto"}, default="torch"
         What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
-        extra ``onnx``. It takes one input size, float32, and seconds to set up; its features
-        are checked against PyTorch's, and differ by rounding.
+        extra ``onnx``. ``"auto"`` takes it where it is installed and runs the network.
+        It takes one input size, float32, and seconds to set up; its features are checked against
+        PyTorch's, and differ by rounding.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. Feature maps are
         float32 in any case.

@@ -1,6 +1,7 @@
 """Engines and precisions that a frozen network can run in."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -9,7 +10,7 @@ from ..validation import check_choice
 from .folding import same_maps
 from .readers import Reader
 
-ENGINES = ("torch", "onnxruntime")
+ENGINES = ("torch", "onnxruntime", "auto")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -55,7 +56,8 @@ def run_by(
 
     Parameters
     ----------
-    engine : {"torch", "onnxruntime"}
+    engine : {"torch", "onnxruntime", "auto"}
+        "auto" is ONNX Runtime where it is installed and runs the network, else PyTorch.
     reader : Reader
         Its network is converted to ``dtype`` in place.
     example : torch.Tensor of shape (1, 3, h, w)
@@ -79,6 +81,16 @@ def run_by(
         _check_runs(reader, example.to(dtype), name)
     if engine == "torch":
         return reader
+    if engine == "auto":
+        if example.device.type != "cpu" or dtype != torch.float32:
+            return reader
+        with suppress(ImportError, ValueError):
+            return _run_by_onnx(reader, example, name)
+        return reader
+    return _run_by_onnx(reader, example, name)
+
+
+def _run_by_onnx(reader, example, name):
     from . import onnx_engine
 
     run = onnx_engine.OnnxReader(reader.traceable(), example, name)

@@ -15,6 +15,7 @@ from ..contexts import plain
 from ..io.persistence import SaveMixin
 from ..runtime import aside, check_has_values, check_tensor, exact_dtype, resolve_device
 from ..validation import check_count
+from ..workers import map_on
 
 _PLACES = 64  # whose statistics are updated together
 
@@ -66,13 +67,17 @@ class GaussianStatistics:
     def update(self, rows: torch.Tensor) -> None:
         """Add rows (P, n, D), in place."""
         n_rows, dtype = rows.shape[1], self.mean.dtype
-        for part, mean, scatter in self._blocks():
+
+        def update(block):
+            part, mean, scatter = block
             here = rows[part].to(dtype)
             their_mean = here.mean(1)
             gap = self._gap(their_mean, mean, n_rows)
             here = torch.cat([here - their_mean[:, None], gap], 1)
             scatter.baddbmm_(here.mT, here)
             mean += (their_mean - mean) * (n_rows / (self.count + n_rows))
+
+        map_on(rows.device, update, self._blocks())
         self.count += n_rows
 
     def merge(self, other: Self) -> None:

@@ -18,9 +18,12 @@ from ..density.gaussian import (
 )
 from ..runtime import parse_memory
 from ..validation import check_count, check_finite, check_number
+from ..workers import map_on
 
 _PLACES = 32  # places whose covariances are factorized together
 _BLOCK = 32  # images whose rows enter the statistics together
+_TOGETHER = 8  # images that are measured together on a CPU, each with its own products
+_IN_CACHE = 64  # places whose whiteners, 2.5 MB, are read once for these
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
 
@@ -72,9 +75,9 @@ class PaDiM(PartialFitMixin, BaseDetector):
         all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
-    engine : {"torch", "onnxruntime"}, default="torch"
+    engine : {"torch", "onnxruntime", "auto"}, default="torch"
         What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
-        extra ``onnx``.
+        extra ``onnx``. ``"auto"`` takes it where it is installed and runs the network.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
@@ -215,8 +218,16 @@ class PaDiM(PartialFitMixin, BaseDetector):
             check_finite(rows, images)
             yield rows
 
+    @property
+    def _n_together(self):
+        """Images of a batch; see :meth:`_embed` and :meth:`_squares`, which keep them apart."""
+        return _TOGETHER if self.device_.type == "cpu" else self.batch_size
+
     def _embed(self, batch):
-        """Patch rows (B, P, d) and their grid (h, w)."""
+        """Patch rows (B, P, d) and their grid (h, w); on a CPU of one image after the other."""
+        if len(batch) > 1 and batch.device.type == "cpu":
+            embedded = [self._embed(image) for image in batch.split(1)]
+            return torch.cat([rows for rows, _ in embedded]), embedded[0][1]
         maps, first = [], 0
         for grid in self.backbone_.trainable_maps(batch):  # (B, C, h, w)
             last = first + grid.shape[1]
@@ -231,10 +242,14 @@ class PaDiM(PartialFitMixin, BaseDetector):
         mean = self.statistics_.mean
         self.whiteners_ = rows.new_empty(self.statistics_.scatter.shape)
         squares = rows.new_empty(rows.shape[:2], dtype=mean.dtype)  # (n, P)
-        for places in torch.arange(len(mean), device=rows.device).split(_PLACES):
+
+        def calibrate(places):
             whitener = self._whitener(places)
             self.whiteners_[places] = whitener.float()
             squares[:, places] = squared_mahalanobis(rows[:, places], mean[places], whitener)
+
+        places = torch.arange(len(mean), device=rows.device)
+        map_on(rows.device, calibrate, places.split(_PLACES))
         places = squares.topk(min(_N_SUSPECTS, len(mean))).indices  # (n, k)
         worst = rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))  # (n, k, d)
         suspects = images, places, worst
@@ -281,5 +296,17 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _squares(self, batch):
         """Squared distances (B, P) of patches from the Gaussians of their places, and the grid."""
         rows, grid = self._embed(batch)  # (B, P, d)
-        mean = self.statistics_.mean.float()
-        return squared_mahalanobis(rows, mean, self.whiteners_), grid
+        mean, together = self.statistics_.mean.float(), rows.device.type != "cpu"
+        size = len(mean) if together else _IN_CACHE
+        images = [rows] if together else rows.split(1)
+        blocks = zip(
+            mean.split(size),
+            self.whiteners_.split(size),
+            zip(*(image.split(size, 1) for image in images), strict=True),
+            strict=True,
+        )
+        squares = [
+            torch.cat([squared_mahalanobis(part, mean, whitener) for part in parts])
+            for mean, whitener, parts in blocks
+        ]
+        return torch.cat(squares, 1), grid

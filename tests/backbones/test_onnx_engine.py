@@ -246,6 +246,24 @@ def test_what_cannot_be_exported_is_refused_with_the_reason():
         Backbone(Fickle(), image_size=SIZE, engine="onnxruntime")
 
 
+def runs_by_onnx(backbone):
+    return isinstance(backbone._run, onnx_engine.OnnxReader)
+
+
+def test_auto_takes_onnx_runtime_where_it_can(monkeypatch):
+    assert runs_by_onnx(random_small(engine="auto"))
+    assert not runs_by_onnx(random_small(engine="auto", dtype="bfloat16"))
+    assert not runs_by_onnx(Backbone(Fickle(), image_size=32, engine="auto"))
+    monkeypatch.setattr(onnx_engine.OnnxReader, "__call__", lambda *_: [torch.zeros(1, 1, 1, 1)])
+    assert not runs_by_onnx(random_small(engine="auto"))  # it would give other features
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_auto_does_without_packages_that_are_not_there(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert not runs_by_onnx(random_small(engine="auto"))
+
+
 @pytest.mark.slow
 def test_what_the_runtime_cannot_open_is_refused():
     with pytest.raises(ValueError, match=r"Identity cannot be exported to ONNX"):

@@ -140,9 +140,10 @@ class CPC(BaseDetector):
         all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
-    engine : {"torch", "onnxruntime"}, default="torch"
+    engine : {"torch", "onnxruntime", "auto"}, default="torch"
         What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
-        extra ``onnx``. For a backbone.
+        extra ``onnx``. ``"auto"`` takes it where it is installed and runs the network.
+        For a backbone.
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. For a backbone.
     random_state : None, int, RandomState or Generator, default=None
@@ -309,7 +310,7 @@ class CPC(BaseDetector):
         check_training(self)
         check_fraction("calibration_fraction", self.calibration_fraction)
         check_fraction("validation_fraction", self.validation_fraction)
-        if self._trains_encoders and self.engine != "torch":
+        if self._trains_encoders and self.engine == "onnxruntime":
             raise ValueError(
                 f"engine: expected 'torch' for {self.backbone!r}, which is trained, got "
                 f"{self.engine!r}. Frozen backbones, such as 'efficientnet_lite0', take both."
