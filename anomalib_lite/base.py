@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 from typing import ClassVar, Self
 
@@ -41,7 +42,7 @@ from .validation import (
     check_n_jobs,
     check_number,
 )
-from .workers import team
+from .workers import map_on, team
 
 
 class ImageEstimator(SaveMixin, BaseEstimator):
@@ -422,7 +423,8 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         ``indices`` tell which of all images they are, for methods that can leave them out.
         """
         parts = batch.split(self._n_together)
-        return torch.cat([self._checked_inference(images, maps=True)[1] for images in parts])
+        infer = partial(self._checked_inference, maps=True)
+        return torch.cat([grids for _, grids in map_on(batch.device, infer, parts)])
 
     def _calibrate_threshold(self, anomaly_scores):
         """Set the threshold from out-of-sample anomaly scores of the normal images."""

@@ -33,7 +33,7 @@ BELOW = {
     "features": {"workers", "runtime", "contexts", "validation", "backbones", "base"},
     "fakes": {"workers", "runtime", "contexts", "validation", "data", "nn", "base"},
     "decide": {"workers", "runtime", "contexts", "validation", "io", "data", "inspection", "base"},
-    "report": {"validation", "data"},
+    "report": {"workers", "validation", "data"},
 }
 BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
 BELOW["testing"] = {"base", "inspection", "io"}

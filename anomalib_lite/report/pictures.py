@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..data.images import ImageStream
 from ..data.masks import read_mask
 from ..validation import as_real
+from ..workers import borrowed_team
 from .layout import Grid
 
 
@@ -23,11 +24,15 @@ def read_pictures(
     if masks is not None and stream.n_images is not None:
         check_number_of("masks", masks, stream.n_images)
     pictures, outlines = {}, {}
-    for image in stream:
-        pictures[image.index] = _picture(_smaller(image.pixels, n_pixels, highest=False))
-        if masks is not None:
-            mask = checked_mask(masks[image.index], image.size, image.index)
-            outlines[image.index] = mask if mask is None else smaller_map(mask, n_pixels)
+
+    def read(image):
+        picture = _picture(_smaller(image.pixels, n_pixels, highest=False))
+        mask = None if masks is None else checked_mask(masks[image.index], image.size, image.index)
+        return image.index, picture, mask if mask is None else smaller_map(mask, n_pixels)
+
+    with borrowed_team() as team:
+        for [(index, picture, mask)] in stream.work(team, read):
+            pictures[index], outlines[index] = picture, mask
     places = range(len(pictures) + len(stream.skipped))
     in_order = [pictures.get(i) for i in places]
     return in_order, None if masks is None else [outlines.get(i) for i in places]
