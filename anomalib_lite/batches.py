@@ -103,7 +103,8 @@ class Batches:
         yield from self._work(team, finish, self._task_size(team))
 
     def _by_caller(self, function, team):
-        for prepared in grouped(chain.from_iterable(self._work(team, list, 1)), self.size):
+        read = self._work(team, list, -(-self.size // team.n_workers))  # a batch ahead
+        for prepared in grouped(chain.from_iterable(read), self.size):
             batch = torch.cat([each.input for each in prepared]).to(self.device)
             yield prepared, function([each.image for each in prepared], batch)
 

@@ -415,6 +415,15 @@ def check_threads_see_the_same(subject):
             assert_same(seen, subject.seen)
 
 
+def check_number_of_workers_is_invisible(subject):
+    if "n_jobs" not in subject.detector.get_params():
+        return
+    for n_jobs in (1, 3):
+        other = subject.make(n_jobs=n_jobs).fit(subject.normal)
+        assert_same(other.inspect(subject.test), subject.seen)
+        _require(other.offset_ == subject.fitted.offset_, "the same threshold")
+
+
 # -- ways to pass images --------------------------------------------------------------------------
 
 

@@ -294,6 +294,10 @@ FAULTS = {
     ),
     "scores drawn": ({"_infer": infer(with_jitter)}, "check_inspect_equals_single_calls"),
     "scores that know their order": ({"_infer": infer(counting)}, "check_other_images"),
+    "more workers than one": (
+        {"_infer": infer(lambda s, b, x, g: (x + (s.n_jobs or 1), g))},
+        "check_number_of_workers",
+    ),
     "a seed of its own": (
         {"_learn": learn(unlucky), "_infer": infer(lambda s, b, x, g: (x + s.noise_, g))},
         "check_same_seed",
