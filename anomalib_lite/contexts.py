@@ -5,9 +5,10 @@ Nothing here sets anything for the whole process, not even for a moment: other t
 fit, or rely on their own settings meanwhile.
 """
 
+import ctypes
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache, wraps
 from typing import TypeVar
 
@@ -55,21 +56,37 @@ def plain_context() -> Iterator[None]:
         yield
 
 
-def _one_thread() -> AbstractContextManager:
+@contextmanager
+def _one_thread():
     """Context in which operations that this thread starts run in it alone.
 
-    OpenMP keeps its number of threads for each thread that starts some. PyTorch's own function
-    would also change the default of all threads to come.
+    OpenMP and MKL keep their numbers of threads for each thread that starts some. PyTorch's own
+    function would also change the default of all threads to come.
     """
-    torch.get_num_threads()  # the first call in a thread sets the number
-    if all(library.num_threads == 1 for library in _openmp().lib_controllers):
-        return nullcontext()
-    return _openmp().limit(limits=1)
+    torch.get_num_threads()  # the first call in a thread sets the numbers
+    is_alone = all(library.num_threads == 1 for library in _openmp().lib_controllers)
+    with nullcontext() if is_alone else _openmp().limit(limits=1):
+        before = _limit_mkl()(1)
+        try:
+            yield
+        finally:
+            _limit_mkl()(before)
 
 
 @cache
 def _openmp():
     return ThreadpoolController().select(user_api="openmp")
+
+
+@cache
+def _limit_mkl():
+    """MKL's function that sets the number of threads of this thread, and returns the one before.
+
+    0 is OpenMP's, until somebody calls ``torch.set_num_threads``. PyTorch is built without MKL for
+    some processors, and hides it on Windows.
+    """
+    library = ctypes.PyDLL(torch._C.__file__)
+    return getattr(library, "MKL_Set_Num_Threads_Local", lambda n_threads: n_threads)
 
 
 def plain(function: _Function) -> _Function:

@@ -6,12 +6,14 @@ images, or blocks of rows, and meet nowhere. As every operation runs in one thre
 not depend on the number of cores.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import TypeVar
 
 import joblib
@@ -87,21 +89,25 @@ class Team:
             for item in items:
                 yield self.run(function, item)
             return
-        items, end, waiting = iter(items), None, deque()
+        tasks, waiting = map(partial(self._hand_out, function), items), deque()
+        has_more, error = True, None
         try:
-            while end is None or waiting:
-                while end is None and len(waiting) < self.n_workers + _AHEAD:
+            while has_more or waiting:
+                while has_more and len(waiting) < self.n_workers + _AHEAD:
                     try:
-                        waiting.append(self._hand_out(function, next(items)))
-                    except Exception as error:  # StopIteration, or one of the items' own
-                        end = error
+                        waiting.append(next(tasks))
+                    except StopIteration:
+                        has_more = False
+                    except Exception as raised:  # the items' own, for later
+                        has_more, error = False, raised
                 if waiting:
                     yield waiting.popleft().result()
+            if error is not None:
+                raise error
         finally:
             for task in waiting:
                 task.cancel()
-        if not isinstance(end, StopIteration):
-            raise end
+            del error  # it refers to this frame, which refers to it
 
     def _hand_out(self, function, item):
         if self._pool is None:
@@ -125,6 +131,16 @@ class Team:
 
 _ALONE = Team(1)
 _TEAM: ContextVar[Team | None] = ContextVar("team", default=None)
+
+
+def _after_fork():
+    """A forked process has none of the threads that its team had."""
+    if _TEAM.get() is not None:
+        _TEAM.set(_ALONE)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _begin():

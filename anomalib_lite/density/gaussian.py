@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.covariance import ledoit_wolf
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..annotations import Device
@@ -179,6 +178,31 @@ def leave_one_out_squares(
     return found.where(others > 1, found.new_tensor(torch.nan))
 
 
+def shrunk_covariance(centered: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Covariance (D, D) of rows (n, D) of mean zero, shrunk as by Ledoit and Wolf; the shrinkage.
+
+    The same as :func:`sklearn.covariance.ledoit_wolf`, but by PyTorch in this thread alone, so that
+    its last bits do not depend on the number of threads that NumPy takes.
+
+    Examples
+    --------
+    >>> covariance, shrinkage = shrunk_covariance(torch.tensor([[3.0, 0.0], [-3.0, 0.0]]))
+    >>> covariance.tolist(), shrinkage
+    ([[9.0, 0.0], [0.0, 0.0]], 0.0)
+    """
+    n, n_features = centered.shape
+    covariance = centered.T @ centered / n
+    level = covariance.diagonal().mean()
+    apart = covariance.square().sum() / n_features - level.square()  # from a multiple of identity
+    fourth = centered.square().sum(1).square().sum() / n_features / n
+    noise = (fourth - covariance.square().sum() / n_features) / n
+    noise = torch.minimum(noise, apart)
+    shrinkage = float(noise / apart) if n_features > 1 and noise > 0 else 0.0
+    covariance *= 1 - shrinkage
+    covariance.diagonal().add_(shrinkage * level)
+    return covariance, shrinkage
+
+
 def shrunk_gaussian(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean, a root of the shrunk covariance, and the root's transposed inverse, of rows (n, d).
 
@@ -200,8 +224,8 @@ def shrunk_gaussian(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
             "the same?"
         )
     std = torch.where(std > 0, std, std[std > 0].min())  # a constant column may vary in new rows
-    correlation, _ = ledoit_wolf(((rows - mean) / std).cpu().numpy(), assume_centered=True)
-    values, vectors = torch.linalg.eigh(torch.from_numpy(correlation).to(rows))
+    correlation, _ = shrunk_covariance((rows - mean) / std)
+    values, vectors = torch.linalg.eigh(correlation)
     values = values.clamp_min(1e-9 * values.max()).sqrt()
     root = (vectors * values) @ vectors.T * std[:, None]
     return mean, root, (vectors / values) @ vectors.T / std[:, None]
@@ -272,18 +296,19 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         device = resolve_device(self.device)
         check_has_values(X)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        mean = X.mean(0)
-        covariance, shrinkage = ledoit_wolf(X - mean, assume_centered=True)
-        factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance))
+        rows = torch.tensor(X)
+        mean = rows.mean(0)
+        covariance, shrinkage = shrunk_covariance(rows.sub_(mean))
+        factor, failed = torch.linalg.cholesky_ex(covariance)
         if failed or not covariance.any():
             raise ValueError(
                 f"X: its {len(X)} rows vary too little for a density: are they too few, or all "
                 "the same?"
             )
         dtype = exact_dtype(device)
-        self.mean_ = torch.from_numpy(mean).to(device, dtype)
+        self.mean_ = mean.to(device, dtype)
         self.factor_ = factor.to(device, dtype).contiguous()
-        self.shrinkage_ = float(shrinkage)
+        self.shrinkage_ = shrinkage
 
     @plain
     def score_samples(self, X: ArrayLike) -> np.ndarray:

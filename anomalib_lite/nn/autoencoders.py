@@ -5,10 +5,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn import functional as F
 
+from ..contexts import plain
 from .layers import StoredNetwork, conv_block, mlp
 
 
@@ -173,19 +173,23 @@ class LinearAutoencoder(Autoencoder):
         self.register_buffer("back", torch.zeros(latent_dim, n_values))
 
     @classmethod
+    @plain
     def from_data(cls, x: torch.Tensor, latent_dim: int) -> Self:
         """Fit the first ``latent_dim`` principal components of inputs (n, ...)."""
-        pca = PCA(latent_dim, svd_solver="full").fit(x.flatten(1).cpu().double().numpy())
-        scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-30))[:, None]
-        state = {
-            "mean": pca.mean_,
-            "into": (pca.components_ / scale).T,
-            "back": pca.components_ * scale,
-        }
-        weights = {
-            name: torch.from_numpy(np.ascontiguousarray(values)).to(x)
-            for name, values in state.items()
-        }
+        rows = x.flatten(1).cpu().double()
+        if latent_dim > min(rows.shape):
+            raise ValueError(
+                f"latent_dim: expected at most {min(rows.shape)}, since principal components of "
+                f"{len(rows)} inputs of {rows.shape[1]} values are as many, got {latent_dim}."
+            )
+        mean = rows.mean(0)
+        _, lengths, components = torch.linalg.svd(rows - mean, full_matrices=False)
+        components = components[:latent_dim]
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        variances = lengths[:latent_dim].square() / max(len(rows) - 1, 1)
+        scale = largest.sign() * variances.clamp_min(1e-30).sqrt()[:, None]
+        state = {"mean": mean, "into": (components / scale).T, "back": components * scale}
+        weights = {name: values.contiguous().to(x) for name, values in state.items()}
         arguments = {"shape": tuple(x.shape[1:]), "latent_dim": latent_dim}
         return cls.from_state({"arguments": arguments, "weights": weights})
 

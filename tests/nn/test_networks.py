@@ -282,6 +282,11 @@ def test_the_linear_autoencoder_is_scikit_learns_pca():
     np.testing.assert_allclose(back, pca.inverse_transform(pca.transform(rows)), atol=1e-9)
 
 
+def test_more_components_than_inputs_are_refused():
+    with pytest.raises(ValueError, match="at most 3"):
+        LinearAutoencoder.from_data(torch.rand(3, 8, generator=seed()), 4)
+
+
 def test_reconstruction_errors_are_their_definitions():
     x, back = torch.rand(4, 2, 3, generator=seed()), torch.rand(4, 2, 3, generator=seed(1))
     for one, two, found in zip(x, back, reconstruction_errors(x, back), strict=True):
