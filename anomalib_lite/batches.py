@@ -47,7 +47,8 @@ class Batches:
         Called with (image, its network input (3, h, w), its digest) for each image, in order.
     needs_digest : bool, default=False
     reads_ahead : bool, default=True
-        Whether images may be read before the results of earlier ones are asked for.
+        Whether images may be read before the results of earlier ones are asked for. Without it each
+        is a batch of its own.
     """
 
     stream: ImageStream
@@ -103,8 +104,8 @@ class Batches:
         yield from self._work(team, finish, self._task_size(team))
 
     def _by_caller(self, function, team):
-        read = self._work(team, list, -(-self.size // team.n_workers))  # a batch ahead
-        for prepared in grouped(chain.from_iterable(read), self.size):
+        read = self._work(team, list, -(-self._most // team.n_workers))  # a batch ahead
+        for prepared in grouped(chain.from_iterable(read), self._most):
             batch = torch.cat([each.input for each in prepared]).to(self.device)
             yield prepared, function([each.image for each in prepared], batch)
 
@@ -112,10 +113,15 @@ class Batches:
         ahead = self.reads_ahead and self.stream.n_images != 1
         return self.stream.work(team, self._prepare, finish, size=size, ahead=ahead)
 
+    @property
+    def _most(self):
+        """Images of a batch that is full."""
+        return self.size if self.reads_ahead else 1
+
     def _task_size(self, team: Team) -> int:
         """Images of a task: a whole batch, unless some workers would have nothing to do."""
         n_images = self.stream.n_images
-        return self.size if n_images is None else min(self.size, -(-n_images // team.n_workers))
+        return self._most if n_images is None else min(self._most, -(-n_images // team.n_workers))
 
     def _prepare(self, image: CheckedImage) -> _Prepared:
         batch = self.input.batch([image])

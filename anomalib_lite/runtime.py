@@ -292,6 +292,12 @@ def aside(estimator: Estimator) -> Iterator[Estimator]:
         estimator.__dict__ = vars(learner)
 
 
+SKLEARN = threading.RLock()
+"""Held while workers call scikit-learn, whose checks set filters of warnings for a moment: these
+belong to the process, and of two threads the one that leaves last would leave the other's behind.
+"""
+
+
 _IS_INNER_FIT = ContextVar("is_inner_fit", default=False)
 
 

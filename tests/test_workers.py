@@ -376,13 +376,13 @@ def test_an_iterator_that_is_left_early_leaves_nothing_behind(how, fitted, monke
     )
     n_threads = threading.active_count()
     detector = small_copy(fitted, n_jobs=3)
-    found = detector.iter_inspect(stripes(60))
+    found = detector.iter_inspect(stripes(100))
     next(found)
     if how == "closed":
         found.close()
     del found
     n_begun = len(begun)
-    assert n_begun < 12
+    assert n_begun < 60
     assert not worker_threads()
     assert threading.active_count() == n_threads
     time.sleep(0.05)
@@ -729,9 +729,7 @@ def test_batches_of_a_camera_are_single_images(device):
             asked.append(0)
             yield image
 
-    for k, _ in enumerate(
-        batches(camera(), device, 4 if device == "meta" else 1, reads_ahead=False)
-    ):
+    for k, _ in enumerate(batches(camera(), device, 4, reads_ahead=False)):
         assert len(asked) == k + 1
 
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..annotations import Device
 from ..contexts import plain
 from ..io.persistence import SaveMixin
-from ..runtime import aside, check_has_values, check_tensor, exact_dtype, resolve_device
+from ..runtime import SKLEARN, aside, check_has_values, check_tensor, exact_dtype, resolve_device
 from ..validation import check_count
 from ..workers import map_on
 
@@ -295,7 +295,8 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
     def _fit(self, X):
         device = resolve_device(self.device)
         check_has_values(X)
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        with SKLEARN:
+            X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         rows = torch.tensor(X)
         mean = rows.mean(0)
         covariance, shrinkage = shrunk_covariance(rows.sub_(mean))
@@ -324,8 +325,9 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         check_has_values(X)
-        X = torch.from_numpy(validate_data(self, X, dtype=np.float64, reset=False))
-        centered = X.to(self.mean_) - self.mean_
+        with SKLEARN:
+            X = validate_data(self, X, dtype=np.float64, reset=False)
+        centered = torch.from_numpy(X).to(self.mean_) - self.mean_
         white = torch.linalg.solve_triangular(self.factor_, centered.T, upper=False)
         volume = self.factor_.diagonal().log().sum() + len(self.mean_) * math.log(2 * math.pi) / 2
         return (-white.square().sum(0) / 2 - volume).cpu().numpy().astype(np.float64)

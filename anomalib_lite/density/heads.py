@@ -1,6 +1,7 @@
 """One-class heads: any scikit-learn outlier detector or density over rows of deep features."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
@@ -8,7 +9,7 @@ from sklearn.model_selection import KFold
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
-from ..runtime import seed_estimator
+from ..runtime import SKLEARN, seed_estimator
 from .gaussian import GaussianDensity
 
 NAMED = ("gaussian", "kde", "knn", "ocsvm")
@@ -50,7 +51,8 @@ def fit_head(classifier: str | BaseEstimator, rows: np.ndarray, seed: int) -> Ba
     """
     head = _named(classifier, rows) if isinstance(classifier, str) else clone(classifier)
     seed_estimator(head, seed)
-    return head.fit(rows)
+    with _turn(head):
+        return head.fit(rows)
 
 
 def _named(name, rows):
@@ -69,10 +71,16 @@ def head_scores(head: BaseEstimator, rows: np.ndarray) -> np.ndarray:
 
     Minus ``score_samples``, or the mean distance to the ``n_neighbors`` nearest rows.
     """
-    if hasattr(head, "score_samples"):
-        return -np.asarray(head.score_samples(rows), dtype=np.float64)
-    distance, _ = head.kneighbors(rows)
-    return distance.mean(1)
+    with _turn(head):
+        if hasattr(head, "score_samples"):
+            return -np.asarray(head.score_samples(rows), dtype=np.float64)
+        distance, _ = head.kneighbors(rows)
+        return distance.mean(1)
+
+
+def _turn(head):
+    """Context in which a head is called: of scikit-learn's, one at a time."""
+    return nullcontext() if isinstance(head, GaussianDensity) else SKLEARN
 
 
 def folds(
