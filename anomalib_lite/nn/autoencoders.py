@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from .layers import StoredNetwork, conv_block, mlp
 
+_ROUNDING = 1e-6  # deviations along components, in the largest, that are none
+
 
 class Autoencoder(StoredNetwork):
     """Base class of autoencoders whose codes have mean 0 and variance 1.
@@ -174,14 +176,15 @@ class LinearAutoencoder(Autoencoder):
 
     @classmethod
     def from_data(cls, x: torch.Tensor, latent_dim: int) -> Self:
-        """Fit the first ``latent_dim`` principal components of inputs (n, ...)."""
+        """Fit the first ``latent_dim`` principal components of inputs (n, ...).
+
+        Fewer, at least one, where the others would be components of rounding.
+        """
         pca = PCA(latent_dim, svd_solver="full").fit(x.flatten(1).cpu().double().numpy())
         scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-30))[:, None]
-        state = {
-            "mean": pca.mean_,
-            "into": (pca.components_ / scale).T,
-            "back": pca.components_ * scale,
-        }
+        latent_dim = int((scale >= _ROUNDING * scale[0]).sum())
+        components, scale = pca.components_[:latent_dim], scale[:latent_dim]
+        state = {"mean": pca.mean_, "into": (components / scale).T, "back": components * scale}
         weights = {
             name: torch.from_numpy(np.ascontiguousarray(values)).to(x)
             for name, values in state.items()

@@ -27,7 +27,7 @@ class _Course:
 
     def advance(self, share):
         with self._lock:
-            self._bar.update(share)
+            self._bar.update(min(share, 1.0 - self._bar.n))  # but for rounding: share
 
     def warn(self, message):
         """Warn the user, at the line that led to the fit, but once."""

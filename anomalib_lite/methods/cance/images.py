@@ -12,7 +12,7 @@ from ...backbones.patches import grid_rows, patch_embedding, pool_maps
 from ...batches import Batches
 from ...data.augment import is_gray
 from ...validation import check_finite
-from ...workers import Team, borrowed_team
+from ...workers import map_on
 from .composites import CompositeModel, composite_features
 from .learning import CompositeLearner, Learned, on_scale_of
 
@@ -155,9 +155,12 @@ def learn_feature_maps(
         scores = np.empty(len(patches))
         of_all = of_patches.score(patches.flatten(0, 1)).view(patches.shape[:2])
         for (fit, held_out), patch_model in zip(pairs, others, strict=True):
-            worst = seen.image_scores(replace(model, patches=patch_model), held_out)
+            other = replace(model, patches=patch_model)
+            worst = map_on(
+                params.device_, lambda i, m=other: m.score(backbone(seen.batches[i])), held_out
+            )
             own = patch_model.score(patches[fit].flatten(0, 1))
-            scores[held_out] = on_scale_of(of_all[fit].flatten(), own, worst).cpu()
+            scores[held_out] = on_scale_of(of_all[fit].flatten(), own, torch.cat(worst)).cpu()
         learned = learned._replace(anomaly_scores=scores)
     return model, learned
 
@@ -191,13 +194,6 @@ class _FeatureMaps:
             self.patches.append(_drawn(vectors, self._n_kept, self._generator).clone())
         if self._params.patch_level:
             self.batches += batch.split(1)
-
-    def image_scores(self, model, indices):
-        """Anomaly scores (n,) of some of the images, where patches give them."""
-        with borrowed_team() as lent:
-            workers = lent if self._params.device_.type == "cpu" else Team(1)
-            scores = workers.map(lambda i: model.score(self._backbone(self.batches[i])), indices)
-            return torch.cat(list(scores))
 
     def sample(self, patches, generator):
         """Rows (n_patches, D), or as many as there are, drawn from patches (n, m, D)."""

@@ -79,7 +79,8 @@ class CompositeLearner:
         """Fit a model on the inputs (n, ...) that each of ``samples`` draws from a generator."""
 
         def fit(sample, generator):
-            return self._fit_one(sample(generator), generator)[0]
+            x = sample(generator)
+            return self._fit_one(x, self._latent_dim(x), generator)[0]
 
         return self._side_by_side(fit, samples)
 
@@ -93,29 +94,43 @@ class CompositeLearner:
 
     def _fit(self, x):
         """Every fold, and all inputs (n, ...), have an autoencoder and a density of their own."""
+
+        def fit(part, generator):
+            latent_dim = self._latent_dim(x if self._has_one_unit else x[part])
+            return self._fit_one(x[part], latent_dim, generator)
+
         pairs = self.folds(x)
         parts = [np.arange(len(x)), *(learned for learned, _ in pairs)]
-        (model, composites, history), *others = self._side_by_side(
-            lambda part, generator: self._fit_one(x[part], generator), parts
-        )
+        (model, composites, history), *others = self._side_by_side(fit, parts)
         of_all = model.score_composites(composites)
         scores = np.full(len(x), np.nan)
         for (learned, held_out), (other, own, _) in zip(pairs, others, strict=True):
-            scores[held_out] = on_scale_of(
-                of_all[learned], other.score_composites(own), other.score(x[held_out])
-            ).cpu()
+            found = other.score(x[held_out])
+            if not self._has_one_unit:
+                found = on_scale_of(of_all[learned], other.score_composites(own), found)
+            scores[held_out] = found.cpu()
         return Learned(model, composites, scores, history)
+
+    @property
+    def _has_one_unit(self):
+        """Whether models of different inputs have scores of one scale: errors by components."""
+        is_error = self._params.score_type in ("error", "cosine")
+        return is_error and not _is_trained(self._params)
 
     def _cross_fit(self, x):
         """The errors in composites are out of sample, and so are the densities that score them."""
-        pairs = self.folds(x)
+        pairs, latent_dim = self.folds(x), self._latent_dim(x)
         parts = [np.arange(len(x)), *(learned for learned, _ in pairs)]
         (autoencoder, history), *others = self._side_by_side(
-            lambda part, generator: self._fit_autoencoder(x[part], generator), parts
+            lambda part, generator: self._fit_autoencoder(x[part], latent_dim, generator), parts
         )
         composites = _composites(autoencoder, x)
-        for (_, held_out), (other, _) in zip(pairs, others, strict=True):
-            composites[held_out, -2:] = _composites(other, x[held_out])[:, -2:]
+        own = composites[:, -2:].clone()
+        for (learned, held_out), (other, _) in zip(pairs, others, strict=True):
+            errors = _composites(other, x)[:, -2:]
+            if _is_trained(self._params):  # some reconstruct better than others
+                errors *= own[learned].mean(0) / errors[learned].mean(0)
+            composites[held_out, -2:] = errors[held_out]
         model, *models = self._side_by_side(
             lambda part, _: self._model(autoencoder, composites[part]), parts
         )
@@ -140,9 +155,9 @@ class CompositeLearner:
 
     # -- one model --------------------------------------------------------------------------------
 
-    def _fit_one(self, x, generator):
+    def _fit_one(self, x, latent_dim, generator):
         """(model of inputs (n, ...), their composites, history of the autoencoder)"""
-        autoencoder, history = self._fit_autoencoder(x, generator)
+        autoencoder, history = self._fit_autoencoder(x, latent_dim, generator)
         composites = _composites(autoencoder, x)
         return self._model(autoencoder, composites), composites, history
 
@@ -156,12 +171,11 @@ class CompositeLearner:
                 density.fit(scored_part(composites, score_type).cpu().numpy())
         return CompositeModel(autoencoder, density, score_type)
 
-    def _fit_autoencoder(self, x, generator):
+    def _fit_autoencoder(self, x, latent_dim, generator):
         """(autoencoder of inputs (n, ...), history)"""
         params = self._params
-        latent_dim = self._latent_dim(x)
         if not _is_trained(params):
-            return LinearAutoencoder.from_data(x, latent_dim), []
+            return LinearAutoencoder.from_data(x, min(latent_dim, len(x) - 1)), []
         network = self._new_autoencoder(x, latent_dim, generator)
         samples = split_off(len(x), params.validation_fraction, generator)
         losses = ReconstructionLosses(
