@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -230,14 +231,15 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor], start: str = "") -> str:
 def progress(
     iterable: Iterable | None = None,
     *,
-    total: int | None = None,
+    total: float | None = None,
     desc: str | None = None,
     verbose: bool = False,
+    **options: Any,
 ):
-    """A tqdm progress bar over ``iterable``, shown only if ``verbose``."""
+    """A tqdm progress bar over ``iterable``, shown only if ``verbose``; tqdm takes ``options``."""
     from tqdm import tqdm
 
-    return tqdm(iterable, total=total, desc=desc, disable=not verbose)
+    return tqdm(iterable, total=total, desc=desc, disable=not verbose, **options)
 
 
 Estimator = TypeVar("Estimator")
@@ -323,10 +325,28 @@ def is_inner_fit() -> bool:
     return _IS_INNER_FIT.get()
 
 
-def warn_user(message: str) -> None:
-    """Issue a UserWarning that points at the line outside this package which led to it."""
-    frame, level = sys._getframe(1), 2
+def user_frame() -> FrameType:
+    """The frame outside this package which led to the caller, in this thread."""
+    frame = sys._getframe(1)
     inside = ("anomalib_lite", "contextlib", "torch", "sklearn")
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+        frame = frame.f_back
+    return frame
+
+
+def warn_user(message: str, frame: FrameType | None = None) -> None:
+    """Issue a UserWarning that points at the line outside this package which led to it.
+
+    A worker's thread, which no line of the user's leads to, gives the :func:`user_frame` of the
+    call that it works for.
+    """
+    frame = user_frame() if frame is None else frame
+    known = frame.f_globals
+    warnings.warn_explicit(
+        message,
+        UserWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=known.get("__name__"),
+        registry=known.setdefault("__warningregistry__", {}),
+    )

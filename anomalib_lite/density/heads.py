@@ -10,6 +10,7 @@ from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
 from ..runtime import SKLEARN, seed_estimator
+from ..workers import borrowed_team
 from .gaussian import GaussianDensity
 
 NAMED = ("gaussian", "kde", "knn", "ocsvm")
@@ -120,11 +121,18 @@ def held_out_scores(
 
     For ``groups`` see :func:`folds`. NaN where the other rows are too few for the head.
     """
-    scores = np.full(len(rows), np.nan)
-    for fit, held_out in folds(groups, seed, n_folds):
+
+    def of_fold(fold):
+        fit, held_out = fold
         try:
             head = fit_head(classifier, rows[fit], seed)
         except ValueError:
-            continue
-        scores[held_out] = head_scores(head, rows[held_out])
+            return np.nan
+        return head_scores(head, rows[held_out])
+
+    scores = np.full(len(rows), np.nan)
+    pairs = list(folds(groups, seed, n_folds))
+    with borrowed_team() as workers:
+        for (_, held_out), found in zip(pairs, workers.map(of_fold, pairs), strict=True):
+            scores[held_out] = found
     return scores

@@ -39,6 +39,9 @@ class Imitator(ImageEstimator):
     _min_images: ClassVar[int] = 1
     """Images, or crops, needed to learn from."""
 
+    _is_trained: ClassVar[bool] = False
+    """Whether :meth:`_imitate` trains a network, which takes a while."""
+
     # -- hooks ------------------------------------------------------------------------------------
 
     def _imitate(self, images: torch.Tensor, generator: torch.Generator) -> FakeSource:

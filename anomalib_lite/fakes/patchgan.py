@@ -199,6 +199,7 @@ class EntropyPatchGAN(Imitator):
     (3, 16, 16)
     """
 
+    _is_trained = True
     _min_images = 2  # the critic compares images with the noise of others
 
     def __init__(

@@ -9,6 +9,7 @@ from ..annotations import Device, RandomState, Size
 from ..contexts import plain
 from ..runtime import uniform
 from ..validation import check_count, check_number
+from ..workers import map_on
 from .imitator import Imitator
 
 _BLOCK = 2**24  # distances held at a time
@@ -96,11 +97,11 @@ class Resampled:
         n_images, _, *size = self.images.shape
         draws = uniform((n, *size), generator).to(self.images)
         block = max(1, _BLOCK // (n_images * min(size)))
-        parts = [
-            resampled(self.images, self.level, part, tolerance=self.tolerance)
-            for part in draws.split(block)
-        ]
-        return torch.cat(parts)
+
+        def make(part):
+            return resampled(self.images, self.level, part, tolerance=self.tolerance)
+
+        return torch.cat(map_on(self.images.device, make, draws.split(block)))
 
 
 class PatchResampler(Imitator):

@@ -1,5 +1,6 @@
 """MLSAD: a detector of windows for each of several scales, trained on fakes of normal images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,12 @@ from ..density.gaussian import shrunk_gaussian
 from ..fakes.imitator import Imitator
 from ..fakes.patchgan import EntropyPatchGAN
 from ..fakes.sources import make_fakes
+from ..nn.course import portion, side_by_side
 from ..nn.training import Objective, check_training, split_off, train, training_settings
 from ..nn.windows import PatchDetector, concatenated, coordinate_maps
-from ..runtime import draw_seed, exact_dtype, normal, uniform
+from ..runtime import draw_seed, exact_dtype, make_generator, normal, uniform
 from ..validation import check_choice, check_count, check_enough, check_fraction, check_number
+from ..workers import map_on
 
 LEVEL_WEIGHTS = ("equal", "held_out")
 COMBINE = ("mean", "distance")
@@ -32,6 +35,7 @@ _BELOW = {1: 0, 2: 1, 4: 2, 8: 4, 16: 8, 32: 16}  # level of a detector: level o
 _N_CROPS = 1000  # that fakes are learned from
 _N_PIXELS = 100_000  # of normal maps, which distances of pixels are learned from
 _N_FOLDS = 5  # of the images kept aside, for their distances
+_SHARE_OF_FAKES = 0.5  # of the work on a level, where a network learns to make them
 
 
 @dataclass(frozen=True)
@@ -345,14 +349,25 @@ class MLSAD(BaseDetector):
         for imitator in imitators:  # before anything is trained
             if imitator.level > 1:
                 imitator.check_images(crops)
-        self.detectors_, self.history_, fakes = [], [], []
-        for level, imitator in zip(self.levels_, imitators, strict=True):
-            source = make_fakes(imitator.level, crops, generator, imitator)
-            fakes.append(source.sample(self.n_fakes, generator))
-            detector, history = self._train(level, images, fakes[-1], generator)
-            self.detectors_.append(detector)
-            self.history_.append(history)
+        seeds = [draw_seed(generator) for _ in imitators]
+        found = side_by_side(
+            lambda task: self._train_level(images, crops, *task),
+            zip(self.levels_, imitators, seeds, strict=True),
+            device=self.device_,
+            verbose=self.verbose,
+        )
+        fakes, self.detectors_, self.history_ = map(list, zip(*found, strict=True))
         return fakes
+
+    def _train_level(self, images, crops, level, imitator, seed):
+        """(fakes (n_fakes, C, h, w), detector of a level, history)"""
+        generator = make_generator(seed)
+        share = _SHARE_OF_FAKES if imitator.level > 1 and imitator._is_trained else 0.0
+        with portion(share):
+            source = make_fakes(imitator.level, crops, generator, imitator)
+        fakes = source.sample(self.n_fakes, generator)
+        with portion(1 - share):
+            return fakes, *self._train(level, images, fakes, generator)
 
     def _calibrate(self, normal, values, generator):
         """Out-of-sample anomaly scores of normal images kept aside; learns distances from them."""
@@ -364,11 +379,20 @@ class MLSAD(BaseDetector):
             scores[these] = _distance(values[these], _center(values[others]))
         self.levels_of_images_ = _center(values)
         n_pixels = -(-_N_PIXELS // len(normal))
-        pixels = []
-        for image in normal.split(1):
+        drawn = [
+            torch.randint(
+                math.prod(normal.shape[2:]), (n_pixels,), generator=generator, device="cpu"
+            )
+            for _ in normal
+        ]
+
+        def levels_of_pixels(task):
+            image, index = task
             maps = self._smooth_maps(list(self._grids(image))).flatten(0, 2)
-            drawn = torch.randint(len(maps), (n_pixels,), generator=generator, device="cpu")
-            pixels.append(maps[drawn.to(maps.device)])
+            return maps[index.to(maps.device)]
+
+        tasks = zip(normal.split(1), drawn, strict=True)
+        pixels = map_on(self.device_, levels_of_pixels, tasks)
         self.levels_of_pixels_ = _center(torch.cat(pixels))
         return scores
 
@@ -381,7 +405,6 @@ class MLSAD(BaseDetector):
 
     def _train(self, level, images, fakes, generator):
         """(detector of a level, history)"""
-        n_to_come = len(self.levels_) - len(self.detectors_)
         with seeded(generator):
             detector = PatchDetector(
                 level, images.shape[1], self.width, n_blocks=self.n_blocks, dropout=self.dropout
@@ -395,7 +418,6 @@ class MLSAD(BaseDetector):
             generator=generator,
             optimizer="adam",
             schedule=_decay,
-            share=1 / n_to_come,
             **training_settings(self),
         )
         return detector.requires_grad_(False), history
@@ -481,7 +503,7 @@ class MLSAD(BaseDetector):
         return _level_means(self._grids(batch))
 
     def _level_scores_one_by_one(self, images):
-        return torch.cat([self._level_scores(image) for image in images.split(1)])
+        return torch.cat(map_on(self.device_, self._level_scores, images.split(1)))
 
     # -- scoring ----------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ..backbones.patches import pool_maps, sliding_windows
 from ..base import BaseDetector
 from ..contexts import plain, seeded
 from ..data.augment import random_windows
-from ..density.heads import check_head, fit_head, folds, head_scores
+from ..density.heads import check_head, fit_head, folds, head_scores, held_out_scores
 from ..nn.layers import mlp
 from ..nn.training import (
     ON_INTERRUPT,
@@ -31,6 +31,7 @@ from ..nn.training import (
 )
 from ..runtime import draw_seed
 from ..validation import check_choice, check_count, check_enough, check_finite, check_fraction
+from ..workers import borrowed_team, map_on
 
 _PATCHES_AT_ONCE = 256
 
@@ -403,32 +404,43 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         seed = draw_seed(generator)
         self.patch_classifier_ = fit_head(self.classifier, patches, seed)
         if self._scoring_.patch_level:
-            self.classifier_, rows = None, patches
-        else:
-            batches = images.split(self._n_together)  # as in scoring
-            rows = torch.cat([self._embed(batch) for batch in batches]).cpu().numpy()
-            owners = np.arange(len(images))
-            self.classifier_ = fit_head(self.classifier, rows, seed)
+            self.classifier_ = None
+            return self._held_out_patch_scores(images, patches, owners, seed)
+        batches = images.split(self._n_together)  # as in scoring
+        rows = torch.cat(map_on(self.device_, self._embed, batches)).cpu().numpy()
+        self.classifier_ = fit_head(self.classifier, rows, seed)
+        return held_out_scores(self.classifier, rows, self._distinct(), seed, self.n_folds)
+
+    def _held_out_patch_scores(self, images, patches, owners, seed):
+        """Anomaly scores (n,) of images by patches, of classifiers of the other folds' patches."""
+        pairs = list(folds(self._distinct(), seed, self.n_folds))
+
+        def fit(pair):
+            return fit_head(self.classifier, patches[np.isin(owners, pair[0])], seed)
+
+        with borrowed_team() as workers:
+            heads = list(workers.map(fit, pairs))
+        tasks = [
+            (i, head) for (_, held_out), head in zip(pairs, heads, strict=True) for i in held_out
+        ]
+
+        def score(task):
+            i, head = task
+            return float(self._grid(images[i : i + 1], head).max())
+
         scores = np.full(len(images), np.nan)
-        for kept, held_out in folds(self._distinct(), seed, self.n_folds):
-            head = fit_head(self.classifier, rows[np.isin(owners, kept)], seed)
-            if self._scoring_.patch_level:
-                scores[held_out] = [
-                    float(self._grid(images[i : i + 1], head).max()) for i in held_out
-                ]
-            else:
-                scores[held_out] = head_scores(head, rows[held_out])
+        scores[[i for i, _ in tasks]] = map_on(self.device_, score, tasks)
         return scores
 
     def _random_patches(self, images, generator):
         """Embeddings (n_patches, D) of random patches; the index (n_patches,) of their images."""
         owners = torch.arange(self.n_patches, device="cpu") % len(images)
         size = self._scoring_.patch_size
-        embedded = [
-            self._embed(random_windows(images[index.to(images.device)], generator, size))
+        windows = (  # drawn in order, by the caller
+            random_windows(images[index.to(images.device)], generator, size)
             for index in owners.split(_PATCHES_AT_ONCE)
-        ]
-        return torch.cat(embedded).cpu().numpy(), owners.numpy()
+        )
+        return torch.cat(map_on(self.device_, self._embed, windows)).cpu().numpy(), owners.numpy()
 
     # -- scoring ----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from .autoencoders import (
     reconstruction_errors,
 )
 from .convnet import ConvNet
+from .course import portion, side_by_side
 from .layers import StoredNetwork, mlp
 from .losses import info_nce_loss, info_nce_values, information_bound, nce_loss
 from .patch_encoders import DenseEncoder, PatchEncoder, ResidualEncoder
@@ -39,7 +40,9 @@ __all__ = [
     "information_bound",
     "mlp",
     "nce_loss",
+    "portion",
     "reconstruction_errors",
+    "side_by_side",
     "split_off",
     "train",
     "training_settings",

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from ..contexts import plain
 from .layers import StoredNetwork, conv_block, mlp
 
+_ROUNDING = 1e-6  # deviations along components, in the largest, that are none
+
 
 class Autoencoder(StoredNetwork):
     """Base class of autoencoders whose codes have mean 0 and variance 1.
@@ -175,7 +177,10 @@ class LinearAutoencoder(Autoencoder):
     @classmethod
     @plain
     def from_data(cls, x: torch.Tensor, latent_dim: int) -> Self:
-        """Fit the first ``latent_dim`` principal components of inputs (n, ...)."""
+        """Fit the first ``latent_dim`` principal components of inputs (n, ...).
+
+        Fewer, at least one, where the others would be components of rounding.
+        """
         rows = x.flatten(1).cpu().double()
         if latent_dim > min(rows.shape):
             raise ValueError(
@@ -184,10 +189,11 @@ class LinearAutoencoder(Autoencoder):
             )
         mean = rows.mean(0)
         _, lengths, components = torch.linalg.svd(rows - mean, full_matrices=False)
-        components = components[:latent_dim]
+        deviations = (lengths / max(len(rows) - 1, 1) ** 0.5).clamp_min(1e-15)
+        latent_dim = int((deviations[:latent_dim] >= _ROUNDING * deviations[0]).sum())
+        components, deviations = components[:latent_dim], deviations[:latent_dim, None]
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-        variances = lengths[:latent_dim].square() / max(len(rows) - 1, 1)
-        scale = largest.sign() * variances.clamp_min(1e-30).sqrt()[:, None]
+        scale = largest.sign() * deviations
         state = {"mean": mean, "into": (components / scale).T, "back": components * scale}
         weights = {name: values.contiguous().to(x) for name, values in state.items()}
         arguments = {"shape": tuple(x.shape[1:]), "latent_dim": latent_dim}

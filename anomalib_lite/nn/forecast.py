@@ -1,7 +1,7 @@
 """How long a fit will take, told after the first steps of its training."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import median_low
 
@@ -20,25 +20,34 @@ class Forecast:
     ----------
     n_steps : int
         Of the training.
-    share : float or None
-        About which share of the whole fit the training is; None for no warning.
+    share : float
+        About which share of the time of the whole fit the training takes; 0 for no warning.
     shortening : sequence of str
         What would make it shorter: "fewer epochs".
+    warn : callable, default=warn_user
+        Takes the warning.
     """
 
-    def __init__(self, n_steps: int, share: float | None, shortening: Sequence[str]):
-        self._n_steps, self._share, self._shortening = n_steps, share, shortening
+    def __init__(
+        self,
+        n_steps: int,
+        share: float,
+        shortening: Sequence[str],
+        warn: Callable[[str], None] = warn_user,
+    ):
+        self._n_steps, self._share = n_steps, share
+        self._shortening, self._warn = shortening, warn
         self._ends = []  # of steps, in seconds; the first ends the warm-up
 
     def step(self) -> None:
         """Take note of a step that has just been done."""
-        if self._share is None:
+        if self._share == 0:
             return
         self._ends.append(time.monotonic())
         steps = [after - before for before, after in pairwise(self._ends)]
         if len(steps) == _ENOUGH_STEPS or (len(steps) > 1 and sum(steps) >= _ENOUGH_SECONDS):
             self._tell(median_low(steps))
-            self._share = None
+            self._share = 0
 
     def _tell(self, seconds):
         total = seconds * self._n_steps / self._share
@@ -49,10 +58,10 @@ class Forecast:
             f"about {duration(seconds)} each"
         )
         if self._share < 1:
-            text += f", and after these, {self._share:.0%} of it, others"
+            text += f", which are {self._share:.0%} of it"
         if self._shortening:
             text += f". It takes less with {' or '.join(self._shortening)}"
-        warn_user(f"{text}.")
+        self._warn(f"{text}.")
 
 
 def duration(seconds: float) -> str:

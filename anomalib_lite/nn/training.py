@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ..contexts import OwnDraws, plain
-from ..runtime import draw_seed, progress
+from ..runtime import draw_seed
 from ..validation import check_choice, check_count, check_number
+from .course import Steps
 from .draws import may_draw
-from .forecast import Forecast
 
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
@@ -198,13 +198,13 @@ def train(
     held_out: torch.Tensor | None = None,
     or_first: bool = False,
     frozen: Iterable[nn.Module] = (),
-    share: float | None = 1.0,
     **options: Any,
 ) -> list[dict[str, float]]:
     """Minimize objectives by gradient descent.
 
     On each batch every objective takes a step, in the order given. Gradients reach an objective's
-    own parameters only.
+    own parameters only. A fit that is going to take more than ten minutes is warned of after a few
+    steps; where it has several trainings, :func:`portion` says so.
 
     Parameters
     ----------
@@ -229,9 +229,6 @@ def train(
         Whether those may be the initial weights, too.
     frozen : iterable of nn.Module, default=()
         Modules that stay in eval mode, such as BatchNorm layers with trusted statistics.
-    share : float or None, default=1.0
-        About which share of a fit this training is; None if an earlier one has spoken for it. A fit
-        that is going to take more than ten minutes is warned of after a few steps.
     **options
         Fields of :class:`TrainingOptions`: ``epochs`` or ``steps``, ``batch_size``, ``optimizer``,
         ``learning_rate``, and so on.
@@ -267,16 +264,17 @@ def train(
     if held_out is not None and len(held_out):
         held_out_loss = _HeldOutLoss(objectives[0], modules, held_out, settings.batch_size)
     shortening = [*settings.shortening, *["a GPU (device='cuda')"] * (device.type == "cpu")]
-    forecast = Forecast(settings.n_steps(len(samples)), share, shortening)
-    loop = _Loop(
-        workers, modules, samples, settings, generator, held_out_loss, list(frozen), forecast
-    )
+    loop = _Loop(workers, modules, samples, settings, generator, held_out_loss, list(frozen))
     own_draws = OwnDraws(draw_seed(generator))
     if not may_draw(modules, [function for worker in workers for function in worker.functions]):
         own_draws = nullcontext()
     try:
-        with torch.enable_grad(), own_draws:
-            loop.run(or_first=or_first)
+        with (
+            torch.enable_grad(),
+            own_draws,
+            Steps(settings.n_steps(len(samples)), shortening, settings.verbose) as steps,
+        ):
+            loop.run(steps, or_first=or_first)
     except KeyboardInterrupt:
         if settings.on_interrupt == "raise" or not loop.history:
             raise
@@ -288,33 +286,29 @@ def train(
 class _Loop:
     """Epochs over the samples; keeps the history and the best weights."""
 
-    def __init__(
-        self, workers, modules, samples, settings, generator, held_out_loss, frozen, forecast
-    ):
+    def __init__(self, workers, modules, samples, settings, generator, held_out_loss, frozen):
         self._workers, self._modules, self._samples = workers, modules, samples
         self._settings, self._generator = settings, generator
         self._held_out_loss, self._frozen = held_out_loss, frozen
-        self._forecast = forecast
         keep_last = held_out_loss is None and settings.on_interrupt == "finish"
         self.best = _Best(modules, keep_last=keep_last)
         self.history = []
         self._n_done, self._n_steps = 0, settings.n_steps(len(samples))
 
-    def run(self, *, or_first):
+    def run(self, steps, *, or_first):
         if or_first and self._held_out_loss is not None:
             self.best.see({"epoch": 0, "held_out": self._held_out_loss()})
-        patience, verbose = self._settings.patience, self._settings.verbose
-        with progress(total=self._n_steps, desc="train", verbose=verbose) as bar:
-            while self._n_done < self._n_steps:
-                self._train_epoch(bar)
-                entry = self._entry()
-                self.history.append(entry)
-                bar.set_postfix(loss=f"{entry[self._workers[0].name]:.4g}")
-                self.best.see(entry)
-                if patience is not None and self.best.age(entry) >= patience:
-                    break
+        patience = self._settings.patience
+        while self._n_done < self._n_steps:
+            self._train_epoch(steps)
+            entry = self._entry()
+            self.history.append(entry)
+            steps.show(entry[self._workers[0].name])
+            self.best.see(entry)
+            if patience is not None and self.best.age(entry) >= patience:
+                break
 
-    def _train_epoch(self, bar):
+    def _train_epoch(self, steps):
         self._modules.train()
         for module in self._frozen:
             module.eval()
@@ -323,8 +317,7 @@ class _Loop:
             for worker in self._workers:
                 worker.step(index, self._generator, factor)
             self._n_done += 1
-            self._forecast.step()
-            bar.update()
+            steps.done()
 
     def _batches(self):
         n = len(self._samples)

@@ -17,6 +17,7 @@ from anomalib_lite.density import (
     held_out_scores,
 )
 from anomalib_lite.density.heads import NAMED
+from anomalib_lite.workers import team
 
 ROWS = np.random.default_rng(0).normal(size=(60, 3))
 EACH = np.arange(len(ROWS))  # in a group of its own
@@ -41,6 +42,20 @@ def test_every_head_ranks_an_outlier_highest(classifier):
     held_out = held_out_scores(classifier, ROWS, EACH, 0)
     assert held_out.shape == (60,)
     np.testing.assert_array_equal(held_out, held_out_scores(classifier, ROWS, EACH, 0))
+
+
+@pytest.mark.parametrize("classifier", [*NAMED, IsolationForest(n_estimators=10)], ids=str)
+def test_held_out_scores_are_the_same_by_any_number_of_workers(classifier):
+    with team(1):
+        expected = held_out_scores(classifier, ROWS, EACH, 0)
+    with team(4):
+        np.testing.assert_array_equal(held_out_scores(classifier, ROWS, EACH, 0), expected)
+
+
+def test_rows_whose_others_are_too_few_have_no_scores():
+    groups = np.array([0] * 59 + [1])
+    scores = held_out_scores("gaussian", ROWS, groups, 0)
+    np.testing.assert_array_equal(np.isnan(scores), groups == 0)
 
 
 def test_held_out_scores_are_of_rows_not_fitted_on():

@@ -19,15 +19,22 @@ from worlds import scratched, stripes
 from anomalib_lite import CANCE, DeepFeatures, NCEDensity, load
 from anomalib_lite.backbones.maps import MapRenderer
 from anomalib_lite.data import ImageStream
+from anomalib_lite.density import folds
 from anomalib_lite.methods.cance import learning
 from anomalib_lite.methods.cance.images import patch_vectors
-from anomalib_lite.methods.cance.learning import ReconstructionLosses, mean_squared_covariance
+from anomalib_lite.methods.cance.learning import (
+    ReconstructionLosses,
+    mean_squared_covariance,
+    on_scale_of,
+)
 from anomalib_lite.nn import (
     ConvAutoencoder,
     LinearAutoencoder,
     MLPAutoencoder,
     reconstruction_errors,
 )
+from anomalib_lite.runtime import draw_seed, make_generator
+from anomalib_lite.workers import team
 
 NORMAL, ODD, NEW = stripes(20, 32), scratched(3, 32, center=(10, 20)), stripes(3, 32, seed=9)
 BRIEF = NCEDensity(epochs=5, hidden=(16,), learning_rate=0.003)
@@ -145,7 +152,7 @@ def test_without_training_the_score_is_a_mahalanobis_distance():
     covariance = (density.root_ @ density.root_.T).numpy()
     truth = stats.multivariate_normal(density.mean_.numpy(), covariance)
     expected = truth.logpdf(detector.transform(ROWS[:20]))
-    np.testing.assert_allclose(detector.score_samples(ROWS[:20]), expected, rtol=1e-6)
+    np.testing.assert_allclose(detector.score_samples(ROWS[:20]), expected, rtol=1e-6, atol=1e-6)
 
 
 # -- maps -----------------------------------------------------------------------------------------
@@ -211,37 +218,54 @@ def test_map_of_a_table_is_the_squared_error_of_each_column(fitted):
 # -- out-of-sample scores -------------------------------------------------------------------------
 
 
-def held_out_composites(x, n_folds=5):
-    """Composites of rows by principal components of the other rows, one by one."""
-    for i in range(len(x)):
-        others = np.delete(x, i, axis=0)
-        network = LinearAutoencoder.from_data(torch.from_numpy(others), 2)
-        code, back = network(torch.from_numpy(x[i : i + 1]))
-        errors = reconstruction_errors(torch.from_numpy(x[i : i + 1]), back)
-        yield network, torch.cat([code, errors], 1).numpy()[0]
+def on_scale(wanted, own, scores):
+    """Scores by one model as another one would have them, by the scores of what both learned."""
+    return wanted.mean() + (scores - own.mean()) * wanted.std() / own.std()
+
+
+def pca_composites(learned, x):
+    """Composites of rows by the principal components of others."""
+    network = LinearAutoencoder.from_data(torch.from_numpy(learned), 2)
+    code, back = network(torch.from_numpy(x))
+    return torch.cat([code, reconstruction_errors(torch.from_numpy(x), back)], 1).numpy()
+
+
+def gaussian(composites):
+    return NCEDensity(epochs=0, n_lowered=2).fit(composites)
 
 
 def test_threshold_holds_out_each_row():
     rows = ROWS[:12]
     detector = small(backbone="pca", latent_dim=2, n_folds=12, score_type="error").fit(rows)
     x = StandardScaler().fit(rows).transform(rows)
-    expected = [-composite[2] for _, composite in held_out_composites(x)]
+    expected = [-pca_composites(np.delete(x, i, axis=0), x[i : i + 1])[0, 2] for i in range(12)]
     np.testing.assert_allclose(detector.calibration_scores_, expected)
     assert detector.offset_ == np.quantile(detector.calibration_scores_, 0.01, method="weibull")
+
+
+def test_errors_by_as_many_components_are_compared():
+    rows = np.random.default_rng(0).random((20, 40))
+    detector = small(backbone="pca", latent_dim=None, n_folds=2, score_type="error").fit(rows)
+    assert detector.autoencoder_.latent_dim == 10  # all that 10 rows leave is 9
+    x = torch.from_numpy(StandardScaler().fit(rows).transform(rows))
+    for learned, held_out in folds(np.arange(20), draw_seed(make_generator(0)), 2):
+        _, back = LinearAutoencoder.from_data(x[learned], 9)(x[held_out])
+        errors = (x[held_out] - back).square().mean(1)
+        np.testing.assert_allclose(-detector.calibration_scores_[held_out], errors)
 
 
 def test_threshold_holds_out_each_row_of_the_density_too():
     rows = ROWS[:12]
     detector = small(backbone="pca", latent_dim=2, n_folds=12, density=GAUSSIAN).fit(rows)
     x = StandardScaler().fit(rows).transform(rows)
-    for i, (network, composite) in enumerate(held_out_composites(x)):
-        others = torch.from_numpy(np.delete(x, i, axis=0))
-        code, back = network(others)
-        density = NCEDensity(epochs=0, n_lowered=2).fit(
-            torch.cat([code, reconstruction_errors(others, back)], 1).numpy()
-        )
-        expected = density.score_samples(composite[None])[0]
-        assert detector.calibration_scores_[i] == pytest.approx(expected)
+    everything = detector.score_samples(rows)
+    for i in range(12):
+        others = np.delete(x, i, axis=0)
+        learned, alone = pca_composites(others, others), pca_composites(others, x[i : i + 1])
+        density = gaussian(learned)
+        own, score = density.score_samples(learned), density.score_samples(alone)
+        expected = on_scale(np.delete(everything, i), own, score)
+        assert detector.calibration_scores_[i] == pytest.approx(expected[0])
 
 
 def test_cross_fitted_density_learns_from_errors_out_of_sample():
@@ -250,13 +274,17 @@ def test_cross_fitted_density_learns_from_errors_out_of_sample():
     detector = small(cross_fit=True, **how).fit(rows)
     x = StandardScaler().fit(rows).transform(rows)
     expected = detector.transform(rows)  # the codes are those of the one autoencoder
-    expected[:, 2:] = [composite[2:] for _, composite in held_out_composites(x)]
+    for i in range(12):
+        expected[i, 2:] = pca_composites(np.delete(x, i, axis=0), x[i : i + 1])[0, 2:]
     np.testing.assert_allclose(detector.composites_, expected)
     np.testing.assert_allclose(detector.density_.mean_, expected.mean(0), atol=1e-12)
+    everything = detector.density_.score_samples(expected)
     for i in range(12):
-        density = NCEDensity(epochs=0, n_lowered=2).fit(np.delete(expected, i, axis=0))
-        score = density.score_samples(expected[i : i + 1])[0]
-        assert detector.calibration_scores_[i] == pytest.approx(score)
+        learned = np.delete(expected, i, axis=0)
+        density = gaussian(learned)
+        own, score = density.score_samples(learned), density.score_samples(expected[i : i + 1])
+        score = on_scale(np.delete(everything, i), own, score)
+        assert detector.calibration_scores_[i] == pytest.approx(score[0])
 
 
 def test_threshold_at_patch_level_holds_out_each_image():
@@ -264,11 +292,64 @@ def test_threshold_at_patch_level_holds_out_each_image():
     how = {"n_folds": 5, "score_type": "error", "n_patches": 10**6, "latent_dim": 2}
     detector = small("patches", **how).fit(images)
     vectors = patches_of(detector, images).unflatten(0, (5, -1))  # (n, P, D)
+
+    def errors(learned, x):
+        _, back = LinearAutoencoder.from_data(learned.flatten(0, -2), 2)(x.flatten(0, -2))
+        return (x.flatten(0, -2) - back).square().mean(1)
+
     for i in range(5):
-        others = vectors[[j for j in range(5) if j != i]].flatten(0, 1)
-        _, back = LinearAutoencoder.from_data(others, 2)(vectors[i])
-        worst = (vectors[i] - back).square().mean(1).max()
-        assert detector.calibration_scores_[i] == pytest.approx(-float(worst), rel=1e-3)
+        others = vectors[[j for j in range(5) if j != i]]
+        wanted, own = errors(vectors, others), errors(others, others)
+        worst = float(on_scale(wanted, own, errors(others, vectors[i])).max())
+        assert detector.calibration_scores_[i] == pytest.approx(-worst, rel=1e-3)
+
+
+def test_scores_of_a_fold_are_on_the_scale_of_the_final_model(monkeypatch):
+    """Every density but the first, which is the final one, has another scale."""
+    made = []
+    new_density = learning.new_density
+
+    class Rescaled(NCEDensity):
+        def log_density(self, rows):
+            factor, offset = (1.0, 0.0) if self is made[0] else (3.0, 50.0)
+            return factor * super().log_density(rows) + offset
+
+    def other(params, seed):
+        made.append(Rescaled(**new_density(params, seed).get_params()))
+        return made[-1]
+
+    with team(1):
+        expected = small(backbone="pca", n_folds=4).fit(ROWS).calibration_scores_
+        monkeypatch.setattr(learning, "new_density", other)
+        found = small(backbone="pca", n_folds=4).fit(ROWS).calibration_scores_
+    np.testing.assert_allclose(found, expected)
+
+
+def test_models_that_tell_nothing_apart_have_no_scale():
+    scores = torch.tensor([2.0, 4.0])
+    spread, same = torch.tensor([0.0, 1.0, 2.0]), torch.ones(3)
+    for wanted, own in ((same, spread), (spread, same), (same, same)):
+        assert on_scale_of(wanted, own, scores).tolist() == [2.0, 4.0]
+    assert on_scale_of(same + 5, same, scores).tolist() == [7.0, 9.0]
+    rounding = same + 1e-7 * spread
+    assert on_scale_of(spread, rounding, scores).tolist() == pytest.approx([2, 4])
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "table", "patches"])
+@pytest.mark.parametrize("cross_fit", [True, False])
+def test_a_fit_is_the_same_by_any_number_of_workers(kind, cross_fit):
+    how = {"cross_fit": cross_fit, "epochs": 2, "decoder_epochs": 1, "n_folds": 3}
+    X = ROWS if kind == "table" else NORMAL[:8]
+
+    def fit(n_workers):
+        with team(n_workers):
+            return small(kind, **how).fit(X)
+
+    first, second = fit(1), fit(4)
+    for name in ("calibration_scores_", "composites_"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    np.testing.assert_array_equal(first.score_samples(X), second.score_samples(X))
+    assert first.history_ == second.history_
 
 
 def test_folds_are_as_many_as_asked_for(monkeypatch):
@@ -277,7 +358,7 @@ def test_folds_are_as_many_as_asked_for(monkeypatch):
     monkeypatch.setattr(
         LinearAutoencoder, "from_data", lambda x, dim: counted.append(len(x)) or from_data(x, dim)
     )
-    small(backbone="pca", n_folds=4).fit(ROWS)
+    small(backbone="pca", n_folds=4, n_jobs=1).fit(ROWS)
     assert counted == [60, 45, 45, 45, 45]
 
 
@@ -398,7 +479,9 @@ def test_second_stage_trains_the_decoder_alone():
 
 
 def test_second_stage_ignores_covariances():
-    how = {"epochs": 2, "learning_rate": 1e-12, "score_type": "error"}
+    how = {
+        "epochs": 2, "learning_rate": 1e-12, "score_type": "error", "validation_fraction": 0,
+    }  # fmt: skip
     one, other = (
         [entry["loss"] for entry in small(cov_weight=weight, **how).fit(ROWS).history_]
         for weight in (0.0, 1e6)
@@ -537,7 +620,7 @@ def test_patches_are_drawn_from_every_image(monkeypatch, as_given, n_patches, ex
     monkeypatch.setattr(
         LinearAutoencoder, "from_data", lambda x, dim: counted.append(len(x)) or from_data(x, dim)
     )
-    how = {"image_size": 96, "n_patches": n_patches, "score_type": "error"}
+    how = {"image_size": 96, "n_patches": n_patches, "score_type": "error", "n_jobs": 1}
     small("efficientnet", **how).fit(as_given(NORMAL[:4]))
     assert [counted[0], counted[-1]] == expected
 

@@ -643,3 +643,16 @@ def test_invalid_parameters_are_refused(params, message):
 def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match="at least 3 images"):
         make().fit(NORMAL[:2])
+
+
+@pytest.mark.parametrize("name", ["trained", "frozen", "tiled"])
+def test_a_fit_is_the_same_by_any_number_of_workers(name):
+    how = {
+        "trained": {"share_encoder": False},
+        "frozen": {"backbone": "efficientnet_lite0", "embedding_dim": 8},
+        "tiled": {"directions": ("up", "left"), "share_encoder": False, **TILED},
+    }[name]
+    one, many = (make(**how, epochs=1, n_jobs=n).fit(NORMAL) for n in (1, 3))
+    np.testing.assert_array_equal(one.calibration_scores_, many.calibration_scores_)
+    np.testing.assert_array_equal(one.score_samples(TEST), many.score_samples(TEST))
+    assert one.history_ == many.history_

@@ -569,3 +569,13 @@ def test_too_few_images_for_fakes_are_refused_before_training(monkeypatch):
     monkeypatch.delattr(mlsad, "train")
     with pytest.raises(ValueError, match="EntropyPatchGAN needs 2 images or more, got 1"):
         small((1, 2, 4), fakes=EntropyPatchGAN()).fit(NORMAL[:3])
+
+
+@pytest.mark.parametrize("fakes", ["resampled", "trained"])
+def test_a_fit_is_the_same_by_any_number_of_workers(fakes):
+    how = {"dropout": 0.2, "combine": "distance", "calibration_fraction": 0.5}
+    how |= {} if fakes == "resampled" else {"fakes": EntropyPatchGAN(**SMALL_GAN)}
+    one, many = (small((1, 2, 4), **how, n_jobs=n).fit(NORMAL) for n in (1, 3))
+    np.testing.assert_array_equal(one.calibration_scores_, many.calibration_scores_)
+    np.testing.assert_array_equal(one.anomaly_map(NORMAL), many.anomaly_map(NORMAL))
+    assert one.history_ == many.history_

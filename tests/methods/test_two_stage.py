@@ -504,3 +504,13 @@ def test_shared_parameters_and_attributes_have_the_same_text(cls, section):
     mine, shared = documented(cls, section), documented(TwoStageDetector, section)
     for name, (kind, _, text) in shared.items():
         assert (mine[name][0], mine[name][2]) == (kind, text), name
+
+
+@pytest.mark.parametrize("patch_level", [False, True])
+@pytest.mark.parametrize("cls", STAGES)
+def test_a_fit_is_the_same_by_any_number_of_workers(cls, patch_level):
+    how = {"patch_level": patch_level, "n_patches": 600, "n_folds": 3, "epochs": 1}
+    one, many = (small(cls, **how, n_jobs=n).fit(NORMAL) for n in (1, 3))
+    np.testing.assert_array_equal(one.calibration_scores_, many.calibration_scores_)
+    np.testing.assert_array_equal(one.score_samples(NORMAL), many.score_samples(NORMAL))
+    assert one.history_ == many.history_

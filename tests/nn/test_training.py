@@ -17,6 +17,7 @@ from anomalib_lite.nn import (
     bounded_sum,
     forecast,
     mlp,
+    portion,
     split_off,
     train,
     training,
@@ -816,11 +817,13 @@ def test_slow_steps_are_told_of_sooner(monkeypatch, seconds, n_steps):
     seen.step()  # once is enough
 
 
-def test_a_share_of_a_fit_speaks_for_all_of_it(monkeypatch):
+def test_a_portion_of_a_fit_speaks_for_all_of_it(monkeypatch):
     clock(monkeypatch, [1.0])
-    (text,) = told(300, share=0.25)
-    assert "about 20 min more: 300 training steps of about 1 s each, and after these, 25%" in text
-    assert told(10_000, share=None) == []
+    with portion(0.5), portion(0.5):
+        (text,) = told(300)
+    assert "about 20 min more: 300 training steps of about 1 s each, which are 25% of it" in text
+    with portion(0):
+        assert told(10_000) == []
 
 
 def test_a_short_training_says_nothing():

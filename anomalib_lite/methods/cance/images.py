@@ -1,6 +1,7 @@
 """CANCE of images: of their pixels, or of the feature maps of a frozen backbone."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,9 @@ from ...backbones.patches import grid_rows, patch_embedding, pool_maps
 from ...batches import Batches
 from ...data.augment import is_gray
 from ...validation import check_finite
+from ...workers import map_on
 from .composites import CompositeModel, composite_features
-from .learning import CompositeLearner, Learned
+from .learning import CompositeLearner, Learned, on_scale_of
 
 if TYPE_CHECKING:
     from .detector import CANCE
@@ -144,19 +146,21 @@ def learn_feature_maps(
     learned = CompositeLearner(params, generator).learn(torch.cat(seen.pooled))
     learner = CompositeLearner(params, generator)
     patches = torch.stack(seen.patches)  # (n, m, D)
-    model = FeatureMapModel(
-        learned.model,
-        learner.fit(seen.sample(patches)),
-        params.patch_level,
-        params.neighborhood,
+    pairs = learner.folds(patches) if params.patch_level else []
+    of_patches, *others = learner.fit_each(
+        [partial(seen.sample, patches), *(partial(seen.sample, patches[fit]) for fit, _ in pairs)]
     )
+    model = FeatureMapModel(learned.model, of_patches, params.patch_level, params.neighborhood)
     if params.patch_level:
         scores = np.empty(len(patches))
-        for fit, held_out in learner.folds(patches):
-            other = replace(model, patches=learner.fit(seen.sample(patches[fit])))
-            for i in held_out:
-                _, grids = other.infer(backbone(seen.batches[i]))
-                scores[i] = float(grids.max())
+        of_all = of_patches.score(patches.flatten(0, 1)).view(patches.shape[:2])
+        for (fit, held_out), patch_model in zip(pairs, others, strict=True):
+            other = replace(model, patches=patch_model)
+            worst = map_on(
+                params.device_, lambda i, m=other: m.score(backbone(seen.batches[i])), held_out
+            )
+            own = patch_model.score(patches[fit].flatten(0, 1))
+            scores[held_out] = on_scale_of(of_all[fit].flatten(), own, torch.cat(worst)).cpu()
         learned = learned._replace(anomaly_scores=scores)
     return model, learned
 
@@ -187,14 +191,15 @@ class _FeatureMaps:
         check_finite(pooled, images)
         self.pooled.append(pooled)
         for vectors in patch_vectors(maps, self._params.neighborhood):  # (P, D)
-            self.patches.append(self._draw(vectors, self._n_kept).clone())
+            self.patches.append(_drawn(vectors, self._n_kept, self._generator).clone())
         if self._params.patch_level:
             self.batches += batch.split(1)
 
-    def sample(self, patches):
+    def sample(self, patches, generator):
         """Rows (n_patches, D), or as many as there are, drawn from patches (n, m, D)."""
-        return self._draw(patches.flatten(0, 1), self._params.n_patches)
+        return _drawn(patches.flatten(0, 1), self._params.n_patches, generator)
 
-    def _draw(self, rows, n):
-        order = torch.randperm(len(rows), generator=self._generator, device="cpu")
-        return rows[order[:n].to(rows.device)]
+
+def _drawn(rows, n, generator):
+    order = torch.randperm(len(rows), generator=generator, device="cpu")
+    return rows[order[:n].to(rows.device)]

@@ -1,6 +1,6 @@
 """Fitting of autoencoders and of densities of their composites, whatever the inputs are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ from ...contexts import seeded
 from ...density.heads import folds
 from ...density.nce import NCEDensity
 from ...nn.autoencoders import Autoencoder, ConvAutoencoder, LinearAutoencoder, MLPAutoencoder
+from ...nn.course import portion, side_by_side
 from ...nn.training import Objective, split_off, train, training_settings
-from ...runtime import draw_seed, normal
+from ...runtime import draw_seed, make_generator, normal
 from ...validation import check_enough
 from .composites import CompositeModel, composite_features, scored_part
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TRAINED = ("autoencoder", "mlp")  # the values of ``backbone`` that name networks to train
 _ROUNDING = 1e-6  # what inputs differ by at least, in pixel values, features or standard deviations
+_SAME = 1e-6  # standard deviations of scores that are none, in distances between scores
 
 
 class Learned(NamedTuple):
@@ -69,50 +71,95 @@ class CompositeLearner:
                 f"X: its {len(x)} samples differ by {spread:.1g} at most, which is rounding: are "
                 "they all the same?"
             )
-        autoencoder, history = self._fit_autoencoder(x, is_first=True)
-        composites = _composites(autoencoder, x)
-        if self._params.cross_fit:
-            anomaly_scores = self._cross_fit(x, autoencoder, composites)
-        else:
-            anomaly_scores = self._held_out_scores(x)
-        model = self._model(autoencoder, composites)
-        return Learned(model, composites, anomaly_scores, history)
+        return self._cross_fit(x) if self._params.cross_fit else self._fit(x)
 
-    def fit(self, x: torch.Tensor) -> CompositeModel:
-        """Fit a model on inputs (n, ...)."""
-        autoencoder, _ = self._fit_autoencoder(x)
-        return self._model(autoencoder, _composites(autoencoder, x))
+    def fit_each(
+        self, samples: Sequence[Callable[[torch.Generator], torch.Tensor]]
+    ) -> list[CompositeModel]:
+        """Fit a model on the inputs (n, ...) that each of ``samples`` draws from a generator."""
 
-    def folds(self, x: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def fit(sample, generator):
+            x = sample(generator)
+            return self._fit_one(x, self._latent_dim(x), generator)[0]
+
+        return self._side_by_side(fit, samples)
+
+    def folds(self, x: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
         """Indices to fit on and indices held out, of inputs (n, ...): always the same folds."""
         distinct = self._params._distinct()
         groups = distinct if len(distinct) else np.arange(len(x))  # a table's rows
-        return folds(groups, self._seed, self._params.n_folds)
+        return list(folds(groups, self._seed, self._params.n_folds))
 
     # -- scores out of sample ---------------------------------------------------------------------
 
-    def _held_out_scores(self, x):
-        """Anomaly scores (n,) of inputs (n, ...) by models of the other folds."""
+    def _fit(self, x):
+        """Every fold, and all inputs (n, ...), have an autoencoder and a density of their own."""
+
+        def fit(part, generator):
+            latent_dim = self._latent_dim(x if self._has_one_unit else x[part])
+            return self._fit_one(x[part], latent_dim, generator)
+
+        pairs = self.folds(x)
+        parts = [np.arange(len(x)), *(learned for learned, _ in pairs)]
+        (model, composites, history), *others = self._side_by_side(fit, parts)
+        of_all = model.score_composites(composites)
         scores = np.full(len(x), np.nan)
-        for fit, held_out in self.folds(x):
-            scores[held_out] = self.fit(x[fit]).score(x[held_out]).cpu()
-        return scores
+        for (learned, held_out), (other, own, _) in zip(pairs, others, strict=True):
+            found = other.score(x[held_out])
+            if not self._has_one_unit:
+                found = on_scale_of(of_all[learned], other.score_composites(own), found)
+            scores[held_out] = found.cpu()
+        return Learned(model, composites, scores, history)
 
-    def _cross_fit(self, x, autoencoder, composites):
-        """Replace the errors in composites (n, d) by out-of-sample ones; return anomaly scores.
+    @property
+    def _has_one_unit(self):
+        """Whether models of different inputs have scores of one scale: errors by components."""
+        is_error = self._params.score_type in ("error", "cosine")
+        return is_error and not _is_trained(self._params)
 
-        The scores (n,) come from densities of the other folds' composites.
-        """
-        for fit, held_out in self.folds(x):
-            other, _ = self._fit_autoencoder(x[fit])
-            composites[held_out, -2:] = _composites(other, x[held_out])[:, -2:]
+    def _cross_fit(self, x):
+        """The errors in composites are out of sample, and so are the densities that score them."""
+        pairs, latent_dim = self.folds(x), self._latent_dim(x)
+        parts = [np.arange(len(x)), *(learned for learned, _ in pairs)]
+        (autoencoder, history), *others = self._side_by_side(
+            lambda part, generator: self._fit_autoencoder(x[part], latent_dim, generator), parts
+        )
+        composites = _composites(autoencoder, x)
+        own = composites[:, -2:].clone()
+        for (learned, held_out), (other, _) in zip(pairs, others, strict=True):
+            errors = _composites(other, x)[:, -2:]
+            if _is_trained(self._params):  # some reconstruct better than others
+                errors *= own[learned].mean(0) / errors[learned].mean(0)
+            composites[held_out, -2:] = errors[held_out]
+        model, *models = self._side_by_side(
+            lambda part, _: self._model(autoencoder, composites[part]), parts
+        )
+        of_all = model.score_composites(composites)
         scores = np.full(len(x), np.nan)
-        for fit, held_out in self.folds(x):
-            model = self._model(autoencoder, composites[fit])
-            scores[held_out] = model.score_composites(composites[held_out]).cpu()
-        return scores
+        for (learned, held_out), other in zip(pairs, models, strict=True):
+            of_other = other.score_composites(composites)
+            scores[held_out] = on_scale_of(
+                of_all[learned], of_other[learned], of_other[held_out]
+            ).cpu()
+        return Learned(model, composites, scores, history)
 
-    # -- the density ------------------------------------------------------------------------------
+    def _side_by_side(self, function, items):
+        """``function(item, generator)`` of each item, with a generator of its own."""
+        seeds = [draw_seed(self._generator) for _ in items]
+        return side_by_side(
+            lambda task: function(task[0], make_generator(task[1])),
+            zip(items, seeds, strict=True),
+            device=self._params.device_,
+            verbose=self._params.verbose,
+        )
+
+    # -- one model --------------------------------------------------------------------------------
+
+    def _fit_one(self, x, latent_dim, generator):
+        """(model of inputs (n, ...), their composites, history of the autoencoder)"""
+        autoencoder, history = self._fit_autoencoder(x, latent_dim, generator)
+        composites = _composites(autoencoder, x)
+        return self._model(autoencoder, composites), composites, history
 
     def _model(self, autoencoder, composites):
         """The model whose density is fitted on composites (n, d)."""
@@ -120,44 +167,40 @@ class CompositeLearner:
         density = None
         if score_type in ("composite", "latent"):
             density = new_density(self._params, self._seed)
-            density.fit(scored_part(composites, score_type).cpu().numpy())
+            with portion(self._share_of_density):
+                density.fit(scored_part(composites, score_type).cpu().numpy())
         return CompositeModel(autoencoder, density, score_type)
 
-    # -- the autoencoder --------------------------------------------------------------------------
-
-    def _fit_autoencoder(self, x, *, is_first=False):
-        """(autoencoder of inputs (n, ...), history); the first one is taken to forecast all."""
+    def _fit_autoencoder(self, x, latent_dim, generator):
+        """(autoencoder of inputs (n, ...), history)"""
         params = self._params
-        latent_dim = self._latent_dim(x)
         if not _is_trained(params):
-            return LinearAutoencoder.from_data(x, latent_dim), []
-        network = self._new_autoencoder(x, latent_dim)
-        split = split_off(len(x), params.validation_fraction, self._generator)
+            return LinearAutoencoder.from_data(x, min(latent_dim, len(x) - 1)), []
+        network = self._new_autoencoder(x, latent_dim, generator)
+        samples = split_off(len(x), params.validation_fraction, generator)
         losses = ReconstructionLosses(
             network, x, input_noise=params.input_noise, cov_weight=params.cov_weight
         )
-        history = self._train(
-            Objective(losses.regularized, network.parameters()),
-            network,
-            split,
-            share=self._share_of_first(len(x)) if is_first else None,
-        )
+        first = params.epochs / (params.epochs + params.decoder_epochs)
+        with portion(first):
+            objective = Objective(losses.regularized, network.parameters())
+            history = self._train(objective, network, samples, generator)
         if params.decoder_epochs:
-            history += self._train(
-                Objective(losses.error, network.decoder.parameters()),
-                network,
-                split,
-                epochs=params.decoder_epochs,
-                frozen=(network.encoder,),
-                share=None,
-            )
+            with portion(1 - first):
+                history += self._train(
+                    Objective(losses.error, network.decoder.parameters()),
+                    network,
+                    samples,
+                    generator,
+                    epochs=params.decoder_epochs,
+                    frozen=(network.encoder,),
+                )
         return network.requires_grad_(False), history
 
-    def _share_of_first(self, n):
-        """Share of the first training in those of n inputs and of all folds' other inputs."""
-        params = self._params
-        n_folds = min(params.n_folds, n)  # each leaves out 1 / n_folds: n_folds - 1 inputs' worth
-        return params.epochs / (params.epochs + params.decoder_epochs) / n_folds
+    @property
+    def _share_of_density(self):
+        """The density's share in the work of a model: little beside an autoencoder's."""
+        return 0 if _is_trained(self._params) and not self._params.cross_fit else 1
 
     def _latent_dim(self, x):
         """As asked for, or fitting the inputs (n, ...)."""
@@ -166,9 +209,9 @@ class CompositeLearner:
             return min(asked or min(128, n // 2), n_values, n - 1)
         return asked or (16 if x.ndim == 4 else min(16, -(-n_values // 2)))
 
-    def _new_autoencoder(self, x, latent_dim):
+    def _new_autoencoder(self, x, latent_dim, generator):
         params, is_image = self._params, x.ndim == 4
-        with seeded(self._generator):
+        with seeded(generator):
             if is_image and params.backbone == "autoencoder":
                 network = ConvAutoencoder(x.shape[1:], latent_dim, params.widths)
             else:
@@ -178,18 +221,50 @@ class CompositeLearner:
                 network = MLPAutoencoder(x.shape[1:], latent_dim, hidden)
         return network.to(x.device, x.dtype)
 
-    def _train(self, objective, network, split, **settings):
+    def _train(self, objective, network, split, generator, **settings):
         samples, held_out = split
         return train(
             objective,
             network,
             samples,
             device=next(network.parameters()).device,
-            generator=self._generator,
+            generator=generator,
             optimizer="adam",
             held_out=held_out if len(held_out) else None,
             **training_settings(self._params) | settings,
         )
+
+
+def on_scale_of(wanted: torch.Tensor, own: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Scores of one model, as another one would have them that learned the same and more.
+
+    Models of other inputs differ in the location and scale of their scores. Both are known from the
+    inputs that both have learned. An affine map takes the mean and the standard deviation of their
+    scores by the one to those by the other.
+
+    Parameters
+    ----------
+    wanted, own : torch.Tensor of shape (n,)
+        Scores of inputs that both models have learned: by the other one, and by this one.
+    scores : torch.Tensor of shape (m,)
+        By this one.
+
+    Returns
+    -------
+    scores : torch.Tensor of shape (m,)
+        Where either model finds nothing but rounding between the inputs that it has learned, so
+        that their scales cannot be compared, they are only moved.
+
+    Examples
+    --------
+    >>> own = torch.tensor([0.0, 1.0, 2.0])
+    >>> on_scale_of(10 * own + 5, own, torch.tensor([3.0]))
+    tensor([35.])
+    """
+    away = scores - own.mean()
+    spreads = wanted.std(), own.std()
+    is_known = min(spreads) > _SAME * away.abs().max()
+    return wanted.mean() + away * (spreads[0] / spreads[1] if is_known else 1.0)
 
 
 class ReconstructionLosses:

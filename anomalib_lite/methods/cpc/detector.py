@@ -15,7 +15,9 @@ from ...base import BaseDetector
 from ...contexts import seeded
 from ...data import NetworkInput, is_gray
 from ...nn.autoencoders import LinearAutoencoder
+from ...nn.course import side_by_side
 from ...nn.training import Objective, check_training, split_off, train, training_settings
+from ...runtime import draw_seed, make_generator
 from ...validation import (
     check_count,
     check_enough,
@@ -23,6 +25,7 @@ from ...validation import (
     check_fraction,
     check_number,
 )
+from ...workers import map_on
 from .encoders import ENCODERS, embed_grids, make_encoder, patch_features
 from .layout import TileLayout
 from .prediction import (
@@ -394,8 +397,9 @@ class CPC(BaseDetector):
         self._train(tiles, learned, watched, generator)
         self.negatives_ = [self._embed(encoder, normal_patches) for encoder in self.encoders_]
         scores = np.full(len(images), np.nan)
-        for i in kept_out.tolist():
-            scores[i] = float(self._infer_prepared(images[i : i + 1])[0])
+        held_out = images[kept_out.to(images.device)].split(1)
+        found = map_on(self.device_, lambda image: self._infer_prepared(image)[0], held_out)
+        scores[kept_out.numpy()] = torch.cat(found).cpu()
         return scores
 
     def _read(self, batches):
@@ -463,26 +467,31 @@ class CPC(BaseDetector):
         layers = self._make_layers(generator)
         samples, held_out = self._layout_.tile_index(learned), self._layout_.tile_index(watched)
         self._warn_of_slow_learning(len(samples))
-        self.history_ = []
-        for directions, encoder, embed in zip(
-            self._scoring_.groups, self.encoders_, tiles, strict=True
-        ):
+        groups = self._scoring_.groups
+
+        def train_encoder(directions, encoder, embed, seed):
             modules = nn.ModuleDict({direction: layers[direction] for direction in directions})
             loss = partial(self._loss, embed, modules)
             trained = nn.ModuleList([*modules.values(), *([encoder] * self._trains_encoders)])
-            self.history_.append(
-                train(
-                    Objective(loss, trained.parameters()),
-                    trained,
-                    samples,
-                    device=self.device_,
-                    generator=generator,
-                    held_out=held_out,
-                    share=None if self.history_ else 1 / len(self._scoring_.groups),
-                    **training_settings(self),
-                )
+            history = train(
+                Objective(loss, trained.parameters()),
+                trained,
+                samples,
+                device=self.device_,
+                generator=make_generator(seed),
+                held_out=held_out,
+                **training_settings(self),
             )
             trained.requires_grad_(False)
+            return history
+
+        seeds = [draw_seed(generator) for _ in groups]
+        self.history_ = side_by_side(
+            lambda task: train_encoder(*task),
+            zip(groups, self.encoders_, tiles, seeds, strict=True),
+            device=self.device_,
+            verbose=self.verbose,
+        )
         self.predictors_ = {
             direction: _matrices(layer).detach() for direction, layer in layers.items()
         }
