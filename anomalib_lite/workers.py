@@ -175,18 +175,31 @@ def borrowed_team(n_jobs: int | None = None) -> Iterator[Team]:
         made.dismiss()
 
 
-def map_on(
+def each_on(
     device: torch.device, function: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> list[_Result]:
+) -> Iterator[_Result]:
     """``function(item)`` of each item, by a borrowed team on a CPU, one by one on other devices.
+
+    A single item is the caller's own work, for which it borrows the team.
 
     Examples
     --------
-    >>> map_on(torch.device("cpu"), abs, [-1, 2, -3])
+    >>> list(each_on(torch.device("cpu"), abs, [-1, 2, -3]))
     [1, 2, 3]
     """
+    items = [*items]
+    if len(items) == 1:
+        yield function(items[0])
+        return
     with borrowed_team(None if device.type == "cpu" else 1) as workers:
-        return list(workers.map(function, items, ahead=device.type == "cpu"))
+        yield from workers.map(function, items, ahead=device.type == "cpu")
+
+
+def map_on(
+    device: torch.device, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> list[_Result]:
+    """The same, when all is done."""
+    return list(each_on(device, function, items))
 
 
 @contextmanager

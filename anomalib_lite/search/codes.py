@@ -5,6 +5,7 @@ from typing import Any, Self
 import torch
 
 from ..runtime import check_tensor
+from ..workers import each_on, map_on
 
 MAX_COMPONENTS = 128  # of a code, unless more are asked for
 _BLOCK = 8192  # rows encoded at once
@@ -36,9 +37,8 @@ class PrincipalCodes:
         n_features = rows.shape[1]
         self.mean_ = rows.mean(0)
         scatter = torch.zeros(n_features, n_features, dtype=torch.float64, device="cpu")
-        for block in rows.split(_BLOCK):
-            centered = block - self.mean_
-            scatter += (centered.T @ centered).cpu().double()
+        for partial in each_on(rows.device, self._scatter, rows.split(_BLOCK)):
+            scatter += partial  # in order: the last bits of a sum depend on it
         variances, components = torch.linalg.eigh(scatter)
         variances, components = variances.flip(0).clamp_min(0), components.flip(1)
         if n_components is None:
@@ -46,6 +46,11 @@ class PrincipalCodes:
             enough = int((explained < 0.95).sum()) + 1
             n_components = min(max(32, enough), MAX_COMPONENTS, n_features)
         self.components_ = components[:, :n_components].float().to(rows.device).contiguous()
+
+    def _scatter(self, rows):
+        """Sum of the outer products of centered rows (n, D), on the CPU."""
+        centered = rows - self.mean_
+        return (centered.T @ centered).cpu().double()
 
     def to_state(self) -> dict[str, Any]:
         """The state that :meth:`from_state` restores."""
@@ -84,11 +89,20 @@ class PrincipalCodes:
     def encode(self, rows: torch.Tensor) -> torch.Tensor:
         """Codes of shape (n, n_codes) of rows (n, D)."""
         codes = self.mean_.new_empty(len(rows), self.n_codes)
-        for block, code in zip(rows.split(_BLOCK), codes.split(_BLOCK), strict=True):
-            centered = block - self.mean_
+        self.encode_into(rows, codes)
+        return codes
+
+    def encode_into(self, rows: torch.Tensor, codes: torch.Tensor) -> None:
+        """Write the codes of rows (n, D) to a tensor (n, n_codes)."""
+
+        def encode(block):
+            rows, codes = block
+            centered = rows - self.mean_
             leading = centered @ self.components_
             # measured on the remainder itself: a difference of squared lengths would cancel
             rest = centered.addmm_(leading, self.components_.T, alpha=-1)
-            code[:, :-1] = leading
-            torch.linalg.vector_norm(rest, dim=1, out=code[:, -1])
-        return codes
+            codes[:, :-1] = leading
+            torch.linalg.vector_norm(rest, dim=1, out=codes[:, -1])
+
+        blocks = zip(rows.split(_BLOCK), codes.split(_BLOCK), strict=True)
+        map_on(rows.device, encode, blocks)

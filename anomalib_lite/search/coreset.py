@@ -20,11 +20,15 @@ from sklearn.random_projection import johnson_lindenstrauss_min_dim
 from ..annotations import RandomState
 from ..contexts import plain
 from ..runtime import check_has_values, exact_dtype, make_generator, normal, progress
+from ..workers import map_on, team
 from .codes import MAX_COMPONENTS, PrincipalCodes
 from .nearest import NearestRows, squared_distance
+from .queries import Queries
 
 _CANDIDATES = 1000, 8000  # rows brought up to date in one phase: an eighth of all, within these
 _BLOCK = 1024  # rows of one matrix product
+_ROUND = 64  # picks, after which the candidates are looked through anew
+_PICKS_OF_A_PHASE = 700  # whose products take as long as the rest of a phase
 _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
 
@@ -71,13 +75,26 @@ def greedy_coreset(
     if not 0 <= start < n_rows:
         raise ValueError(f"start: expected a row, 0 to {n_rows - 1}, got {start}.")
     cover, n_candidates = _Cover(rows, n_keep, start), _n_candidates(n_rows)
-    with progress(total=n_keep, desc="coreset", verbose=verbose) as bar:
-        bar.update(1)
+    with progress(total=100, desc="coreset, %", verbose=verbose) as bar:
         while cover.n_picks < n_keep:
             candidates, outside = cover.farthest(n_candidates)
             cover.update(candidates)
-            bar.update(cover.pick(candidates, outside, n_keep - cover.n_picks))
+            cover.pick(candidates, outside, n_keep)
+            bar.update(int(100 * _share_done(cover.n_picks, n_keep)) - bar.n)
     return cover.indices, cover.radius()
+
+
+def _share_done(n_picks, n_keep):
+    """Share of the time that the first of all picks take, roughly.
+
+    A phase makes few picks at first, about as large a share of those made before as any later one,
+    and costs the same and a little for each pick before.
+    """
+    return _work(n_picks) / max(_work(n_keep), 1e-9)
+
+
+def _work(n_picks):
+    return np.log(n_picks) + n_picks / _PICKS_OF_A_PHASE
 
 
 def _n_candidates(n_rows):
@@ -108,16 +125,25 @@ class _Cover:
 
     def __init__(self, rows, capacity, start):
         codes = PrincipalCodes(rows)
-        self.rows, self.codes = rows, codes.encode(rows)
+        self.rows, self.queries = rows, Queries(codes, rows)
         self.picks = NearestRows(codes, capacity)
         self.indices = torch.empty(capacity, dtype=torch.int64, device=rows.device)
         self.gap = rows.new_empty(len(rows), dtype=exact_dtype(rows.device))
-        # in place: small results kept between large temporaries would fragment the heap
-        for block, its_gap in zip(rows.split(_BLOCK), self.gap.split(_BLOCK), strict=True):
-            its_gap.copy_(squared_distance(block, rows[start]))
-        self.gap[start] = _TAKEN
+        self._measure_from(start)
         self._take(torch.tensor([start], device=rows.device))
-        self.seen = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
+        self.seen = torch.ones(len(rows), dtype=torch.int32, device=rows.device)
+
+    def _measure_from(self, start):
+        """The first gaps."""
+
+        def measure(block):
+            rows, gap = block
+            # in place: small results kept between large temporaries would fragment the heap
+            gap.copy_(squared_distance(rows, self.rows[start]))
+
+        blocks = zip(self.rows.split(_BLOCK), self.gap.split(_BLOCK), strict=True)
+        map_on(self.rows.device, measure, blocks)
+        self.gap[start] = _TAKEN
 
     @property
     def n_picks(self):
@@ -125,7 +151,7 @@ class _Cover:
 
     def _take(self, chosen):
         self.indices[self.n_picks : self.n_picks + len(chosen)] = chosen
-        self.picks.append(self.rows[chosen], self.codes[chosen])
+        self.picks.append(self.rows[chosen])
 
     def farthest(self, n):
         """The rows with the ``n`` largest gaps, ascending, and the (gap, row) that comes next.
@@ -148,17 +174,28 @@ class _Cover:
         if len(group) == 0:
             return
         group = group[self.seen[group].argsort(stable=True)]  # rows of like age share a product
-        for block in group.split(_BLOCK):
-            gap, unseen = self.gap[block], (int(self.seen[block[0]]), self.n_picks)
-            self.picks.tighten(self.rows[block], self.codes[block], gap, ranges=[unseen])
-            self.gap[block] = gap
-            self.seen[block] = self.n_picks
+        on_cpu = group.device.type == "cpu"  # elsewhere a few large operations take less time
+        map_on(group.device, self._update, group.split(_BLOCK if on_cpu else len(group)))
 
-    def pick(self, group, outside, limit):
-        """Pick greedily inside ``group`` while no row outside can be farther; gives their number.
+    def _update(self, block):
+        """Make the gaps of a block of rows exact, the oldest first."""
+        gap, unseen = self.gap[block], (int(self.seen[block[0]]), self.n_picks)
+        self.picks.tighten(self.queries.take(block), gap, ranges=[unseen])
+        self.gap[block] = gap
+        self.seen[block] = self.n_picks
 
-        Only rows that could be picked now are brought up to date with the new picks; the others
-        wait for a later phase, as rows outside do.
+    def pick(self, group, outside, n_keep):
+        """Pick greedily inside ``group`` while no row outside can be farther, up to ``n_keep``."""
+        aim = self.n_picks
+        while aim == self.n_picks < n_keep:
+            aim = min(aim + _ROUND, n_keep)
+            group = self._pick_some(group, outside, aim - self.n_picks)
+
+    def _pick_some(self, group, outside, limit):
+        """Make some picks; gives the rows that could be picked before.
+
+        Only these are brought up to date with the new picks. The others wait for a later phase, as
+        rows outside do.
         """
         limit_gap, limit_row = outside
         gap = self.gap[group]
@@ -179,7 +216,7 @@ class _Cover:
         self.seen[group] += len(chosen)
         if chosen:
             self._take(group[torch.tensor(chosen, device=group.device)])
-        return len(chosen)
+        return group
 
     def radius(self):
         """Largest distance to the nearest pick: the gap of the pick that would come next."""
@@ -219,7 +256,7 @@ def coreset_row_bytes(n_features: int) -> int:
 
     Itself, its code and gap, and a quarter more for temporaries and the allocator.
     """
-    code, gap, seen = min(MAX_COMPONENTS, n_features) + 1, 2, 2
+    code, gap, seen = min(MAX_COMPONENTS, n_features) + 3, 2, 1
     return 5 * (n_features + code + gap + seen)
 
 
@@ -326,6 +363,9 @@ class GreedyCoreset(BaseEstimator):
         Share of the rows to keep, in (0, 1], or their count.
     projection : "auto", int or None, default="auto"
         Random projection in which the coreset is selected; see :func:`select_coreset`.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, -1
+        all. Results do not depend on it.
     random_state : None, int, RandomState or Generator, default=None
         Seed of everything random. It draws the first pick and the projection.
     verbose : bool, default=False
@@ -351,11 +391,13 @@ class GreedyCoreset(BaseEstimator):
         coreset: float = 0.1,
         *,
         projection: str | int | None = "auto",
+        n_jobs: int | None = None,
         random_state: RandomState = None,
         verbose: bool = False,
     ):
         self.coreset = coreset
         self.projection = projection
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -369,13 +411,14 @@ class GreedyCoreset(BaseEstimator):
             raise ValueError(f"X: expected rows (n_samples, n_features), got {tuple(rows.shape)}.")
         if not torch.isfinite(rows).all():
             raise ValueError("X: holds NaN or infinity.")
-        indices, self.radius_ = select_coreset(
-            rows.float(),
-            self.coreset,
-            generator=make_generator(self.random_state),
-            projection=self.projection,
-            verbose=self.verbose,
-        )
+        with team(self.n_jobs):
+            indices, self.radius_ = select_coreset(
+                rows.float(),
+                self.coreset,
+                generator=make_generator(self.random_state),
+                projection=self.projection,
+                verbose=self.verbose,
+            )
         self.indices_ = indices.cpu().numpy()
         return self
 

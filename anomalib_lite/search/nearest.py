@@ -7,6 +7,7 @@ measured, row against row, in float64: the result is the true nearest row and it
 one that a rounded matrix product prefers.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -14,13 +15,18 @@ import torch
 
 from ..contexts import plain
 from ..runtime import check_tensor, exact_dtype, make_generator
-from .codes import PrincipalCodes
+from ..workers import borrowed_team, map_on
+from .codes import MAX_COMPONENTS, PrincipalCodes
+from .queries import TINY, Queries
 
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
 CHUNK = 64  # neighboring products that are scanned by their minimum only
-_ROWS, _STORED = 784, 4096  # one block of products: 13 MB of float32
-_COVER = 2048  # stored rows that give the first, rough distances
-_LIKELY = 8  # rows that a search for the farthest measures to the end at each step
+_ROWS, _PRODUCTS = 784, 2**21  # rows searched for together, and products of a block: 8 MB
+_ROWS_ELSEWHERE, _PRODUCTS_ELSEWHERE = 8192, 2**26  # on accelerators, where each operation waits
+_SHARED, _SHARE = 2**20, 196  # products that a team is bothered with, and rows that a worker is
+_COVER = 2048  # stored rows, at most, that give the first, rough distances: a third of a short bank
+_ROUGH = 24  # components of these
+_LIKELY = 16  # rows that a search for the farthest measures first
 _PAIRS = 2**18  # collected before they are measured: 5 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
 _CODE_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)  # candidates of cheapest_codes
@@ -30,7 +36,7 @@ _SAMPLE, _SAMPLE_STORED = 128, 16384  # rows from which it chooses
 _SCAN_COST, _MEASURE_COST = 40, 400
 
 _STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_TINY = 1e-30  # keeps exact ties when every row is the same
+_SCRATCH = threading.local()
 
 
 def plain_query(
@@ -75,11 +81,11 @@ def cheapest_codes(rows: torch.Tensor, sample: torch.Tensor) -> PrincipalCodes:
     """
     draw = torch.randperm(len(sample), generator=make_generator(0), device="cpu")[:_SAMPLE]
     sample = sample[draw.to(sample.device)]
-    nearest, _ = NearestRows.from_rows(rows).query(sample)
-    limit = nearest.float().square_()[:, None]
-    stored = rows[:: -(-len(rows) // _SAMPLE_STORED)]
     n_features = rows.shape[1]
     codes = PrincipalCodes(rows, n_features)
+    nearest, _ = NearestRows.of(codes.shortened(MAX_COMPONENTS), rows).query(sample)
+    limit = nearest.float().square_()[:, None]
+    stored = rows[:: -(-len(rows) // _SAMPLE_STORED)]
     a, b = codes.encode(sample), codes.encode(stored)
     squares = a.square().sum(1)[:, None] + b.square().sum(1)
     rest_a, rest_b = (c.square().flip(1).cumsum(1).flip(1).sqrt() for c in (a, b))
@@ -125,7 +131,7 @@ class NearestRows:
         self.codes = codes
         self.n_stored = 0
         self._rows = codes.mean_.new_empty(0, len(codes.mean_), dtype=dtype)
-        self._codes = codes.mean_.new_empty(0, codes.n_codes + 1)  # and their squared length
+        self._codes = codes.mean_.new_empty(0, codes.n_codes + 1)  # after their squared length
         self._reserve(capacity)
 
     def _reserve(self, capacity):
@@ -145,7 +151,14 @@ class NearestRows:
         Results do not depend on the sample, only time does.
         """
         codes = PrincipalCodes(rows) if sample is None else cheapest_codes(rows, sample)
-        return cls.from_state({"rows": rows, "codes": codes})
+        return cls.of(codes, rows)
+
+    @classmethod
+    def of(cls, codes: PrincipalCodes, rows: torch.Tensor) -> Self:
+        """An index of ``rows`` (N, D) with some codes."""
+        index = cls(codes, len(rows), rows.dtype)
+        index.append(rows)
+        return index
 
     def to_state(self) -> dict[str, Any]:
         """The state that :meth:`from_state` restores."""
@@ -156,23 +169,22 @@ class NearestRows:
         """An index with the state that :meth:`to_state` gave."""
         n_features = len(state["codes"].mean_)
         check_tensor("rows", state["rows"], (None, n_features), _STORED_DTYPES)
-        index = cls(state["codes"], len(state["rows"]), state["rows"].dtype)
-        index.append(state["rows"])
-        return index
+        return cls.of(state["codes"], state["rows"])
 
     @property
     def rows(self) -> torch.Tensor:
         return self._rows[: self.n_stored]
 
-    def append(self, rows: torch.Tensor, codes: torch.Tensor | None = None) -> None:
-        """Store ``rows`` (n, D) behind those stored before; ``codes`` (n, n_codes) save time."""
+    def append(self, rows: torch.Tensor) -> None:
+        """Store ``rows`` (n, D) behind those stored before."""
         place = slice(self.n_stored, self.n_stored + len(rows))
         if place.stop > len(self._rows):
             self._reserve(max(place.stop, len(self._rows) * 3 // 2))
         self._rows[place] = rows
-        codes = self.codes.encode(self._rows[place]) if codes is None else codes
-        self._codes[place, :-1] = codes
-        self._codes[place, -1] = codes.square().sum(1)
+        codes = self._codes[place]
+        self.codes.encode_into(self._rows[place], codes[:, 1:])
+        torch.linalg.vector_norm(codes[:, 1:], dim=1, out=codes[:, 0])
+        codes[:, 0].square_()
         self.n_stored += len(rows)
 
     # -- searches ---------------------------------------------------------------------------------
@@ -202,9 +214,9 @@ class NearestRows:
         index : torch.Tensor of shape (n,)
             The lowest on exact ties; -1 where every stored row is left out.
         """
-        codes, nearest, index = self._start(rows)
-        all_rows = torch.arange(len(rows), device=rows.device)
-        self._tighten_all(all_rows, rows, codes, nearest, index, exclude=exclude, ranges=ranges)
+        queries, nearest, index = self._start(rows)
+        every = torch.arange(len(rows), device=rows.device)
+        self._tighten_all(queries, every, nearest, index, exclude=exclude, ranges=ranges)
         return nearest.sqrt_(), index
 
     @plain
@@ -213,9 +225,10 @@ class NearestRows:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The ``n`` of ``rows`` that are farthest from their nearest stored row.
 
-        The distance to the first few stored rows is an upper bound. The search takes in more and
-        more stored rows for fewer and fewer of ``rows``: those that may be among the farthest. This
-        is quick where the first stored rows cover the others, as those of a greedy coreset do.
+        The distance to any stored row is an upper bound. Few rows are searched for to the end at
+        first, those that are far from the first stored rows. The search then takes in more and more
+        stored rows for fewer and fewer rows: those that may still be farther. This is quick where
+        the first stored rows cover the others, as those of a greedy coreset do.
 
         Parameters
         ----------
@@ -233,25 +246,25 @@ class NearestRows:
             As of :meth:`query`.
         """
         n = min(n, len(rows))
-        codes, nearest, index = self._start(rows)
-        _, queries = self._as_queries(codes)
-        bound = nearest.float()  # no row is farther than this
-        known = torch.zeros_like(index, dtype=torch.bool)  # rows whose distance is known
-        active = torch.arange(len(rows), device=rows.device)  # rows that may be among the farthest
-        first, end = 0, _COVER
-        while len(active):
-            if first < self.n_stored:
-                near = self._probe(rows[active], queries[active], (first, end), exclude)
-                bound[active] = torch.minimum(bound[active], near)
-                likely = active[bound[active].topk(min(max(n, _LIKELY), len(active))).indices]
-            else:
-                likely = active
-            self._tighten_all(likely, rows, codes, nearest, index, exclude=exclude)
-            known[likely] = True
-            limit = nearest[known].topk(n).values[-1]
-            active = (~known & (bound >= limit)).nonzero()[:, 0]
-            first, end = end, 4 * end
-        found = known.nonzero()[:, 0]
+        if n == 0 or rows.device.type != "cpu":  # where each of many small steps would wait
+            distance, index = self.query(rows, exclude=exclude)
+            found = distance.argsort(descending=True, stable=True)[:n]
+            return found, distance[found], index[found]
+        queries, nearest, index = self._start(rows)
+        undecided = torch.arange(len(rows))  # rows that may be among the farthest
+        end = min(_COVER, max(CHUNK, self.n_stored // 3 // CHUNK * CHUNK))
+        self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(0, end)])
+        likely = nearest.topk(min(max(n, _LIKELY), len(rows))).indices
+        self._tighten_all(queries, likely, nearest, index, exclude=exclude)
+        limit = nearest[likely].topk(n).values[-1]
+        undecided[likely] = -1
+        undecided = undecided[(undecided >= 0) & (nearest >= limit)]
+        while end < self.n_stored and len(undecided):
+            first, end = end, 2 * end
+            self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(first, end)])
+            undecided = undecided[nearest[undecided] >= limit]
+        self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
+        found = torch.cat([likely, undecided]).sort().values
         found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
         return found, nearest[found].sqrt_(), index[found]
 
@@ -276,13 +289,12 @@ class NearestRows:
         index : list of n torch.Tensor of shape (<= k,)
             The lower first on exact ties.
         """
-        codes = self.codes.encode(rows)
-        squares, queries = self._as_queries(codes)
-        products = queries @ self._codes[: self.n_stored].T
+        queries = Queries(self.codes, rows)
+        products = queries.vectors @ self._codes[: self.n_stored].T
         if exclude is not None:
             products.index_fill_(1, exclude, torch.inf)
         distances, indices = [], []
-        for row, product, square in zip(rows, products, squares, strict=True):
+        for row, product, square in zip(rows, products, queries.squares, strict=True):
             available = int(product.isfinite().sum())
             # an upper bound on the k-th distance: measure the k most promising rows
             likely = product.topk(min(k, available), largest=False).indices
@@ -294,10 +306,10 @@ class NearestRows:
             indices.append(near[order])
         return distances, indices
 
+    @plain
     def tighten(
         self,
-        rows: torch.Tensor,
-        codes: torch.Tensor,
+        queries: Queries,
         nearest: torch.Tensor,
         index: torch.Tensor | None = None,
         *,
@@ -308,10 +320,8 @@ class NearestRows:
 
         Parameters
         ----------
-        rows : torch.Tensor of shape (n, D)
-            A few hundred: 4096 * n products are held at once.
-        codes : torch.Tensor of shape (n, n_codes)
-            Of ``rows``.
+        queries : Queries
+            n rows, about a thousand.
         nearest : torch.Tensor of shape (n,)
             float64; squared distances so far, infinite for none.
         index : torch.Tensor of shape (n,) or None, default=None
@@ -319,71 +329,98 @@ class NearestRows:
         exclude, ranges
             As for :meth:`query`.
         """
-        squares, queries = self._as_queries(codes)
+        squares = queries.squares
         bound = _product_bound(nearest, squares)
         pairs = _Pairs()
-        for left, chunks, lowest in self._products(queries, exclude, ranges):
+        for left, chunks, lowest in self._products(queries.vectors, exclude, ranges):
             hit = (lowest.amin(1) < bound).nonzero()[:, 0]
             if len(hit) == 0:
                 continue
             # the most promising pair of each row first: it usually rules out the others
-            near = self._most_promising(rows, hit, chunks, lowest, left)
-            bound[hit] = torch.minimum(bound[hit], _product_bound(near, squares[hit]))
-            promising = (lowest[hit] < bound[hit, None]).nonzero()
+            lowest = lowest[hit]
+            near = self._most_promising(queries, hit, chunks, lowest, left)
+            limit = torch.minimum(bound[hit], _product_bound(near, squares[hit]))
+            bound[hit] = limit
+            promising = (lowest < limit[:, None]).nonzero()
             for some in promising.split(_PAIRS // CHUNK):
                 row, chunk = hit[some[:, 0]], some[:, 1]
                 products = _gather(chunks, row, chunk)
                 which, column = (products < bound[row, None]).nonzero().unbind(1)
                 pairs.add(row[which], left + chunk[which] * CHUNK + column, products[which, column])
                 if pairs.n_pairs > _PAIRS:
-                    self._measure(rows, nearest, index, *pairs.take(bound))
+                    self._measure(queries, nearest, index, *pairs.take(bound))
                     bound = torch.minimum(bound, _product_bound(nearest, squares))
         if pairs.n_pairs:
-            self._measure(rows, nearest, index, *pairs.take(bound))
+            self._measure(queries, nearest, index, *pairs.take(bound))
 
     # -- their steps ------------------------------------------------------------------------------
 
     def _start(self, rows):
-        """Codes of ``rows``, and distances and indices of which nothing is known yet."""
+        """Queries, and squared distances and indices of which nothing is known yet."""
         nearest = rows.new_full((len(rows),), torch.inf, dtype=exact_dtype(rows.device))
         index = rows.new_full((len(rows),), -1, dtype=torch.int64)
-        return self.codes.encode(rows), nearest, index
+        return Queries(self.codes, rows), nearest, index
 
-    def _tighten_all(self, some, rows, codes, nearest, index, **which):
-        """:meth:`tighten` for ``some`` of the rows, block by block."""
-        for block in some.split(_ROWS):
+    def _tighten_all(self, queries, some, nearest, index, **which):
+        """:meth:`tighten` for some of the queries, block by block."""
+
+        def tighten(block):
             near, where = nearest[block], index[block]
-            self.tighten(rows[block], codes[block], near, where, **which)
+            self.tighten(queries.take(block), near, where, **which)
             nearest[block], index[block] = near, where
 
-    def _probe(self, rows, queries, within, exclude):
-        """Upper bounds of the squared distances to the nearest stored row of a range."""
-        bound = rows.new_full((len(rows),), torch.inf)
-        all_rows = torch.arange(len(rows), device=rows.device)
-        for left, chunks, lowest in self._products(queries, exclude, [within]):
-            promising = self._most_promising(rows, all_rows, chunks, lowest, left)
+        map_on(some.device, tighten, self._blocks(some))
+
+    def _probe_all(self, queries, some, nearest, **which):
+        """Lower squared distances of some of the queries to upper bounds, block by block."""
+
+        def probe(block):
+            nearest[block] = torch.minimum(nearest[block], self._probe(queries.take(block), **which))
+
+        map_on(some.device, probe, self._blocks(some))
+
+    def _blocks(self, some):
+        """Places (n,) in blocks; where there is enough to do, one at least for each worker.
+
+        Results are the same in any blocks.
+        """
+        size = _ROWS if some.device.type == "cpu" else _ROWS_ELSEWHERE
+        if some.device.type == "cpu" and len(some) * self.n_stored >= _SHARED:
+            with borrowed_team() as workers:
+                size = min(size, max(_SHARE, -(-len(some) // workers.n_workers)))
+        return some.split(size) if len(some) else ()
+
+    def _probe(self, queries, **which):
+        """Upper bounds of squared distances to the nearest stored row, from rough products."""
+        bound = queries.squares.new_full((len(queries),), torch.inf)
+        for left, chunks, lowest in self._products(queries.vectors[:, : _ROUGH + 1], **which):
+            promising = self._most_promising(queries, None, chunks, lowest, left)
             bound = torch.minimum(bound, promising)
         return bound
 
-    def _products(self, queries, exclude, ranges):
-        """Products of (n, n_codes + 1) queries with stored codes, block by block.
+    def _products(self, vectors, exclude, ranges):
+        """Products of (n, k) query vectors with stored ones, of which they are the first numbers.
 
-        Gives the index of the block's first row, the products (n, m, CHUNK), and the lowest of each
-        chunk (n, m). Products with rows that do not count are infinite.
+        Gives, block by block, the index of the block's first row, the products (n, m, CHUNK), and
+        the lowest of each chunk (n, m). Products with rows that do not count are infinite. The next
+        block takes the place of the one before.
         """
         ranges = [(0, self.n_stored)] if ranges is None else ranges
+        n, k = vectors.shape
+        widest = (_PRODUCTS if vectors.device.type == "cpu" else _PRODUCTS_ELSEWHERE) // n
+        widest = max(widest // CHUNK, 1) * CHUNK
         blocks = []
         for first, end in ranges:
             end = min(end, self.n_stored)
             whole = range(first // CHUNK * CHUNK, -(-end // CHUNK) * CHUNK)  # chunks
             blocks += [
-                (left, min(left + _STORED, whole.stop), first, end) for left in whole[::_STORED]
+                (left, min(left + widest, whole.stop), first, end) for left in whole[::widest]
             ]
         widest = max((right - left for left, right, _, _ in blocks), default=0)
-        buffer = queries.new_empty(len(queries) * widest)
+        buffer = _scratch(n * widest, vectors)
         for left, right, first, end in blocks:
-            products = buffer[: len(queries) * (right - left)].view(len(queries), -1)
-            torch.mm(queries, self._codes[left:right].T, out=products)
+            products = buffer[: n * (right - left)].view(n, -1)
+            torch.mm(vectors, self._codes[left:right, :k].T, out=products)
             if first > left:
                 products[:, : first - left] = torch.inf
             if end < right:
@@ -391,38 +428,31 @@ class NearestRows:
             if exclude is not None:
                 hidden = exclude[(exclude >= left) & (exclude < right)] - left
                 products.index_fill_(1, hidden, torch.inf)
-            chunks = products.view(len(queries), -1, CHUNK)
+            chunks = products.view(n, -1, CHUNK)
             yield left, chunks, chunks.amin(2)
 
-    def _most_promising(self, rows, some, chunks, lowest, left):
-        """An upper bound of the nearest squared distance for ``some`` rows, from their best pair.
+    def _most_promising(self, queries, some, chunks, lowest, left):
+        """Upper bounds of the nearest squared distances of some queries, from their best pairs.
 
-        Infinite where all of a row's pairs are excluded.
+        Infinite where all of a row's pairs are excluded. None means all queries; ``lowest`` is
+        theirs alone.
         """
-        chunk = lowest[some].argmin(1)
-        best = chunk * CHUNK + _gather(chunks, some, chunk).argmin(1)
-        _, near = self._distance_bounds(rows, some, (left + best).clamp_max(self.n_stored - 1))
-        return near.where(lowest[some, chunk].isfinite(), torch.inf)
+        if some is None:
+            some = torch.arange(len(queries), device=lowest.device)
+        lowest, chunk = lowest.min(1)
+        best = left + chunk * CHUNK + _gather(chunks, some, chunk).argmin(1)
+        _, near = self._distance_bounds(queries, some, best.clamp_max_(self.n_stored - 1))
+        return near.where(lowest.isfinite(), torch.inf)
 
-    def _as_queries(self, codes):
-        """Rows whose products with stored codes are squared code distances, less ``squares``.
-
-        The allowance for rounding is subtracted from both.
-        """
-        shrink = 1 - self.codes.slack
-        squares = codes.square().sum(1) * shrink - _TINY
-        queries = torch.cat([codes * -2, codes.new_full((len(codes), 1), shrink)], 1)
-        return squares, queries
-
-    def _measure(self, rows, nearest, index, row, stored):
+    def _measure(self, queries, nearest, index, row, stored):
         """Lower ``nearest`` by the true distances of pairs (row[i], stored[i])."""
-        n_pairs = max(1, _PAIR_VALUES // rows.shape[1])
+        n_pairs = max(1, _PAIR_VALUES // queries.n_features)
         for row, stored in zip(row.split(n_pairs), stored.split(n_pairs), strict=True):  # noqa: B020
-            low, high = self._distance_bounds(rows, row, stored)
+            low, high = self._distance_bounds(queries, row, stored)
             limit = nearest.float().scatter_reduce_(0, row, high, "amin")
             near = (low <= limit[row]).nonzero()[:, 0]
             row, stored = row[near], stored[near]
-            distance = squared_distance(rows[row], self._rows[stored])
+            distance = squared_distance(queries.rows(row), self._rows[stored])
             if index is not None:
                 before = nearest.clone()
             nearest.scatter_reduce_(0, row, distance, "amin")
@@ -431,12 +461,12 @@ class NearestRows:
                 won = distance == nearest[row]
                 index.scatter_reduce_(0, row[won], stored[won], "amin")
 
-    def _distance_bounds(self, rows, row, stored):
+    def _distance_bounds(self, queries, row, stored):
         """Lower and upper bounds of the squared distances of pairs, from float32 differences."""
-        rough = rows.index_select(0, row).sub_(self._rows.index_select(0, stored))
+        rough = queries.rows(row).sub_(self._rows.index_select(0, stored))
         rough = rough.square_().sum(1)
-        error = (rows.shape[1] + 8) * 2.0**-23
-        return rough * (1 - error) - _TINY, rough * (1 + error) + _TINY
+        error = (queries.n_features + 8) * 2.0**-23
+        return rough * (1 - error) - TINY, rough * (1 + error) + TINY
 
 
 class _Pairs:
@@ -456,6 +486,19 @@ class _Pairs:
         self.n_pairs, self._parts = 0, []
         near = product < bound[row]
         return row[near], stored[near]
+
+
+def _scratch(n, like):
+    """Memory for n numbers, which on a CPU this thread keeps for the next time.
+
+    The system takes long to give and clear the memory of large tensors.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(n)
+    kept = getattr(_SCRATCH, "kept", None)
+    if kept is None or len(kept) < n:
+        kept = _SCRATCH.kept = like.new_empty(max(n, _PRODUCTS))
+    return kept[:n]
 
 
 def _gather(chunks, row, chunk):

@@ -79,12 +79,12 @@ def test_no_row_is_compared_with_a_pick_twice(monkeypatch):
     compared = {}  # by row, the picks it has met
     tighten = NearestRows.tighten
 
-    def recorded(self, rows, codes, nearest, *, ranges):
+    def recorded(self, queries, nearest, *, ranges):
         ((first, end),) = ranges
-        for row in rows.tolist():
+        for row in queries.rows(torch.arange(len(queries))).tolist():
             assert first >= compared.get(tuple(row), 0)
             compared[tuple(row)] = end
-        tighten(self, rows, codes, nearest, ranges=ranges)
+        tighten(self, queries, nearest, ranges=ranges)
 
     monkeypatch.setattr(coreset_module, "_CANDIDATES", (64, 64))
     monkeypatch.setattr(coreset_module, "_BLOCK", 1)  # rows of a block share the oldest state

@@ -6,6 +6,7 @@ from oracles import slow_nearest
 from anomalib_lite.search import NearestRows, PrincipalCodes, cheapest_codes, squared_distance
 from anomalib_lite.search import nearest as nearest_module
 from anomalib_lite.search.nearest import plain_query
+from anomalib_lite.search.queries import Queries
 
 
 def gaussian_rows(n, d, seed=0, spread=3.0, shift=0.0):
@@ -111,10 +112,10 @@ def test_tightening_in_steps_is_one_query(first):
     nearest = NearestRows.from_rows(stored)
     squares = torch.full((40,), torch.inf, dtype=torch.float64)
     for part in ([(0, first)], [(first, 300)]):
-        nearest.tighten(rows, nearest.codes.encode(rows), squares, ranges=part)
+        nearest.tighten(Queries(nearest.codes, rows), squares, ranges=part)
     assert torch.equal(squares.sqrt(), nearest.query(rows)[0])
     early = torch.zeros(40, dtype=torch.float64)  # nothing is nearer than 0
-    nearest.tighten(rows, nearest.codes.encode(rows), early)
+    nearest.tighten(Queries(nearest.codes, rows), early)
     assert (early == 0).all()
 
 
