@@ -27,6 +27,7 @@ _SHARED, _SHARE = 2**20, 196  # products that a team is bothered with, and rows 
 _COVER = 2048  # stored rows, at most, that give the first, rough distances: a third of a short bank
 _ROUGH = 24  # components of these
 _LIKELY = 16  # rows that a search for the farthest measures first
+_FEW = 1  # candidates of a row that are not looked through before they are measured
 _PAIRS = 2**18  # collected before they are measured: 5 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
 _CODE_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)  # candidates of cheapest_codes
@@ -336,12 +337,14 @@ class NearestRows:
             hit = (lowest.amin(1) < bound).nonzero()[:, 0]
             if len(hit) == 0:
                 continue
-            # the most promising pair of each row first: it usually rules out the others
-            lowest = lowest[hit]
-            near = self._most_promising(queries, hit, chunks, lowest, left)
-            limit = torch.minimum(bound[hit], _product_bound(near, squares[hit]))
-            bound[hit] = limit
+            lowest, limit = lowest[hit], bound[hit]
             promising = (lowest < limit[:, None]).nonzero()
+            if len(promising) > _FEW * len(hit):
+                # the most promising pair of each row first: it usually rules out the others
+                near = self._most_promising(queries, hit, chunks, lowest, left)
+                limit = torch.minimum(limit, _product_bound(near, squares[hit]))
+                bound[hit] = limit
+                promising = (lowest < limit[:, None]).nonzero()
             for some in promising.split(_PAIRS // CHUNK):
                 row, chunk = hit[some[:, 0]], some[:, 1]
                 products = _gather(chunks, row, chunk)
@@ -448,10 +451,11 @@ class NearestRows:
         """Lower ``nearest`` by the true distances of pairs (row[i], stored[i])."""
         n_pairs = max(1, _PAIR_VALUES // queries.n_features)
         for row, stored in zip(row.split(n_pairs), stored.split(n_pairs), strict=True):  # noqa: B020
-            low, high = self._distance_bounds(queries, row, stored)
-            limit = nearest.float().scatter_reduce_(0, row, high, "amin")
-            near = (low <= limit[row]).nonzero()[:, 0]
-            row, stored = row[near], stored[near]
+            if len(row) > _FEW * len(nearest):
+                low, high = self._distance_bounds(queries, row, stored)
+                limit = nearest.float().scatter_reduce_(0, row, high, "amin")
+                near = (low <= limit[row]).nonzero()[:, 0]
+                row, stored = row[near], stored[near]
             distance = squared_distance(queries.rows(row), self._rows[stored])
             if index is not None:
                 before = nearest.clone()

@@ -24,6 +24,7 @@ from ...search.coreset import (
 )
 from ...search.nearest import NearestRows, squared_distance
 from ...validation import check_choice, check_count, check_finite, check_odd
+from ...workers import each_on
 from .calibration import PartBanks, assign_parts
 
 _CHUNK_COUNT = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
@@ -313,33 +314,48 @@ class PatchCore(PartialFitMixin, BaseDetector):
         parts = assign_parts(digests, () if earlier is None else earlier.parts)[n_earlier:]
         here = PartBanks.of(images, parts, n_bank, self.memory_bank_.codes)
         self._part_banks_ = here if earlier is None else earlier.joined(here)
-        scores, suspects, grids = [None] * len(images), [None] * len(images), []
+        scores, suspects, grids = [None] * len(images), [None] * len(images), {}
         examples = {*np.linspace(0, len(images) - 1, N_EXAMPLES).astype(int).tolist()}
+
+        def calibrate(i, bank):
+            found = self._out_of_sample(images[i], bank, _N_SUSPECTS)
+            suspects[i], scores[i] = images[i][found.patches], found.score
+            if i in examples:
+                grids[i] = (bank or self.memory_bank_).query(images[i])[0].float()
+
         with progress(total=len(images), desc="threshold", verbose=self.verbose) as bar:
-            for i, bank in self._with_banks(parts):
-                found = self._out_of_sample(images[i], bank, _N_SUSPECTS)
-                suspects[i], scores[i] = images[i][found.patches], found.score
-                if i in examples:
-                    grids.append((bank or self.memory_bank_).query(images[i])[0].float())
-                bar.update()
-        self._examples_ = torch.stack(grids).unflatten(1, grid)
+            for n_done in self._by_parts(calibrate, parts, images.device):
+                bar.update(n_done)
+        self._examples_ = torch.stack([grids[i] for i in sorted(grids)]).unflatten(1, grid)
         suspects = torch.stack(suspects)
         self._suspects_ = suspects if earlier is None else torch.cat([self._suspects_, suspects])
         return torch.stack(scores)
 
-    def _with_banks(self, parts):
-        """(index, bank of the other parts) of images, by their parts."""
+    def _by_parts(self, function, parts, device):
+        """Call ``function(i, bank of the other parts)`` of images; gives how many, part by part.
+
+        A worker takes a part, so that there are no more banks at a time than workers.
+        """
         banks, codes = self._part_banks_, self.memory_bank_.codes
-        for part in np.unique(parts):
+
+        def work(part):
             bank = banks.others(part, self.memory_bank_.n_stored, codes)
-            for i in np.flatnonzero(parts == part):
-                yield i, bank
+            members = np.flatnonzero(parts == part)
+            for i in members:
+                function(i, bank)
+            return len(members)
+
+        return each_on(device, work, np.unique(parts))
 
     def _rescored(self):
         """Anomaly scores of all images, by their suspects and what the parts' banks are now."""
-        scores = [None] * len(self._suspects_)
-        for i, bank in self._with_banks(self._part_banks_.parts):
-            scores[i] = self._out_of_sample(self._suspects_[i], bank, 1).score
+        scores, rows = [None] * len(self._suspects_), self._suspects_
+
+        def rescore(i, bank):
+            scores[i] = self._out_of_sample(rows[i], bank, 1).score
+
+        for _ in self._by_parts(rescore, self._part_banks_.parts, rows.device):
+            pass
         return torch.stack(scores)
 
     def _out_of_sample(self, rows, bank, n):
