@@ -295,8 +295,8 @@ MUTATIONS = [
     ),
     Mutation(
         "search/nearest.py",
-        'index.scatter_reduce_(0, row[won], stored[won], "amin")',
-        "index[row[won]] = stored[won]",
+        'index.scatter_reduce_(0, row, won, "amin")',
+        "index[row] = won",
         "search",
     ),
     Mutation(

@@ -22,13 +22,13 @@ from ..contexts import plain
 from ..runtime import check_has_values, exact_dtype, make_generator, normal, progress
 from ..workers import map_on, team
 from .codes import MAX_COMPONENTS, PrincipalCodes
-from .nearest import NearestRows, squared_distance
+from .nearest import NearestRows, in_large_steps, squared_distance
 from .queries import Queries
 
 _CANDIDATES = 1000, 8000  # rows brought up to date in one phase: an eighth of all, within these
 _BLOCK = 1024  # rows of one matrix product
-_ROUND = 64  # picks, after which the candidates are looked through anew
-_PICKS_OF_A_PHASE = 700  # whose products take as long as the rest of a phase
+_ROUND = 200  # picks, after which the candidates are looked through anew
+_PICKS_AN_E_FOLD = 900  # whose products take as long as all else while picks grow by a factor e
 _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
 
@@ -85,16 +85,16 @@ def greedy_coreset(
 
 
 def _share_done(n_picks, n_keep):
-    """Share of the time that the first of all picks take, roughly.
+    """Roughly, the share of the time for ``n_keep`` picks that the first ``n_picks`` take.
 
-    A phase makes few picks at first, about as large a share of those made before as any later one,
-    and costs the same and a little for each pick before.
+    A pass over all rows makes few picks at first: as many as there have been, times a constant.
+    Later the products of all rows with all picks count.
     """
-    return _work(n_picks) / max(_work(n_keep), 1e-9)
 
+    def work(n):
+        return np.log(n) + n / _PICKS_AN_E_FOLD
 
-def _work(n_picks):
-    return np.log(n_picks) + n_picks / _PICKS_OF_A_PHASE
+    return work(n_picks) / work(n_keep)
 
 
 def _n_candidates(n_rows):
@@ -151,7 +151,7 @@ class _Cover:
 
     def _take(self, chosen):
         self.indices[self.n_picks : self.n_picks + len(chosen)] = chosen
-        self.picks.append(self.rows[chosen])
+        self.picks.append(self.rows[chosen], self.queries.codes(chosen))
 
     def farthest(self, n):
         """The rows with the ``n`` largest gaps, ascending, and the (gap, row) that comes next.
@@ -174,8 +174,8 @@ class _Cover:
         if len(group) == 0:
             return
         group = group[self.seen[group].argsort(stable=True)]  # rows of like age share a product
-        on_cpu = group.device.type == "cpu"  # elsewhere a few large operations take less time
-        map_on(group.device, self._update, group.split(_BLOCK if on_cpu else len(group)))
+        size = len(group) if in_large_steps(group.device) else _BLOCK
+        map_on(group.device, self._update, group.split(size))
 
     def _update(self, block):
         """Make the gaps of a block of rows exact, the oldest first."""
@@ -204,13 +204,17 @@ class _Cover:
         shared = self.gap[group].cpu()  # one memory for torch, which measures, and NumPy
         gaps = shared.numpy()
         vectors = self.rows[group].to("cpu", exact_dtype(self.rows.device))
+        apart, squares = torch.empty_like(vectors), torch.empty_like(shared)
         chosen = []
         while len(gaps) and len(chosen) < limit:
             best = int(gaps.argmax())  # the first, hence lowest index, on ties
-            if (gaps[best], -positions[best]) < (limit_gap, -limit_row):
+            if gaps[best] < limit_gap or (gaps[best] == limit_gap and positions[best] > limit_row):
                 break
             chosen.append(best)
-            torch.minimum(shared, squared_distance(vectors, vectors[best]), out=shared)
+            # squared_distance, in memory that is there
+            torch.sub(vectors, vectors[best], out=apart)
+            torch.sum(apart.square_(), -1, out=squares)
+            torch.minimum(shared, squares, out=shared)
             gaps[best] = _TAKEN
         self.gap[group] = shared.to(self.gap.device)
         self.seen[group] += len(chosen)

@@ -22,7 +22,7 @@ from .queries import TINY, Queries
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
 CHUNK = 64  # neighboring products that are scanned by their minimum only
 _ROWS, _PRODUCTS = 784, 2**21  # rows searched for together, and products of a block: 8 MB
-_ROWS_ELSEWHERE, _PRODUCTS_ELSEWHERE = 8192, 2**26  # on accelerators, where each operation waits
+_ROWS_ELSEWHERE, _PRODUCTS_ELSEWHERE = 8192, 2**26  # on accelerators: 256 MB
 _SHARED, _SHARE = 2**20, 196  # products that a team is bothered with, and rows that a worker is
 _COVER = 2048  # stored rows, at most, that give the first, rough distances: a third of a short bank
 _ROUGH = 24  # components of these
@@ -71,6 +71,15 @@ def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     dtype = exact_dtype(a.device)
     return a.to(dtype).sub(b.to(dtype)).square_().sum(-1)
+
+
+def in_large_steps(device: torch.device) -> bool:
+    """Whether few large operations are quicker than many small ones, which do less in all.
+
+    So they are on accelerators, where each operation, and each look at how many rows are left,
+    waits.
+    """
+    return device.type != "cpu"
 
 
 def cheapest_codes(rows: torch.Tensor, sample: torch.Tensor) -> PrincipalCodes:
@@ -176,16 +185,19 @@ class NearestRows:
     def rows(self) -> torch.Tensor:
         return self._rows[: self.n_stored]
 
-    def append(self, rows: torch.Tensor) -> None:
-        """Store ``rows`` (n, D) behind those stored before."""
+    def append(self, rows: torch.Tensor, codes: torch.Tensor | None = None) -> None:
+        """Store ``rows`` (n, D) behind those stored before; ``codes`` (n, n_codes) save time."""
         place = slice(self.n_stored, self.n_stored + len(rows))
         if place.stop > len(self._rows):
             self._reserve(max(place.stop, len(self._rows) * 3 // 2))
         self._rows[place] = rows
-        codes = self._codes[place]
-        self.codes.encode_into(self._rows[place], codes[:, 1:])
-        torch.linalg.vector_norm(codes[:, 1:], dim=1, out=codes[:, 0])
-        codes[:, 0].square_()
+        stored = self._codes[place]
+        if codes is None:
+            self.codes.encode_into(self._rows[place], stored[:, 1:])
+        else:
+            stored[:, 1:] = codes
+        torch.linalg.vector_norm(stored[:, 1:], dim=1, out=stored[:, 0])
+        stored[:, 0].square_()
         self.n_stored += len(rows)
 
     # -- searches ---------------------------------------------------------------------------------
@@ -247,7 +259,7 @@ class NearestRows:
             As of :meth:`query`.
         """
         n = min(n, len(rows))
-        if n == 0 or rows.device.type != "cpu":  # where each of many small steps would wait
+        if n == 0 or in_large_steps(rows.device):
             distance, index = self.query(rows, exclude=exclude)
             found = distance.argsort(descending=True, stable=True)[:n]
             return found, distance[found], index[found]
@@ -345,8 +357,9 @@ class NearestRows:
                 limit = torch.minimum(limit, _product_bound(near, squares[hit]))
                 bound[hit] = limit
                 promising = (lowest < limit[:, None]).nonzero()
-            for some in promising.split(_PAIRS // CHUNK):
-                row, chunk = hit[some[:, 0]], some[:, 1]
+            for first in range(0, promising.shape[0], _PAIRS // CHUNK):
+                which, chunk = promising[first : first + _PAIRS // CHUNK].unbind(1)
+                row = hit[which]
                 products = _gather(chunks, row, chunk)
                 which, column = (products < bound[row, None]).nonzero().unbind(1)
                 pairs.add(row[which], left + chunk[which] * CHUNK + column, products[which, column])
@@ -387,8 +400,9 @@ class NearestRows:
 
         Results are the same in any blocks.
         """
-        size = _ROWS if some.device.type == "cpu" else _ROWS_ELSEWHERE
-        if some.device.type == "cpu" and len(some) * self.n_stored >= _SHARED:
+        large = in_large_steps(some.device)
+        size = _ROWS_ELSEWHERE if large else _ROWS
+        if not large and len(some) * self.n_stored >= _SHARED:
             with borrowed_team() as workers:
                 size = min(size, max(_SHARE, -(-len(some) // workers.n_workers)))
         return some.split(size) if len(some) else ()
@@ -410,7 +424,7 @@ class NearestRows:
         """
         ranges = [(0, self.n_stored)] if ranges is None else ranges
         n, k = vectors.shape
-        widest = (_PRODUCTS if vectors.device.type == "cpu" else _PRODUCTS_ELSEWHERE) // n
+        widest = (_PRODUCTS_ELSEWHERE if in_large_steps(vectors.device) else _PRODUCTS) // n
         widest = max(widest // CHUNK, 1) * CHUNK
         blocks = []
         for first, end in ranges:
@@ -447,10 +461,11 @@ class NearestRows:
         _, near = self._distance_bounds(queries, some, best.clamp_max_(self.n_stored - 1))
         return near.where(lowest.isfinite(), torch.inf)
 
-    def _measure(self, queries, nearest, index, row, stored):
-        """Lower ``nearest`` by the true distances of pairs (row[i], stored[i])."""
+    def _measure(self, queries, nearest, index, all_rows, all_stored):
+        """Lower ``nearest`` by the true distances of pairs (all_rows[i], all_stored[i])."""
         n_pairs = max(1, _PAIR_VALUES // queries.n_features)
-        for row, stored in zip(row.split(n_pairs), stored.split(n_pairs), strict=True):  # noqa: B020
+        for first in range(0, len(all_rows), n_pairs):
+            row, stored = (pairs[first : first + n_pairs] for pairs in (all_rows, all_stored))
             if len(row) > _FEW * len(nearest):
                 low, high = self._distance_bounds(queries, row, stored)
                 limit = nearest.float().scatter_reduce_(0, row, high, "amin")
@@ -461,9 +476,9 @@ class NearestRows:
                 before = nearest.clone()
             nearest.scatter_reduce_(0, row, distance, "amin")
             if index is not None:
-                index[nearest < before] = len(self._rows)
-                won = distance == nearest[row]
-                index.scatter_reduce_(0, row[won], stored[won], "amin")
+                index.masked_fill_(nearest < before, len(self._rows))
+                won = stored.where(distance == nearest[row], len(self._rows))
+                index.scatter_reduce_(0, row, won, "amin")
 
     def _distance_bounds(self, queries, row, stored):
         """Lower and upper bounds of the squared distances of pairs, from float32 differences."""
@@ -488,7 +503,7 @@ class _Pairs:
         """(row, stored) of the pairs whose product is still below the row's bound; forgets all."""
         row, stored, product = (torch.cat(part) for part in zip(*self._parts, strict=True))
         self.n_pairs, self._parts = 0, []
-        near = product < bound[row]
+        near = (product < bound[row]).nonzero()[:, 0]
         return row[near], stored[near]
 
 

@@ -48,6 +48,10 @@ class Queries:
         taken.squares = self.squares.index_select(0, some)
         return taken
 
+    def codes(self, some: torch.Tensor) -> torch.Tensor:
+        """The codes (k, n_codes) at some places (k,)."""
+        return self.vectors[some, 1:] * -0.5
+
     def rows(self, some: torch.Tensor) -> torch.Tensor:
         """A copy (k, D) of the rows at some places (k,)."""
         places = some if self._places is None else self._places.index_select(0, some)
