@@ -28,7 +28,7 @@ from .queries import Queries
 _CANDIDATES = 1000, 8000  # rows brought up to date in one phase: an eighth of all, within these
 _BLOCK = 1024  # rows of one matrix product
 _ROUND = 200  # picks, after which the candidates are looked through anew
-_PICKS_AN_E_FOLD = 900  # whose products take as long as all else while picks grow by a factor e
+_PICKS_OF_A_PASS = 10, 1200  # in the time of one pass: at first, and in the end
 _TAKEN = -1.0  # below every distance: a picked row is not picked again
 
 
@@ -74,25 +74,26 @@ def greedy_coreset(
         raise ValueError(f"n_keep: expected 1 to {n_rows} (the number of rows), got {n_keep}.")
     if not 0 <= start < n_rows:
         raise ValueError(f"start: expected a row, 0 to {n_rows - 1}, got {start}.")
-    cover, n_candidates = _Cover(rows, n_keep, start), _n_candidates(n_rows)
-    with progress(total=100, desc="coreset, %", verbose=verbose) as bar:
+    with team(), progress(total=100, desc="coreset, %", verbose=verbose) as bar:
+        cover, n_candidates = _Cover(rows, n_keep, start), _n_candidates(n_rows)
         while cover.n_picks < n_keep:
             candidates, outside = cover.farthest(n_candidates)
             cover.update(candidates)
             cover.pick(candidates, outside, n_keep)
             bar.update(int(100 * _share_done(cover.n_picks, n_keep)) - bar.n)
-    return cover.indices, cover.radius()
+        return cover.indices, cover.radius()
 
 
 def _share_done(n_picks, n_keep):
     """Roughly, the share of the time for ``n_keep`` picks that the first ``n_picks`` take.
 
-    A pass over all rows makes few picks at first: as many as there have been, times a constant.
-    Later the products of all rows with all picks count.
+    A pass over all rows makes few picks at first, later a number that grows with those made before.
+    In the end the products of all rows with all picks count.
     """
 
     def work(n):
-        return np.log(n) + n / _PICKS_AN_E_FOLD
+        few, many = _PICKS_OF_A_PASS
+        return np.log1p(n / few) + n / many
 
     return work(n_picks) / work(n_keep)
 

@@ -15,7 +15,7 @@ import torch
 
 from ..contexts import plain
 from ..runtime import check_tensor, exact_dtype, make_generator
-from ..workers import borrowed_team, map_on
+from ..workers import borrowed_team, map_on, team
 from .codes import MAX_COMPONENTS, PrincipalCodes
 from .queries import TINY, Queries
 
@@ -263,23 +263,8 @@ class NearestRows:
             distance, index = self.query(rows, exclude=exclude)
             found = distance.argsort(descending=True, stable=True)[:n]
             return found, distance[found], index[found]
-        queries, nearest, index = self._start(rows)
-        undecided = torch.arange(len(rows))  # rows that may be among the farthest
-        end = min(_COVER, max(CHUNK, self.n_stored // 3 // CHUNK * CHUNK))
-        self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(0, end)])
-        likely = nearest.topk(min(max(n, _LIKELY), len(rows))).indices
-        self._tighten_all(queries, likely, nearest, index, exclude=exclude)
-        limit = nearest[likely].topk(n).values[-1]
-        undecided[likely] = -1
-        undecided = undecided[(undecided >= 0) & (nearest >= limit)]
-        while end < self.n_stored and len(undecided):
-            first, end = end, 2 * end
-            self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(first, end)])
-            undecided = undecided[nearest[undecided] >= limit]
-        self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
-        found = torch.cat([likely, undecided]).sort().values
-        found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
-        return found, nearest[found].sqrt_(), index[found]
+        with team():
+            return self._farthest(rows, n, exclude)
 
     @plain
     def k_nearest(
@@ -371,6 +356,26 @@ class NearestRows:
 
     # -- their steps ------------------------------------------------------------------------------
 
+    def _farthest(self, rows, n, exclude):
+        """:meth:`farthest` in many small steps."""
+        queries, nearest, index = self._start(rows)
+        undecided = torch.arange(len(rows))  # rows that may be among the farthest
+        end = min(_COVER, max(CHUNK, self.n_stored // 3 // CHUNK * CHUNK))
+        self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(0, end)])
+        likely = nearest.topk(min(max(n, _LIKELY), len(rows))).indices
+        self._tighten_all(queries, likely, nearest, index, exclude=exclude)
+        limit = nearest[likely].topk(n).values[-1]
+        undecided[likely] = -1
+        undecided = undecided[(undecided >= 0) & (nearest >= limit)]
+        while end < self.n_stored and len(undecided):
+            first, end = end, 2 * end
+            self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(first, end)])
+            undecided = undecided[nearest[undecided] >= limit]
+        self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
+        found = torch.cat([likely, undecided]).sort().values
+        found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
+        return found, nearest[found].sqrt_(), index[found]
+
     def _start(self, rows):
         """Queries, and squared distances and indices of which nothing is known yet."""
         nearest = rows.new_full((len(rows),), torch.inf, dtype=exact_dtype(rows.device))
@@ -391,7 +396,9 @@ class NearestRows:
         """Lower squared distances of some of the queries to upper bounds, block by block."""
 
         def probe(block):
-            nearest[block] = torch.minimum(nearest[block], self._probe(queries.take(block), **which))
+            nearest[block] = torch.minimum(
+                nearest[block], self._probe(queries.take(block), **which)
+            )
 
         map_on(some.device, probe, self._blocks(some))
 

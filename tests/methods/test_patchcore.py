@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from anomalib_lite.data import ImageStream
 from anomalib_lite.methods.patchcore import calibration
 from anomalib_lite.runtime import parse_memory
 from anomalib_lite.search import coreset_row_bytes
+from anomalib_lite.workers import Team
 
 NORMAL = stripes(6)
 ODD = scratched(2)
@@ -125,6 +127,39 @@ def test_scores_of_earlier_images_follow_the_banks():
         assert np.isclose(distance, -score, rtol=1e-6).any()
         assert -score <= distance.max() * (1 + 1e-6)
     assert detector.calibration_scores_[:10].mean() > before.mean() + 0.3
+
+
+def test_calibration_does_not_depend_on_workers(monkeypatch):
+    def calibrated(n_jobs):
+        detector = small(coreset=0.3, n_jobs=n_jobs).partial_fit(stripes(9))
+        return vars(detector.partial_fit(stripes(5, seed=3)))
+
+    tasks, hand_out = [], Team._hand_out
+    monkeypatch.setattr(Team, "_hand_out", lambda *a: (tasks.append(a), hand_out(*a))[1])
+    alone = calibrated(1)
+    assert not tasks
+    for n_jobs in (2, 4):
+        many = calibrated(n_jobs)
+        for name in ("calibration_scores_", "_examples_", "_suspects_", "offset_"):
+            np.testing.assert_array_equal(many[name], alone[name])
+        assert torch.equal(many["_part_banks_"].rows, alone["_part_banks_"].rows)
+    assert len(tasks) > 2 * (32 + 9 + 5)
+
+
+def test_no_more_banks_at_a_time_than_workers(monkeypatch):
+    detector, alive, most = small(coreset=0.3, n_jobs=2), [], []
+    others = calibration.PartBanks.others
+
+    def counted(*args):
+        bank = others(*args)
+        alive.append(weakref.ref(bank))
+        most.append(sum(ref() is not None for ref in alive))
+        return bank
+
+    monkeypatch.setattr(calibration.PartBanks, "others", counted)
+    detector.fit(stripes(12))
+    assert len(most) == 12
+    assert max(most) <= 4  # a worker may hold its last one while it makes the next
 
 
 def test_reduced_banks_keep_to_the_count():

@@ -13,8 +13,10 @@ from anomalib_lite.search import (
     merge_coresets,
     select_coreset,
 )
+from anomalib_lite.search import codes as codes_module
 from anomalib_lite.search import coreset as coreset_module
 from anomalib_lite.search import nearest as nearest_module
+from anomalib_lite.workers import Team, team
 
 
 def rows_of(kind, n=3000):
@@ -91,6 +93,73 @@ def test_no_row_is_compared_with_a_pick_twice(monkeypatch):
     monkeypatch.setattr(NearestRows, "tighten", recorded)
     greedy_coreset(rows_of("gaussian", 500), 80)
     assert len(compared) > 250
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["off-center", "lattice of tenths"])
+def test_picks_do_not_depend_on_workers(monkeypatch, n_workers, kind):
+    tasks, hand_out = [], Team._hand_out
+    monkeypatch.setattr(Team, "_hand_out", lambda *a: (tasks.append(a), hand_out(*a))[1])
+    monkeypatch.setattr(coreset_module, "_BLOCK", 50)
+    monkeypatch.setattr(coreset_module, "_CANDIDATES", (200, 200))
+    monkeypatch.setattr(codes_module, "_BLOCK", 100)
+    rows = rows_of(kind, 1000)
+    with team(n_workers):
+        indices, radius = greedy_coreset(rows, 200, start=3)
+    expected, expected_radius = slow_greedy_coreset(rows, 200, start=3)
+    np.testing.assert_array_equal(indices, expected)
+    assert radius == pytest.approx(expected_radius, rel=1e-12)
+    assert (len(tasks) > 50) == (n_workers > 1)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "lattice of tenths", "few distinct"])
+def test_large_steps_pick_the_same(monkeypatch, kind):
+    rows, steps = rows_of(kind, 1500), []
+    tighten = NearestRows.tighten
+
+    def recorded(self, queries, *args, **options):
+        steps.append(len(queries))
+        tighten(self, queries, *args, **options)
+
+    monkeypatch.setattr(coreset_module, "_BLOCK", 100)
+    monkeypatch.setattr(NearestRows, "tighten", recorded)
+    for module in (coreset_module, nearest_module):
+        monkeypatch.setattr(module, "in_large_steps", lambda device: True)
+    np.testing.assert_array_equal(greedy_coreset(rows, 150)[0], slow_greedy_coreset(rows, 150)[0])
+    assert max(steps) > 100
+
+
+@pytest.mark.parametrize("round_", [1, 7, 10**6])
+def test_rounds_of_any_length_pick_the_same(monkeypatch, round_):
+    rows = rows_of("lattice of tenths", 800)
+    monkeypatch.setattr(coreset_module, "_ROUND", round_)
+    np.testing.assert_array_equal(greedy_coreset(rows, 150)[0], slow_greedy_coreset(rows, 150)[0])
+
+
+# Seconds after which there were so many picks, of three runs on 152 numbers a row.
+RECORDED = {
+    "10 % of 156,800": {
+        30: 0.43, 100: 0.7, 300: 1.07, 1000: 1.57, 4000: 2.73, 15680: 6.75,
+    },
+    "1 % of 156,800": {30: 0.43, 100: 0.7, 300: 1.07, 1000: 1.57, 1568: 1.95},
+    "10 % of 4,900": {10: 0.01, 30: 0.02, 51: 0.03, 150: 0.05, 506: 0.08},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", RECORDED)
+def test_the_bar_follows_the_work(run):
+    *points, (n_keep, total) = RECORDED[run].items()
+    for n_picks, seconds in points:
+        expected = seconds / coreset_module._share_done(n_picks, n_keep)
+        if seconds > 0.1 * total:
+            assert 0.7 * total < expected < 1.5 * total
+        assert 0.5 * total < expected < 2 * total
+    assert coreset_module._share_done(n_keep, n_keep) == 1
+
+
+def test_the_bar_ends_when_all_is_picked(capsys):
+    greedy_coreset(rows_of("gaussian", 500), 100, verbose=True)
+    assert "coreset, %: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "few distinct"])
@@ -195,6 +264,22 @@ def test_estimator_selects_rows_of_any_table():
     np.testing.assert_array_equal(sampler.indices_, again.indices_)
     assert sampler.radius_ == again.radius_
     np.testing.assert_array_equal(sampler.fit_transform(table.tolist()), kept)
+
+
+@pytest.mark.parametrize("n_jobs", [2, -1])
+def test_estimator_does_not_depend_on_workers(monkeypatch, n_jobs):
+    monkeypatch.setattr(coreset_module, "_BLOCK", 100)
+    table = rows_of("gaussian", 500)
+    alone = GreedyCoreset(0.1, random_state=5, n_jobs=1).fit(table)
+    many = GreedyCoreset(0.1, random_state=5, n_jobs=n_jobs).fit(table)
+    np.testing.assert_array_equal(alone.indices_, many.indices_)
+    assert alone.radius_ == many.radius_
+
+
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "2"])
+def test_estimator_refuses_numbers_of_workers(n_jobs):
+    with pytest.raises(ValueError, match="n_jobs"):
+        GreedyCoreset(2, n_jobs=n_jobs).fit(np.eye(5))
 
 
 def test_estimator_checks_its_parameter():

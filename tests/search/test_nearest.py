@@ -4,9 +4,11 @@ import torch
 from oracles import slow_nearest
 
 from anomalib_lite.search import NearestRows, PrincipalCodes, cheapest_codes, squared_distance
+from anomalib_lite.search import codes as codes_module
 from anomalib_lite.search import nearest as nearest_module
 from anomalib_lite.search.nearest import plain_query
 from anomalib_lite.search.queries import Queries
+from anomalib_lite.workers import Team, team
 
 
 def gaussian_rows(n, d, seed=0, spread=3.0, shift=0.0):
@@ -123,8 +125,52 @@ def test_result_does_not_depend_on_the_rows_asked_for_together():
     stored, rows = gaussian_rows(2000, 60), gaussian_rows(900, 60, seed=1)
     nearest = NearestRows.from_rows(stored)
     together, _ = nearest.query(rows)
-    apart = torch.cat([nearest.query(part)[0] for part in rows.split(31)])
-    assert torch.equal(together, apart)
+    for size in (1, 31):
+        apart = torch.cat([nearest.query(part)[0] for part in rows.split(size)])
+        assert torch.equal(together, apart)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+@pytest.mark.parametrize("make_rows", [gaussian_rows, lattice_rows])
+def test_results_do_not_depend_on_workers(monkeypatch, n_workers, make_rows):
+    stored, rows = make_rows(2500, 40), make_rows(301, 40, seed=1)
+    monkeypatch.setattr(codes_module, "_BLOCK", 500)  # of all teams: last bits depend on it
+    nearest = NearestRows.from_rows(stored, rows)
+    expected = [*nearest.query(rows), *nearest.farthest(rows, 9)]
+    tasks, hand_out = [], Team._hand_out
+    monkeypatch.setattr(Team, "_hand_out", lambda *a: (tasks.append(a), hand_out(*a))[1])
+    monkeypatch.setattr(nearest_module, "_SHARED", 1)
+    monkeypatch.setattr(nearest_module, "_SHARE", 20)
+    with team(n_workers):
+        again = NearestRows.from_rows(stored, rows)
+        assert torch.equal(nearest.codes.components_, again.codes.components_)
+        assert torch.equal(nearest.codes.encode(rows), again.codes.encode(rows))
+        n_before = len(tasks)
+        found = [*again.query(rows), *again.farthest(rows, 9)]
+    assert all(map(torch.equal, found, expected))
+    assert (n_before > 0) == (len(tasks) > n_before + n_workers) == (n_workers > 1)
+
+
+def test_large_steps_find_the_same(monkeypatch):
+    stored, rows = lattice_rows(3000, 7), lattice_rows(900, 7, seed=1)
+    exclude = torch.arange(0, 3000, 2)
+    nearest = NearestRows.from_rows(stored)
+    expected = [nearest.query(rows), nearest.farthest(rows, 5, exclude=exclude)]
+    monkeypatch.setattr(nearest_module, "in_large_steps", lambda device: True)
+    monkeypatch.setattr(NearestRows, "_probe", None)
+    found = [nearest.query(rows), nearest.farthest(rows, 5, exclude=exclude)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_memory_that_a_thread_keeps_can_be_used_again():
+    stored, rows = gaussian_rows(300, 12), gaussian_rows(40, 12, seed=1)
+    nearest = NearestRows.from_rows(stored)
+    del nearest_module._SCRATCH.kept
+    with torch.inference_mode():
+        inside = nearest.query(rows)[0]
+    assert torch.equal(nearest.query(rows)[0], inside)
+    assert_plain(nearest.query(rows), rows, stored)
 
 
 def test_rows_can_be_stored_in_pieces():
@@ -221,7 +267,30 @@ def test_search_for_the_farthest_measures_few_rows_to_the_end(monkeypatch):
     )
     position, _, _ = NearestRows.from_rows(stored).farthest(rows, 1)
     assert position == 3
-    assert 0 < sum(measured) < 20
+    assert 0 < sum(measured) < 30
+
+
+@pytest.mark.parametrize("n_stored", [1, 70, 400])
+def test_farthest_from_few_stored_rows(n_stored):
+    stored, rows = gaussian_rows(n_stored, 30), gaussian_rows(90, 30, seed=1)
+    nearest = NearestRows.from_rows(stored)
+    distance, index = plain_query(rows, stored)
+    order = distance.argsort(descending=True, stable=True)[:3]
+    position, found, where = nearest.farthest(rows, 3)
+    np.testing.assert_array_equal(position, order)
+    np.testing.assert_allclose(found, distance[order], rtol=1e-12)
+    np.testing.assert_array_equal(where, index[order])
+    assert [len(part) for part in nearest.farthest(rows[:0], 3)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("rough", [1, 5, 100])
+def test_rough_products_of_any_length_find_the_farthest(monkeypatch, rough):
+    monkeypatch.setattr(nearest_module, "_ROUGH", rough)
+    stored, rows = gaussian_rows(700, 30), gaussian_rows(200, 30, seed=1)
+    nearest = NearestRows.from_rows(stored)
+    position, _, _ = nearest.farthest(rows, 6)
+    distance, _ = nearest.query(rows)
+    np.testing.assert_array_equal(position, distance.argsort(descending=True, stable=True)[:6])
 
 
 @pytest.mark.parametrize("exclude", [None, torch.arange(0, 400, 2)])
