@@ -75,10 +75,10 @@ class Sizes:
     n_fit: int = 200
     n_score: int = 64
     n_jobs: tuple[int, ...] = (1, 2, 4, 8, 16)  # as far as there are cores
-    n_fit_by_workers: int = 60
-    n_photographs: int = 32
+    n_fit_by_workers: int = 40
+    n_photographs: int = 16
     photograph: tuple[int, int] = (3000, 4000)
-    n_two_stage: int = 40
+    n_two_stage: int = 24
     n_rows: int = 50_000
     n_bank: int = 15_680
     n_queries: int = 32 * 784
@@ -514,7 +514,7 @@ def worker_rows_of(sizes, folder):
             sizes.n_photographs,
             lambda device: (fits(PaDiM, device), photographs()),
             read,
-            True,
+            False,
         ),
         (
             f"CutPaste.fit, {sizes.n_two_stage} images",
