@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import validate_data
 
 from .annotations import Device, RandomState
 
@@ -298,6 +299,13 @@ SKLEARN = threading.RLock()
 """Held while workers call scikit-learn, whose checks set filters of warnings for a moment: these
 belong to the process, and of two threads the one that leaves last would leave the other's behind.
 """
+
+
+def checked_table(estimator: BaseEstimator, X: Any, **options: Any) -> np.ndarray:
+    """A table as float64 (n, n_features), by :func:`sklearn.utils.validation.validate_data`."""
+    check_has_values(X)
+    with SKLEARN:
+        return validate_data(estimator, X, dtype=np.float64, **options)
 
 
 _IS_INNER_FIT = ContextVar("is_inner_fit", default=False)

@@ -27,11 +27,20 @@ from sklearn.model_selection import GridSearchCV
 from torch.utils.data import DataLoader, Dataset
 from worlds import scratched, stripes
 
-from anomalib_lite import ConformalDetector, DeepFeatures, DeepOneClass, PaDiM, PatchCore, contexts
+from anomalib_lite import (
+    CANCE,
+    ConformalDetector,
+    DeepFeatures,
+    DeepOneClass,
+    PaDiM,
+    PatchCore,
+    contexts,
+)
 from anomalib_lite.batches import Batches
 from anomalib_lite.contexts import plain_context
 from anomalib_lite.data import ImageStream
 from anomalib_lite.data.inputs import NetworkInput
+from anomalib_lite.density.heads import NAMED
 from anomalib_lite.testing import assert_same
 from anomalib_lite.workers import _AHEAD, Team, borrowed_team, count_workers, team
 
@@ -612,8 +621,12 @@ def test_warnings_reach_the_callers_filters(n_workers, fitted, tmp_path, monkeyp
         assert len(detector.score_samples([path] * 6)) == 6
 
 
-@pytest.mark.parametrize("classifier", ["knn", "kde", "ocsvm", "gaussian"])
-def test_filters_of_warnings_are_not_set_by_two_workers_at_a_time(classifier, monkeypatch):
+@pytest.mark.parametrize(
+    "detector",
+    [*(small(DeepOneClass, classifier=name) for name in NAMED), small(CANCE)],
+    ids=[*NAMED, "CANCE"],
+)
+def test_filters_of_warnings_are_not_set_by_two_workers_at_a_time(detector, monkeypatch):
     """They belong to the process: the one who leaves last brings back what the other has set."""
     inside, together = set(), []
     enter, leave = warnings.catch_warnings.__enter__, warnings.catch_warnings.__exit__
@@ -628,10 +641,9 @@ def test_filters_of_warnings_are_not_set_by_two_workers_at_a_time(classifier, mo
         leave(self, *error)
         inside.discard(threading.get_ident())
 
-    detector = small(DeepOneClass, classifier=classifier, n_jobs=3).fit(stripes(9))
     monkeypatch.setattr(warnings.catch_warnings, "__enter__", noted_enter)
     monkeypatch.setattr(warnings.catch_warnings, "__exit__", noted_leave)
-    detector.score_samples(stripes(9))
+    detector.set_params(n_jobs=3).fit(stripes(9)).score_samples(stripes(9))
     assert set(together) == {1}
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import Device
 from ..contexts import plain
 from ..io.persistence import SaveMixin
-from ..runtime import SKLEARN, aside, check_has_values, check_tensor, exact_dtype, resolve_device
+from ..runtime import aside, check_tensor, checked_table, exact_dtype, resolve_device
 from ..validation import check_count
 from ..workers import map_on
 
@@ -294,9 +294,7 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
 
     def _fit(self, X):
         device = resolve_device(self.device)
-        check_has_values(X)
-        with SKLEARN:
-            X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = checked_table(self, X, ensure_min_samples=2)
         rows = torch.tensor(X)
         mean = rows.mean(0)
         covariance, shrinkage = shrunk_covariance(rows.sub_(mean))
@@ -324,9 +322,7 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        check_has_values(X)
-        with SKLEARN:
-            X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_table(self, X, reset=False)
         centered = torch.from_numpy(X).to(self.mean_) - self.mean_
         white = torch.linalg.solve_triangular(self.factor_, centered.T, upper=False)
         volume = self.factor_.diagonal().log().sum() + len(self.mean_) * math.log(2 * math.pi) / 2

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,7 +18,7 @@ from ..io.persistence import SaveMixin
 from ..nn.layers import StoredNetwork, mlp
 from ..nn.losses import nce_loss
 from ..nn.training import Objective, split_off, train, training_settings
-from ..runtime import aside, check_has_values, exact_dtype, make_generator, resolve_device
+from ..runtime import aside, checked_table, exact_dtype, make_generator, resolve_device
 from ..validation import check_count, check_fraction, check_number
 from .gaussian import shrunk_gaussian
 
@@ -199,8 +199,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
     def _fit(self, X):
         self._check_params()
         device = resolve_device(self.device)
-        check_has_values(X)
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = checked_table(self, X, ensure_min_samples=2)
         if self.n_lowered > X.shape[1]:
             raise ValueError(
                 f"n_lowered: expected at most {X.shape[1]}, the number of columns, got "
@@ -287,8 +286,7 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        check_has_values(X)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = checked_table(self, X, reset=False)
         scores = self.log_density(torch.from_numpy(np.array(X, order="C")))
         return scores.cpu().numpy().astype(np.float64)
 

@@ -11,9 +11,11 @@ everything with the CPU in the GPU's place.
 which in methods that train a network differ by what training amplifies; "loaded" compares one
 fitted detector on both devices. Score differences are relative to the CPU's score, map differences
 to the range of the CPU's maps, each the largest found; "ranked" says that all scratched images are
-more anomalous than all good ones. ``scoring``: PatchCore and PaDiM, and PatchCore by number of
-threads. ``search``: the coreset and the nearest rows alone. ``training``: steps of training, the
-first few aside.
+more anomalous than all good ones. ``scoring``: PatchCore and PaDiM, with as many workers as there
+are cores. ``workers``: fits, scores, the reading of photographs of 12 megapixels and the folds of a
+two-stage detector by ``n_jobs``, how many times faster than with one worker, and the peak of the
+process's resident memory, in which what earlier rows have left counts. ``search``: the coreset and
+the nearest rows alone. ``training``: steps of training, the first few aside.
 
 A ratio says how many times faster the GPU is. GPU memory is the peak of what PyTorch had allocated.
 Images are synthetic and gray. Where the default backbone's weights are not installed, random ones
@@ -41,6 +43,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the small settings are those 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from detectors import PUBLIC, small  # noqa: E402
+from PIL import Image  # noqa: E402
 from scipy import ndimage  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from worlds import scratched, stripes  # noqa: E402
@@ -55,6 +58,7 @@ from anomalib_lite import (  # noqa: E402
     RotationPrediction,
     load,
 )
+from anomalib_lite.contexts import plain  # noqa: E402
 from anomalib_lite.nn import Objective, PatchDetector, coordinate_maps, train  # noqa: E402
 from anomalib_lite.nn.training import OPTIMIZERS  # noqa: E402
 from anomalib_lite.search import NearestRows, greedy_coreset  # noqa: E402
@@ -70,6 +74,11 @@ class Sizes:
     side: int = 300  # pixels of the images
     n_fit: int = 200
     n_score: int = 64
+    n_jobs: tuple[int, ...] = (1, 2, 4, 8, 16)  # as far as there are cores
+    n_fit_by_workers: int = 40
+    n_photographs: int = 16
+    photograph: tuple[int, int] = (3000, 4000)
+    n_two_stage: int = 24
     n_rows: int = 50_000
     n_bank: int = 15_680
     n_queries: int = 32 * 784
@@ -86,6 +95,11 @@ QUICK = Sizes(
     side=80,
     n_fit=4,
     n_score=3,
+    n_jobs=(1, 2),
+    n_fit_by_workers=6,
+    n_photographs=4,
+    photograph=(600, 800),
+    n_two_stage=6,
     n_rows=2_000,
     n_bank=1_500,
     n_queries=784,
@@ -399,22 +413,11 @@ def scoring_rows_of(cls, sizes):
         # on a CPU images pass one by one, whatever the batch size
         return rates(method, 1 if device is CPU else batch_size, device)
 
-    one_thread = []
-
-    def threaded(n, device):
-        before = torch.get_num_threads()
-        torch.set_num_threads(n)
-        try:
-            text, value = rate("score_samples", 1, device)
-        finally:
-            torch.set_num_threads(before)
-        one_thread.append(value)
-        return f"{text}, x {value / one_thread[0]:.2f}", value
-
     def reading(device):
         """What comes before the network, on the CPU in any case."""
         detector, _ = fits(device)
 
+        @plain
         def read():
             for image in detector._open(test):
                 detector.input_.batch([image]).to(device)
@@ -434,10 +437,128 @@ def scoring_rows_of(cls, sizes):
         yield row(f"{name}.{method}", f"batch_size={batch_size}", measure, speed_ratio)
     if cls is PatchCore:
         yield row("reading and resizing alone", "one by one", reading, speed_ratio)
-        for n in [n for n in (1, 2, 4, 8, 16) if n <= n_cores()]:
-            setting = f"{n} thread{'' if n == 1 else 's'}"
-            measure = partial(threaded, n)
-            yield row("PatchCore.score_samples", setting, measure, on_gpu=False)
+
+
+# -- workers --------------------------------------------------------------------------------------
+
+
+def worker_rows(sizes):
+    with tempfile.TemporaryDirectory() as folder:
+        yield from worker_rows_of(sizes, folder)
+
+
+def worker_rows_of(sizes, folder):
+    normal = textures(sizes.n_fit_by_workers, sizes.side)
+    test = textures(sizes.n_score, sizes.side, seed=1)
+    settings = {"weights": WEIGHTS, "random_state": 0}
+
+    def fit(cls, device):
+        return cls(device=str(device), **settings).fit(normal)
+
+    fits, baseline = Once(fit), {}
+    photographs = Once(lambda: write_photographs(folder, sizes))
+
+    def by_workers(what, n_images, prepare, action, n_jobs, device):
+        """Images a second of ``action(device, n_jobs)``, beside those of one worker."""
+        prepare(device)  # which takes its time, once
+        forget_peak()
+        seconds, _ = median_seconds(partial(action, device, n_jobs), device, sizes)
+        speed = n_images / seconds
+        gain = speed / baseline.setdefault((what, device), speed)
+        return f"{number(speed)} images/s, x {gain:.2f}{peak_text()}", speed
+
+    def scores(cls, device, n_jobs):
+        fits(cls, device).set_params(n_jobs=n_jobs).score_samples(test)
+
+    def fit_patchcore(device, n_jobs):
+        PatchCore(device=str(device), n_jobs=n_jobs, **settings).fit(normal)
+
+    @plain
+    def read(device, n_jobs):
+        """As scoring reads them."""
+        detector = fits(PaDiM, device).set_params(n_jobs=n_jobs)
+        for _ in detector._checked_batches(detector._open(photographs()), "read"):
+            pass
+
+    def fit_two_stage(device, n_jobs):
+        """Few steps of training, and many heads on patches."""
+        CutPaste(
+            "convnet",
+            weights="random",
+            train_from=None,
+            hidden=(32,),
+            epochs=1,
+            train_batch_size=sizes.train_batch_size,
+            image_size=sizes.train_size,
+            patch_size=sizes.train_size // 4,
+            patch_stride=sizes.train_size // 8,
+            n_patches=50 * sizes.n_two_stage,
+            device=str(device),
+            n_jobs=n_jobs,
+            random_state=0,
+        ).fit(textures(sizes.n_two_stage, sizes.side))
+
+    height, width = sizes.photograph
+    measured = (
+        (
+            "PatchCore.score_samples",
+            sizes.n_score,
+            partial(fits, PatchCore),
+            partial(scores, PatchCore),
+            False,
+        ),
+        ("PaDiM.score_samples", sizes.n_score, partial(fits, PaDiM), partial(scores, PaDiM), True),
+        (f"PatchCore.fit, {len(normal)} images", len(normal), nothing, fit_patchcore, False),
+        (
+            f"reading {width} x {height} JPEG files",
+            sizes.n_photographs,
+            lambda device: (fits(PaDiM, device), photographs()),
+            read,
+            False,
+        ),
+        (
+            f"CutPaste.fit, {sizes.n_two_stage} images",
+            sizes.n_two_stage,
+            nothing,
+            fit_two_stage,
+            False,
+        ),
+    )
+    for what, n_images, prepare, action, on_gpu in measured:
+        for n_jobs in [n for n in sizes.n_jobs if n <= max(2, n_cores())]:
+            measure = partial(by_workers, what, n_images, prepare, action, n_jobs)
+            yield Row("workers", what, f"n_jobs={n_jobs}", measure, speed_ratio, on_gpu=on_gpu)
+
+
+def nothing(_):
+    """No preparation."""
+
+
+def write_photographs(folder, sizes):
+    """Paths of noisy color JPEG files."""
+    height, width = sizes.photograph
+    rough = textures(3, 256).transpose(1, 2, 0)  # (256, 256, 3)
+    smooth = np.asarray(Image.fromarray(rough).resize((width, height)), dtype=np.int16)
+    rng, paths = np.random.default_rng(0), []
+    for i in range(sizes.n_photographs):
+        noise = rng.integers(-6, 7, (height, width, 1), dtype=np.int16)
+        paths.append(os.path.join(folder, f"{i:03}.jpg"))
+        Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+    return paths
+
+
+def forget_peak():
+    """Have Linux take the peak of resident memory anew."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_text():
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return ""
+    return f", {int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e6:,.0f} MB"
 
 
 # -- search ---------------------------------------------------------------------------------------
@@ -624,13 +745,13 @@ def describe_machine(gpu):
     else:
         name = f"a rehearsal, with {gpu} in the GPU's place"
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "scikit-learn", "numpy"))
-    print(f"{name}; {n_cores()} cores, {torch.get_num_threads()} threads; {versions}")
+    print(f"{name}; {n_cores()} cores; {versions}")
     weights = "pretrained" if WEIGHTS == "pretrained" else "RANDOM (the package is not installed)"
     print(f"weights of the default backbone: {weights}\n")
 
 
 def main():
-    sections = ("parity", "scoring", "search", "training")
+    sections = ("parity", "scoring", "workers", "search", "training")
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--device", default="cuda", help="what stands in the GPU's column")
@@ -651,6 +772,7 @@ def main():
     rows = {
         "parity": lambda: parity_rows(gpu),
         "scoring": lambda: scoring_rows(sizes),
+        "workers": lambda: worker_rows(sizes),
         "search": lambda: search_rows(sizes),
         "training": lambda: training_rows(sizes),
     }

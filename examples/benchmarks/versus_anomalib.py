@@ -6,12 +6,16 @@
 Same weights (EfficientNet-Lite0, strides 8 and 16), same solar cells (ELPV, 200 to fit on, 224 px),
 one process, the two alternating; medians of repeated runs, smallest and largest in brackets.
 anomalib's torch model is called directly, on tensors that are ready for the network; this library
-gets the photographs, and also checks, resizes and normalizes them. Each of anomalib's coreset picks
-costs the same, so its coreset of 10 % is timed for some picks of the full set and extrapolated;
-``--full-coreset`` runs all of them. Memory and import times are each taken in a fresh process.
+gets the photographs, and also checks, resizes and normalizes them. anomalib computes with the
+threads inside operations that PyTorch takes by default, this library with as many workers of one
+thread each. Each of anomalib's coreset picks costs the same, so its coreset of 10 % is timed for
+some picks of the full set and extrapolated; ``--full-coreset`` runs all of them. Memory and import
+times are each taken in a fresh process.
 
 glibc returns large freed tensors to the system at once and must clear them when they are needed
-again, which slows down code that allocates much; ``--tuned-malloc`` keeps them, for both.
+again, which slows down code that allocates much. What is timed is therefore printed twice: with
+malloc as it comes, and, from a process of its own, with one that keeps them, for both libraries.
+``--default-malloc`` and ``--tuned-malloc`` print one of the two.
 """
 
 import argparse
@@ -34,8 +38,10 @@ from anomalib_lite import PaDiM, PatchCore
 from anomalib_lite.backbones import grid_rows, patch_embedding
 from anomalib_lite.backbones.loading import BUNDLED
 from anomalib_lite.backbones.loading import create_network as _create
+from anomalib_lite.contexts import plain
 from anomalib_lite.data import ImageStream, load_elpv
 from anomalib_lite.search import NearestRows, greedy_coreset
+from anomalib_lite.workers import count_workers, map_on
 
 TUNED = {
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
@@ -93,10 +99,15 @@ def network_input(detector, images):
     return detector.input_.batch(list(ImageStream(images)))
 
 
+@plain
 def our_rows(detector, batch):
-    """Patch rows (B, P, D) as PatchCore makes them."""
-    maps = detector.backbone_(batch)
-    return grid_rows(patch_embedding(maps, aggregation=detector.aggregation))
+    """Patch rows (B, P, D) as PatchCore makes them: image by image, by workers."""
+
+    def rows(image):
+        maps = detector.backbone_(image)
+        return grid_rows(patch_embedding(maps, aggregation=detector.aggregation))
+
+    return torch.cat(map_on(batch.device, rows, batch.split(1)))
 
 
 def take_turns(*actions, repeats=7):
@@ -132,9 +143,8 @@ def features(ours, theirs, test):
     header("features, ms an image", "anomalib_lite", "anomalib", "ratio")
     for n in (1, 8, 32):
         batch = network_input(ours, test[:n])
-        singles = batch.split(1)  # as this library does on a CPU
         times = take_turns(
-            lambda singles=singles: [our_rows(ours, single) for single in singles],
+            lambda batch=batch: our_rows(ours, batch),
             lambda batch=batch: their_rows(theirs, batch),
         )
         row(f"batch {n}", *times, scale=1e3 / n)
@@ -237,8 +247,7 @@ def search(bank, queries, title, theirs):
 def wide_rows(images, **how):
     """Rows (n, P, D) of images from a wider network or aggregation."""
     detector = PatchCore(coreset=10, random_state=0, **how).fit(images[:2])
-    singles = network_input(detector, images).split(1)
-    return torch.cat([our_rows(detector, single) for single in singles])
+    return our_rows(detector, network_input(detector, images))
 
 
 def searches(ours, theirs, train, test):
@@ -363,14 +372,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--full-coreset", action="store_true")
-    parser.add_argument("--tuned-malloc", action="store_true")
+    parser.add_argument("--default-malloc", action="store_true", help="print no figures with tuned")
+    parser.add_argument("--tuned-malloc", action="store_true", help="print those alone")
     chosen = parser.parse_args()
-    if chosen.tuned_malloc and "MALLOC_TOP_PAD_" not in os.environ:
+    is_tuned = "MALLOC_TOP_PAD_" in os.environ
+    if chosen.tuned_malloc and not is_tuned:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED})
     print(
         f"anomalib {metadata.version('anomalib')}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, malloc "
-        + ("tuned" if "MALLOC_TOP_PAD_" in os.environ else "as it comes"),
+        f"{torch.get_num_threads()} threads inside anomalib's operations, {count_workers(None)} "
+        f"workers, malloc {'tuned' if is_tuned else 'as it comes'}",
         flush=True,
     )
     train, test, labels = load_images()
@@ -398,6 +409,12 @@ def main():
         memory()
     if "imports" in chosen.only:
         imports()
+    timed = [part for part in chosen.only if part not in ("memory", "imports")]
+    if timed and not (chosen.default_malloc or is_tuned):
+        again = [sys.executable, sys.argv[0], "--tuned-malloc", "--only", *timed]
+        full = ["--full-coreset"] * chosen.full_coreset
+        print(flush=True)
+        subprocess.run([*again, *full], env={**os.environ, **TUNED}, check=True)
 
 
 if __name__ == "__main__":
