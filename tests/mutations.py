@@ -34,10 +34,14 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     # -- reading images
-    Mutation("data/images.py", '"uint16": 65535.0', '"uint16": 65536.0', "data/test_images.py"),
+    Mutation("data/rasters.py", '"uint16": 65535.0', '"uint16": 65536.0', "data/test_images.py"),
+    Mutation("data/rasters.py", "antialias=True", "antialias=False", "data/test_images.py"),
+    Mutation("data/rasters.py", "[-1] + reach)", "[-1])", "data/test_rasters.py"),
+    Mutation("data/rasters.py", "[-before % step", "[before % step", "data/test_rasters.py"),
+    Mutation("data/room.py", "<= self.size", "> 0", "data/test_rasters.py"),
     Mutation(
         "data/decoding.py",
-        "    image = ImageOps.exif_transpose(image)\n",
+        "    ImageOps.exif_transpose(image, in_place=True)\n",
         "",
         "data/test_images.py",
     ),
@@ -54,7 +58,8 @@ MUTATIONS = [
     Mutation("data/files.py", "if real in entered:", "if False:", "data/test_files.py"),
     Mutation("data/masks.py", "(index != 0)", "(index > 1)", "data/test_masks.py"),
     Mutation("data/masks.py", "alpha.min() < alpha.max()", "True", "data/test_masks.py"),
-    Mutation("data/images.py", "pixels = pixels[:3]", "pixels = pixels[1:]", "data/test_images.py"),
+    Mutation("data/images.py", "array[..., :3]", "array[..., 1:]", "data/test_images.py"),
+    Mutation("data/images.py", "return item.clone()", "return item", "data/test_rasters.py"),
     Mutation("data/images.py", "if count == 0:", "if count < 0:", "data/test_images.py"),
     Mutation(
         "data/inputs.py",
@@ -64,12 +69,11 @@ MUTATIONS = [
     ),
     Mutation(
         "data/inputs.py",
-        "zip(levels, (self.highest, self.mean, self.median)",
+        "zip(levels[:3], (self.highest, self.mean, self.median)",
         "zip(levels[:1], (self.highest,)",
         "data/test_images.py",
     ),
     Mutation("data/inputs.py", "(s - c) // 2", "(s - c) // 3", "data/test_images.py backbones"),
-    Mutation("data/inputs.py", "antialias=True", "antialias=False", "data/test_images.py"),
     # -- data sets and views
     Mutation(
         "data/datasets.py",

@@ -1,4 +1,4 @@
-"""Decode a file or PIL image to an array: its primary picture, upright, with all of its bits.
+"""Decode a file or PIL image: its primary picture, upright, with all of its bits.
 
 Pillow decodes files by their content, whatever their suffix, in the formats below; HEIC and HEIF
 where ``pillow_heif.register_heif_opener()`` was called. Formats that it reads by starting another
@@ -12,6 +12,7 @@ largest page, or less. Animations and TIFF files with several full pages are ref
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from . import deep_color
 from .deep_color import Refused
 from .files import HEIF_ADVICE, reads_heif
+from .rasters import PictureRaster
 
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -30,13 +32,22 @@ _THUMBNAIL, _TRANSPARENCY = 1, 4  # bits of _PAGE_KIND
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that exchange height and width
 
 
-def decode(item: str | os.PathLike | Image.Image) -> np.ndarray:
-    """Pixels (H, W) or (H, W, C) of a file or PIL image.
+def decode(
+    item: str | os.PathLike | Image.Image, enter: Callable[[int], None] = lambda n_pixels: None
+) -> np.ndarray | Image.Image:
+    """Pixels of a file or PIL image.
+
+    Parameters
+    ----------
+    item : str, Path or PIL.Image.Image
+    enter : callable, optional
+        Called with the number of pixels before they are decoded; it may wait.
 
     Returns
     -------
-    array : ndarray of shape (H, W), (H, W, 3) or (H, W, 4)
-        Of the file's depth; a fourth channel is alpha.
+    pixels : ndarray of shape (H, W), (H, W, 3) or (H, W, 4), or PIL.Image.Image
+        Of the file's depth; a fourth channel is alpha. Of a file it may be a picture, of the mode
+        "L", "RGB" or "RGBA", that nobody else has: to copy it to an array takes time.
 
     Raises
     ------
@@ -44,7 +55,10 @@ def decode(item: str | os.PathLike | Image.Image) -> np.ndarray:
         If it cannot be decoded, or is not one picture.
     """
     with picture(item) as image:
-        return deep_color.read(image) if deep_color.is_deep(image) else _pixels(image)
+        enter(image.width * image.height)
+        if deep_color.is_deep(image):
+            return deep_color.read(image)
+        return _pixels(image, is_ours=image is not item)
 
 
 def upright_size(item: str | os.PathLike | Image.Image) -> tuple[int, int]:
@@ -73,7 +87,8 @@ def picture(item: str | os.PathLike | Image.Image):
         formats = (*_FORMATS, "HEIF") if reads_heif() else _FORMATS
         # Opened here because Pillow memory-maps a file that it opens by name.
         with open(item, "rb") as file:
-            with _open(file, formats) as image, _at_primary(image):
+            with _open(file, formats) as image:
+                image.seek(_primary(image, image.tell()))
                 yield image
     except (PermissionError, MemoryError, Refused):
         raise
@@ -157,19 +172,26 @@ def _full_pages(image, n_frames):
 # -- its pixels -----------------------------------------------------------------------------------
 
 
-def _pixels(image):
+def _pixels(image, *, is_ours):
     inverted = image.format == "TIFF" and image.mode == "I;16" and image.tag_v2.get(_POLARITY) == 0
-    image = ImageOps.exif_transpose(image)
+    image = _turned_in_place(image) if is_ours else ImageOps.exif_transpose(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         image = image.convert("RGB")
     elif image.mode in ("LA", "PA", "La", "RGBa"):
         image = image.convert("RGBA")
+    if is_ours and image.mode in PictureRaster.MODES:
+        return image
     array = np.asarray(image)
     if image.mode == "I" and array.size > 0 and array.min() >= 0 and array.max() <= 65535:
         array = array.astype(np.uint16)  # Pillow reads some 16-bit gray files as 32-bit integers
     return 65535 - array if inverted else array  # Pillow inverts those of 8 bits, not of 16
+
+
+def _turned_in_place(image):
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _orientation(image):

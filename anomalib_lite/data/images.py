@@ -1,4 +1,4 @@
-"""Convert arrays, tensors, PIL images, paths and loaders to checked float32 tensors in [0, 1].
+"""Read arrays, tensors, PIL images, paths and loaders as checked images with pixels in [0, 1].
 
 ===============================================  ===============================================
 input                                            read as
@@ -17,8 +17,9 @@ Items may be images, pairs (image, label, ...), of which only the image is read,
 image under one of the keys in `IMAGE_KEYS`. So may the items of lists, and batches of loaders.
 
 Values are uint8, uint16, bool, or floats in [0, 1]. Gray images keep one channel until the network
-needs three. An alpha channel is dropped with a warning. EXIF orientation is applied. Images are
-read one at a time, and only those of the current batch are held in memory.
+needs three. An alpha channel is dropped with a warning. EXIF orientation is applied. A worker reads
+one image at a time, and lets it go when it has been resized. All workers of a call together hold at
+most 134 million pixels of decoded images; a larger image is read alone.
 
 Pillow decodes files by their content, whatever their suffix (see
 :mod:`anomalib_lite.data.decoding`). Its limits on decompression bombs apply: a warning above 89
@@ -27,12 +28,13 @@ warnings are errors, the error names the image. Color files with 16 bits per cha
 are refused. Pipes and devices are refused.
 """
 
+import math
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -46,6 +48,8 @@ from ..validation import check_choice
 from ..workers import Team
 from .decoding import decode
 from .files import IMAGE_SUFFIXES, image_files
+from .rasters import FULL_SCALE, ArrayRaster, Levels, PictureRaster, Raster, resized
+from .room import Room
 
 __all__ = [
     "IMAGE_KEYS", "IMAGE_SUFFIXES", "CheckedImage", "Glance", "ImageStream", "Levels",
@@ -58,34 +62,25 @@ IMAGE_KEYS = (
 )  # fmt: skip
 """Keys under which the image of a dict is looked for, in this order and in any case."""
 
-_FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 _ROUNDING = 1e-6  # resampling may push floats out of [0, 1] by this much
 _UNREADABLE = (  # what "skip" skips
     ValueError, OSError, RuntimeError, MemoryError, EOFError, SyntaxError,
     Image.DecompressionBombError,
 )  # fmt: skip
 _N_REASONS = 3  # quoted where no image can be read
-_SAMPLE = 20_000  # pixels that the median of an image is taken of
+_PIXELS_INSIDE = 2**27  # of images that workers have decoded, at one time
+_BYTES_AHEAD = 2**29  # of images that were made, and wait to be read, at one time
 _PICTURES = threading.Lock()  # a PIL image, which may be in a list twice, decodes itself in place
 
 
-class Levels(NamedTuple):
-    """How bright an image is, as fractions of full scale; the median is that of a sample."""
-
-    highest: float
-    mean: float
-    median: float
-    lowest: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CheckedImage:
     """An image that passed all checks.
 
     Attributes
     ----------
-    pixels : torch.Tensor of shape (C, H, W)
-        float32 in [0, 1] on the CPU; C is 1 or 3.
+    source : torch.Tensor of shape (C, H, W) or Raster
+        Its pixels: float32 in [0, 1] on the CPU, or as they were decoded; C is 1 or 3.
     dtype : str
         Name of the original dtype.
     label : str
@@ -96,25 +91,44 @@ class CheckedImage:
         Its place in the collection, from 0; images that are skipped count.
     """
 
-    pixels: torch.Tensor
+    source: torch.Tensor | Raster
     dtype: str
     label: str
     path: str | None = None
     index: int = 0
 
+    @cached_property
+    def pixels(self) -> torch.Tensor:
+        """Pixels (C, H, W), float32 in [0, 1] on the CPU, made when they are first asked for."""
+        return self.source.pixels() if isinstance(self.source, Raster) else self.source
+
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
-        height, width = self.pixels.shape[-2:]
+        if isinstance(self.source, Raster):
+            return self.source.size
+        height, width = self.source.shape[-2:]
         return height, width
 
     @property
     def levels(self) -> Levels:
         """How bright the image is, measured anew."""
-        pixels = self.pixels.flatten()
-        sample = pixels[:: max(1, len(pixels) // _SAMPLE)]
-        mean = pixels.mean(dtype=torch.float64)
-        return Levels(*map(float, (pixels.max(), mean, sample.median(), pixels.min())))
+        if isinstance(self.source, Raster):
+            return self.source.levels()
+        return ArrayRaster(self.source.numpy(), channels_first=True).levels()
+
+    def resized(self, size: tuple[int, int]) -> torch.Tensor:
+        """Pixels (C, h, w) in [0, 1] at another size, bilinear and antialiased.
+
+        Those of a tensor have its gradient.
+        """
+        if isinstance(self.source, Raster):
+            return self.source.resized(size)
+        return self.source if size == self.size else resized(self.source, size)
+
+    def kept(self) -> "CheckedImage":
+        """The image with pixels of its own: nothing else stays in memory, or can change them."""
+        return replace(self, source=self.pixels)
 
     def glance(self, *, levels: bool = False) -> "Glance":
         """What is remembered of the image when its pixels are gone, with its levels or without."""
@@ -207,7 +221,7 @@ class ImageStream:
         self.n_images, self._items = _open(X)
 
     def __iter__(self) -> Iterator[CheckedImage]:
-        return chain.from_iterable(self.work(Team(1), lambda image: image))
+        return chain.from_iterable(self.work(Team(1), CheckedImage.kept))
 
     def work(
         self,
@@ -225,7 +239,8 @@ class ImageStream:
         team : Team
             A worker reads ``size`` images, one after the other, and calls both functions.
         prepare : callable
-            Given a checked image, it returns what is needed of it: the pixels are then let go.
+            Given a checked image, it returns what is needed of it: the image is then let go, and
+            must not be asked for its pixels anymore.
         finish : callable, default=list
             Given a list of one or more of these, it returns what is yielded.
         size : int, default=1
@@ -235,9 +250,22 @@ class ImageStream:
         """
         self.skipped.clear()
         count, alpha_dropped = 0, False
-        task = partial(self._work, prepare, finish)
-        items = enumerate(map(_fetched, self._items()))
-        for done in team.map(task, grouped(items, size), ahead=ahead):
+        inside, waiting = Room(_PIXELS_INSIDE), Room(_BYTES_AHEAD)
+
+        def tasks():
+            for items in grouped(enumerate(self._items()), size):
+                made = [item for _, item in items if isinstance(item, _Made)]
+                waiting.enter(n_bytes := sum(item.n_bytes for item in made))
+                yield items, n_bytes
+
+        def work(task):
+            items, n_bytes = task
+            try:
+                return self._work(prepare, finish, inside, items)
+            finally:
+                waiting.leave(n_bytes)
+
+        for done in team.map(work, tasks(), ahead=ahead):
             count += done.n_images
             self.skipped += done.skipped
             if done.with_alpha and not alpha_dropped:
@@ -255,46 +283,45 @@ class ImageStream:
         if count == len(self.skipped):
             raise ValueError(f"X: none of {count} images can be read. {_reasons(self.skipped)}")
 
-    def _work(self, prepare, finish, items):
+    def _work(self, prepare, finish, inside, items):
         """Read some (index, raw image), as far as that goes, and say what became of them."""
         done, prepared = _Done(len(items)), []
         for index, item in items:
-            try:
-                image, has_alpha = self._read(index, item)
-            except Exception as error:
-                if self.on_error == "skip" and isinstance(error, _UNREADABLE):
-                    done.skipped.append(_skipped(index, item, error))
-                    continue
-                done.error = error
-                break
-            if has_alpha and done.with_alpha is None:
-                done.with_alpha = image.label
-            prepared.append(prepare(image))
-            del image  # before the next one is read
+            item, failure, _ = item if isinstance(item, _Made) else (item, None, 0)
+            with inside.visit() as enter:
+                try:
+                    if failure is not None:
+                        raise failure
+                    image, has_alpha = self._read(index, item, enter)
+                except Exception as error:
+                    if self.on_error == "skip" and isinstance(error, _UNREADABLE):
+                        done.skipped.append(_skipped(index, item, error))
+                        continue
+                    done.error = error
+                    break
+                if has_alpha and done.with_alpha is None:
+                    done.with_alpha = image.label
+                prepared.append(prepare(image))
+                del image  # before it leaves
         if prepared:
             done.results.append(finish(prepared))
         return done
 
-    def _read(self, index, item):
+    def _read(self, index, item, enter):
         """(checked image without its alpha channel, whether it had one)."""
-        if isinstance(item, _Failed):
-            raise item.error
         path = None
         try:
             item = _image_of(item)
             path = _path(item)
-            array, channels_first = _to_array(item)
-            pixels = _to_pixels(array, channels_first)
-            if min(pixels.shape[-2:]) < self.min_side:
+            raster, has_alpha = _to_raster(item, enter)
+            if min(raster.size) < self.min_side:
                 raise ValueError(
                     f"expected at least {self.min_side} pixels per side (one patch), got "
-                    f"{pixels.shape[-2]} x {pixels.shape[-1]}. Is the axis order right?"
+                    f"{raster.size[0]} x {raster.size[1]}. Is the axis order right?"
                 )
         except ValueError as error:
             raise _BadImage(index, path, str(error)) from error
-        has_alpha = pixels.shape[0] == 4
-        pixels = pixels[:3] if has_alpha else pixels
-        return CheckedImage(pixels, array.dtype.name, _label(index, path), path, index), has_alpha
+        return CheckedImage(raster, raster.dtype, _label(index, path), path, index), has_alpha
 
 
 class _BadImage(ValueError):
@@ -384,8 +411,7 @@ _ONE_IMAGE = (Image.Image, str, os.PathLike)
 def _open(X):
     """(number of images or None, function that returns a new iterator over raw images)."""
     if isinstance(X, str | os.PathLike):
-        paths = image_files(X)
-        return len(paths), lambda: iter(paths)
+        return _sized(image_files(X))
     if isinstance(X, Image.Image):
         raise ValueError("X: expected a collection of images, got one PIL image. Pass [image].")
     if isinstance(X, torch.Tensor):
@@ -401,39 +427,55 @@ def _open(X):
     if isinstance(X, Mapping) and _image_key(X) is not None:  # some rows of a data set
         return _open(X[_image_key(X)])
     if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
-        return len(X), lambda: (_Fetch(X, index) for index in range(len(X)))
+        return len(X), lambda: (_fetched(X, index) for index in range(len(X)))
     if isinstance(X, Iterable) and not isinstance(X, Mapping | Set | bytes):
-        return _loader_length(X), lambda: _flatten_batches(X)
+        return _loader_length(X), lambda: map(_Made.of, _flatten_batches(X))
     raise ValueError(
         "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
         f"got {_named(X)}."
     )
 
 
-class _Fetch(NamedTuple):
-    """An item of a Dataset that is yet to be read."""
+class _Made(NamedTuple):
+    """An item that was made as it was asked for; nobody else can change it."""
 
-    dataset: Dataset
-    index: int
+    item: Any
+    error: Exception | None  # why there is none
+    n_bytes: int
 
-    def __call__(self):
-        return self.dataset[self.index]
-
-
-class _Failed(NamedTuple):
-    """An item that a Dataset could not give."""
-
-    error: Exception
+    @classmethod
+    def of(cls, item):
+        return cls(_copied(item), None, _n_bytes(item))
 
 
-def _fetched(item):
-    """An item read from its Dataset, which may rely on being asked by one thread, and in order."""
-    if not isinstance(item, _Fetch):
-        return item
+def _fetched(dataset, index):
+    """An item of a Dataset, which may rely on being asked by one thread, and in order."""
     try:
-        return item()
+        return _Made.of(dataset[index])
     except Exception as error:
-        return _Failed(error)
+        return _Made(None, error, 0)
+
+
+def _copied(item):
+    """An item with arrays, tensors and images of its own: a generator may use its memory again."""
+    if isinstance(item, np.ndarray) or type(item) is Image.Image:
+        return item.copy()
+    if isinstance(item, torch.Tensor):
+        return item.clone()
+    if isinstance(item, tuple | list):
+        return (tuple if isinstance(item, tuple) else list)(map(_copied, item))
+    if isinstance(item, dict):
+        return {key: _copied(value) for key, value in item.items()}
+    return item
+
+
+def _n_bytes(item):
+    """Memory of an item's arrays and tensors."""
+    if isinstance(item, np.ndarray | torch.Tensor):
+        return math.prod(item.shape) * item.dtype.itemsize
+    if isinstance(item, dict):
+        item = tuple(item.values())
+    return sum(map(_n_bytes, item)) if isinstance(item, tuple | list) else 0
 
 
 def _loader_length(X):
@@ -585,13 +627,28 @@ def _named(value):
 # -- one image ------------------------------------------------------------------------------------
 
 
-def _to_array(item):
-    """(array, whether channels come first) of one raw image."""
+def _to_raster(item, enter):
+    """(pixels of one raw image without its alpha channel, whether it had one)."""
+    decoded, channels_first = _decoded(item, enter)
+    if isinstance(decoded, Image.Image):
+        return PictureRaster(decoded), decoded.mode == "RGBA"
+    array = _checked(decoded, channels_first)
+    has_alpha = array.shape[0 if channels_first else -1] == 4
+    if has_alpha:
+        array = array[:3] if channels_first else array[..., :3]
+    raster = ArrayRaster(array, channels_first)
+    if not isinstance(item, _ONE_IMAGE):
+        enter(math.prod(raster.size))
+    return raster, has_alpha
+
+
+def _decoded(item, enter):
+    """(array or picture, whether channels come first) of one raw image."""
     if isinstance(item, Image.Image):
         with _PICTURES:
-            return decode(item), False
+            return decode(item, enter), False
     if isinstance(item, str | os.PathLike):
-        return decode(item), False
+        return decode(item, enter), False
     if isinstance(item, torch.Tensor):
         return _from_tensor(item), True
     if isinstance(item, np.ma.MaskedArray):
@@ -618,31 +675,28 @@ def _from_tensor(tensor):
         raise ValueError(f"the values of the tensor cannot be read: {error}") from error
 
 
-def _to_pixels(array, channels_first):
-    """(C, H, W) float32 in [0, 1] from an array of one image; a fourth channel is alpha."""
+def _checked(array, channels_first):
+    """An array (C, H, W) or (H, W, C) of one image; a fourth channel is alpha."""
     if array.ndim not in (2, 3):
         wanted = "(C, H, W)" if channels_first else "(H, W) or (H, W, C)"
         raise ValueError(f"expected one image {wanted}, got shape {array.shape}.")
     if array.size == 0:
         raise ValueError(f"expected an image with pixels, got the empty shape {array.shape}.")
-    pixels = torch.from_numpy(_to_unit_range(array))
-    if pixels.ndim == 2:
-        return pixels[None]
-    if not channels_first:
-        pixels = pixels.permute(2, 0, 1)
-    if pixels.shape[0] not in (1, 3, 4):
+    _check_range(array)
+    if array.ndim == 2:
+        return array[None] if channels_first else array[..., None]
+    if array.shape[0 if channels_first else -1] not in (1, 3, 4):
         where = "first" if channels_first else "last"
         raise ValueError(
             f"expected 1, 3 or 4 channels on the {where} axis, got shape {array.shape}."
         )
-    return pixels.contiguous()
+    return array
 
 
-def _to_unit_range(array):
-    """A new float32 array in [0, 1]; ValueError if the scale would have to be guessed."""
-    if array.dtype.name in _FULL_SCALE:
-        full_scale = np.float32(_FULL_SCALE[array.dtype.name])
-        return np.divide(array, full_scale, dtype=np.float32)
+def _check_range(array):
+    """Raise ValueError if values do not lie in [0, 1], or their scale would have to be guessed."""
+    if array.dtype.name in FULL_SCALE:
+        return
     if array.dtype.kind != "f":
         raise ValueError(
             f"expected dtype uint8, uint16, bool or float in [0, 1], got {array.dtype}. "
@@ -657,4 +711,3 @@ def _to_unit_range(array):
             f"float values must lie in [0, 1], got [{float(low):.8g}, {float(high):.8g}]. "
             "Values 0..255? Divide by 255. Already normalized? Pass the original image."
         )
-    return np.clip(array, 0, 1, dtype=np.float32)

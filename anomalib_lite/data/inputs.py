@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from torch.nn import functional as F
 
 from ..annotations import Size
 from ..validation import as_pair, check_count
@@ -147,13 +146,8 @@ class NetworkInput:
 
     def batch(self, images: Sequence[CheckedImage]) -> torch.Tensor:
         """Network input (B, 3, h, w) of B images: float32 on the CPU, channels-last in memory."""
-        planes = []
-        for image in images:
-            plane = image.pixels[None]  # (1, C, H, W)
-            if image.size != self.image_size:
-                plane = F.interpolate(plane, self.image_size, mode="bilinear", antialias=True)
-            planes.append(plane.expand(-1, 3, -1, -1))
-        batch = torch.cat(planes)  # (B, 3, H, W)
+        planes = [image.resized(self.image_size).expand(3, -1, -1) for image in images]
+        batch = torch.stack(planes)  # (B, 3, H, W)
         if self.center_crop is not None:
             (top, left), (height, width) = self.crop_offset, self.center_crop
             batch = batch[..., top : top + height, left : left + width]
