@@ -21,6 +21,7 @@ from ..contexts import plain, seeded
 from ..data.augment import random_windows
 from ..density.heads import check_head, fit_head, folds, head_scores, held_out_scores
 from ..nn.layers import mlp
+from ..nn.parts import in_parts
 from ..nn.training import (
     ON_INTERRUPT,
     Objective,
@@ -34,6 +35,7 @@ from ..validation import check_choice, check_count, check_enough, check_finite, 
 from ..workers import borrowed_team, map_on
 
 _PATCHES_AT_ONCE = 256
+_VIEWS_OF_A_PART = 16  # of a training batch, for a worker
 
 
 @dataclass(frozen=True)
@@ -364,8 +366,18 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
 
     def _training_loss(self, images, index, generator):
         views, targets = self._training_views(images[index.to(images.device)], generator)
-        embedding = pool_maps(self.backbone_.trainable_maps(views))
-        return self._loss(self._head_(embedding), targets)
+        return self._loss(self._head_(self._trainable_embedding(views, generator)), targets)
+
+    def _trainable_embedding(self, views, generator):
+        """(V, D), with gradients."""
+
+        def embed(some):
+            return pool_maps(self.backbone_.trainable_maps(some))
+
+        if self.weights == "random" or not isinstance(self.backbone, str):
+            return embed(views)  # BatchNorm sees all views together
+        parameters = self.backbone_.module.parameters()
+        return in_parts(embed, views, parameters, _VIEWS_OF_A_PART, generator)
 
     def _frozen_modules(self):
         """Modules that stay in eval mode; the weights up to ``train_from`` no longer move."""

@@ -11,6 +11,7 @@ from .convnet import ConvNet
 from .course import portion, side_by_side
 from .layers import StoredNetwork, mlp
 from .losses import info_nce_loss, info_nce_values, information_bound, nce_loss
+from .parts import in_parts
 from .patch_encoders import DenseEncoder, PatchEncoder, ResidualEncoder
 from .patchgan import BatchDeviation, InformationCritic, PatchDiscriminator, UNetGenerator
 from .training import Objective, bounded_sum, check_training, split_off, train, training_settings
@@ -35,6 +36,7 @@ __all__ = [
     "bounded_sum",
     "check_training",
     "coordinate_maps",
+    "in_parts",
     "info_nce_loss",
     "info_nce_values",
     "information_bound",

@@ -26,9 +26,11 @@ from anomalib_lite import (
 )
 from anomalib_lite.backbones import Backbone, pool_maps
 from anomalib_lite.data import ImageStream, cut_paste, cut_paste_scar, simclr_views
+from anomalib_lite.methods import two_stage
 from anomalib_lite.methods.two_stage import TwoStageDetector
 from anomalib_lite.metrics import image_auroc
 from anomalib_lite.nn import ConvNet
+from anomalib_lite.runtime import draw_seed
 
 STAGES = [RotationPrediction, ContrastiveDA, CutPaste]
 CLASSIFIERS = [
@@ -514,3 +516,24 @@ def test_a_fit_is_the_same_by_any_number_of_workers(cls, patch_level):
     np.testing.assert_array_equal(one.calibration_scores_, many.calibration_scores_)
     np.testing.assert_array_equal(one.score_samples(NORMAL), many.score_samples(NORMAL))
     assert one.history_ == many.history_
+
+
+def test_a_pretrained_network_passes_a_batch_in_parts(monkeypatch):
+    """Its gradients are those of the whole batch, and its bits do not depend on workers."""
+    how = {
+        "backbone": "efficientnet_lite0", "weights": "pretrained", "train_from": 8,
+        "train_batch_size": 8, "classifier": "knn",
+    }  # fmt: skip
+    one, many = (small(CutPaste, **how, n_jobs=n).fit(NORMAL) for n in (1, 3))
+    np.testing.assert_array_equal(one.calibration_scores_, many.calibration_scores_)
+    assert one.history_ == many.history_
+
+    def at_once(embed, views, _parameters, size, generator):
+        for _ in views.split(size):
+            draw_seed(generator)
+        return embed(views)
+
+    monkeypatch.setattr(two_stage, "in_parts", at_once)
+    whole = small(CutPaste, **how).fit(NORMAL)
+    assert whole.history_[0]["loss"] == pytest.approx(one.history_[0]["loss"], rel=1e-3)
+    assert whole.history_[0]["loss"] != one.history_[0]["loss"]

@@ -16,6 +16,7 @@ from ...contexts import seeded
 from ...data import NetworkInput, is_gray
 from ...nn.autoencoders import LinearAutoencoder
 from ...nn.course import side_by_side
+from ...nn.parts import in_parts
 from ...nn.training import Objective, check_training, split_off, train, training_settings
 from ...runtime import draw_seed, make_generator
 from ...validation import (
@@ -38,6 +39,7 @@ from .prediction import (
 )
 
 _ROWS_TO_WHITEN = 20000
+_PATCHES_OF_A_PART = 64  # of a training batch, for a worker
 _SHORTEST_WAY = 0.01  # that a weight has to be able to go in training
 
 
@@ -449,7 +451,18 @@ class CPC(BaseDetector):
 
     def _tiles_in_training(self, images, encoder):
         """A function: indices of tiles -> vectors (B, rows, columns, D), with gradients."""
-        return lambda index: self._embed_grid(encoder, self._layout_.tiles(images, index))
+
+        def embed(index):
+            patches = self._layout_.patches(self._layout_.tiles(images, index))
+            vectors = in_parts(
+                partial(self._embed, encoder),
+                patches.flatten(0, 2),
+                encoder.parameters(),
+                _PATCHES_OF_A_PART,
+            )
+            return vectors.unflatten(0, patches.shape[:3])
+
+        return embed
 
     def _frozen_tiles(self, features, learned, generator):
         """The same, from a backbone's features (n, rows, columns, F); sets the whitening."""
