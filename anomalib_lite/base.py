@@ -411,7 +411,8 @@ class BaseDetector(OutlierMixin, ImageEstimator):
 
     def _keep_examples(self, notes):
         """Keep grids (n, rows, columns) of some normal images, from which map levels are read."""
-        grids = self._normal_grids(notes.examples, np.array(notes.indices))
+        examples = notes.examples.to(self.device_)
+        grids = self._normal_grids(examples, np.array(notes.indices))
         check_finite(grids, notes.images)
         if self._examples_ is not None and self._examples_.shape[1:] == grids.shape[1:]:
             grids = torch.cat([grids, self._examples_])[:N_EXAMPLES]

@@ -222,7 +222,14 @@ class Backbone:
     def _prepare_run(self):
         """Run the folded network in the precision and by the engine asked for."""
         self.dtype = resolve_dtype(self._requested_dtype, self._device)
-        self._run = run_by(self._engine, self._reader, self._example(), self.dtype, self.name)
+        self._run = run_by(
+            self._engine,
+            self._reader,
+            self._example(),
+            self.dtype,
+            self.name,
+            is_known=isinstance(self._source, str),
+        )
 
     def _example(self):
         return _example(self.input.seen_size, self._device)

@@ -9,6 +9,7 @@ from ..annotations import Device
 from ..validation import check_choice
 from .folding import same_maps
 from .readers import Reader
+from .recorded import RecordedReader, can_be_recorded
 
 ENGINES = ("torch", "onnxruntime", "auto")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -50,7 +51,13 @@ def restored_dtype(requested: str, fitted: str, device: Device) -> str:
 
 
 def run_by(
-    engine: str, reader: Reader, example: torch.Tensor, dtype: torch.dtype, name: str
+    engine: str,
+    reader: Reader,
+    example: torch.Tensor,
+    dtype: torch.dtype,
+    name: str,
+    *,
+    is_known: bool,
 ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """Prepare a reader's network to run in a precision, by an engine.
 
@@ -65,6 +72,8 @@ def run_by(
     dtype : torch.dtype
     name : str
         What errors call the network.
+    is_known : bool
+        Whether it is a network of timm's or ours, not one of the caller's, which may do anything.
 
     Returns
     -------
@@ -79,15 +88,15 @@ def run_by(
     if dtype != torch.float32:
         reader.model.to(dtype)
         _check_runs(reader, example.to(dtype), name)
-    if engine == "torch":
-        return reader
-    if engine == "auto":
-        if example.device.type != "cpu" or dtype != torch.float32:
-            return reader
+    is_plain = example.device.type == "cpu" and dtype == torch.float32
+    if engine == "onnxruntime":
+        return _run_by_onnx(reader, example, name)
+    if engine == "auto" and is_plain:
         with suppress(ImportError, ValueError):
             return _run_by_onnx(reader, example, name)
-        return reader
-    return _run_by_onnx(reader, example, name)
+    if is_plain and is_known and can_be_recorded(reader.model):
+        return RecordedReader(reader, example)
+    return reader
 
 
 def _run_by_onnx(reader, example, name):
