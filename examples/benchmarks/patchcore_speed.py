@@ -1,4 +1,4 @@
-"""Costs of PatchCore: coreset, scoring, memory, import, each compared with a plain alternative.
+"""Costs of PatchCore: coreset, fit, scoring, memory, import, most beside a plain alternative.
 
     python examples/benchmarks/patchcore_speed.py
 
@@ -6,6 +6,9 @@ All on 200 ELPV cells at 224 px with the default backbone: 156,800 patch rows of
 Times are medians of repeated runs in this one process; the plain coreset loop, whose picks all cost
 the same, is timed for some picks at full size and extrapolated. Memory and import times are each
 taken in a fresh process.
+
+``fit``: where the seconds of a fit go, the calibration of the threshold apart from the rest, with
+one worker and with as many as there are processors.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from anomalib_lite import DeepFeatures, PatchCore
 from anomalib_lite.backbones import RowStore
 from anomalib_lite.data import load_elpv
 from anomalib_lite.search import NearestRows, greedy_coreset
+from anomalib_lite.workers import count_workers
 
 
 def median_seconds(action, repeats=3):
@@ -120,6 +124,43 @@ def scoring(train, test):
         print(f"| one matrix product and its minimum | {len(bank)} | {1e3 * product / 8:.1f} |")
 
 
+class Timed(PatchCore):
+    """Notes the seconds, by the clock and of the processors, that the steps of a fit take."""
+
+    def fit(self, X, y=None):
+        self.times = {}
+        return self._timed("fit", super().fit, X)
+
+    def _absorb(self, *args, **options):
+        return self._timed("bank", super()._absorb, *args, **options)
+
+    def _calibrate(self, *args):
+        return self._timed("calibration", super()._calibrate, *args)
+
+    def _timed(self, step, function, *args, **options):
+        begin = np.array([time.perf_counter(), time.process_time()])
+        result = function(*args, **options)
+        took = np.array([time.perf_counter(), time.process_time()]) - begin
+        self.times[step] = self.times.get(step, 0) + took
+        return result
+
+
+def fit(train):
+    print("\n| fit, s | workers | features | coreset | calibration | all | CPU s |")
+    print("|---|---|---|---|---|---|---|")
+    for size in (0.1, 0.01, 1000, 30):
+        for n_jobs in (1, None):
+            detector = Timed(coreset=size, n_jobs=n_jobs, random_state=0).fit(train)
+            (total, cpu), (bank, _), (calibration, _) = (
+                detector.times[step] for step in ("fit", "bank", "calibration")
+            )
+            print(
+                f"| coreset {size} | {count_workers(n_jobs)} | {total - bank:.1f} "
+                f"| {bank - calibration:.1f} | {calibration:.1f} | {total:.1f} | {cpu:.1f} |",
+                flush=True,
+            )
+
+
 _MEMORY = """
 import json, sys, torch
 def peak():
@@ -166,7 +207,7 @@ def imports():
 
 
 if __name__ == "__main__":
-    parts = ("coreset", "scoring", "memory", "imports")
+    parts = ("coreset", "fit", "scoring", "memory", "imports")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     only = parser.parse_args().only
@@ -174,6 +215,8 @@ if __name__ == "__main__":
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     if "coreset" in only:
         coreset(patch_rows(data.train[:200]))
+    if "fit" in only:
+        fit(data.train[:200])
     if "scoring" in only:
         scoring(data.train[:200], data.test)
     if "memory" in only:

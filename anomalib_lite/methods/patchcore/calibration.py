@@ -21,7 +21,7 @@ N_PARTS = 32  # a bank of 31 / 32 of the images is nearly as good as that of all
 _LARGE = 800  # rows of a bank that is made of as many rows of its parts, without reduction
 _ENOUGH = 128  # rows of a part, to be reduced, of a smaller one
 _COMPONENTS = 32  # in which these coresets are picked
-_SEARCHED = 24  # components of the codes that they are searched by
+_SEARCHED = 32  # components of the codes that they are searched by
 
 
 def assign_parts(digests: Sequence[int], earlier: Sequence[int] = ()) -> np.ndarray:
