@@ -23,7 +23,7 @@ import pytest
 import torch
 from detectors import SUBJECTS, small
 from PIL import Image
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from torch.utils.data import DataLoader, Dataset
 from worlds import scratched, stripes
 
@@ -497,7 +497,13 @@ def test_workers_of_joblib_do_not_multiply(backend, fitted):
 def test_a_grid_search_by_joblib():
     images, y = [*stripes(9), *scratched(3)], np.repeat([1, -1], [9, 3])
     found = [
-        GridSearchCV(small(PaDiM), {"n_features": [10, 20]}, scoring="roc_auc", cv=3, n_jobs=n)
+        GridSearchCV(
+            small(PaDiM),
+            {"n_features": [10, 20]},
+            scoring="roc_auc",
+            cv=StratifiedKFold(3),
+            n_jobs=n,
+        )
         .fit(images, y)
         .cv_results_["mean_test_score"]
         for n in (1, 2)
