@@ -429,6 +429,49 @@ MUTATIONS = [
         "return np.full_like(sizes, whole), whole",
         "decide/test_conformal.py",
     ),
+    # -- workers
+    Mutation("contexts.py", "before = _limit_mkl()(1)", "before = 0", "test_workers.py"),
+    Mutation(
+        "contexts.py", "            _limit_mkl()(before)\n", "            pass\n", "test_workers.py"
+    ),
+    Mutation(
+        "contexts.py", "nullcontext() if is_alone", "nullcontext() if True", "test_workers.py"
+    ),
+    Mutation("workers.py", "return 1 if is_shared else", "return", "test_workers.py"),
+    Mutation("workers.py", "waiting.popleft()", "waiting.pop()", "test_workers.py"),
+    Mutation("workers.py", "len(waiting) < self.n_workers + _AHEAD", "True", "test_workers.py"),
+    Mutation(
+        "workers.py", "                task.cancel()", "                pass", "test_workers.py"
+    ),
+    Mutation("workers.py", "            del error", "            pass", "test_workers.py"),
+    Mutation("workers.py", "shutdown(cancel_futures=True)", "shutdown(False)", "test_workers.py"),
+    Mutation("workers.py", "    _TEAM.set(_ALONE)  # in a", "    pass  # in a", "test_workers.py"),
+    Mutation("workers.py", "        _TEAM.set(_ALONE)\n", "        pass\n", "test_workers.py"),
+    Mutation("workers.py", "or not ahead:", "or False:", "test_workers.py"),
+    Mutation(
+        "workers.py", "    _KEPT.context.__enter__()\n", "    _KEPT.context\n", "test_workers.py"
+    ),
+    Mutation("batches.py", "if self.reads_ahead else 1", "if True else 1", "test_workers.py"),
+    Mutation(
+        "batches.py",
+        'self._by_workers if self.device.type == "cpu"',
+        "self._by_workers if True",
+        "test_workers.py",
+    ),
+    Mutation(
+        "data/images.py",
+        "enumerate(map(_fetched, self._items()))",
+        "enumerate(self._items())",
+        "test_workers.py",
+    ),
+    Mutation(
+        "data/images.py",
+        "        with _PICTURES:\n            return decode(item), False",
+        "        return decode(item), False",
+        "test_workers.py",
+    ),
+    Mutation("density/heads.py", "else SKLEARN", "else nullcontext()", "test_workers.py"),
+    Mutation("density/gaussian.py", "if n_features > 1 and noise", "if noise", "density"),
 ]
 
 
