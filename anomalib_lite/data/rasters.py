@@ -17,6 +17,7 @@ from torch.nn import functional
 FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 """The value that stands for 1, of each dtype whose values are no floats."""
 
+_ON_CPU = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults
 _IN_ONE = 2**20  # pixels of an image that is resized as a whole
 _BLOCK = 2**19  # values of a block
 _SAMPLE = 20_000  # values that the median of an image is taken of
@@ -54,7 +55,7 @@ class Raster(ABC):
 
     def pixels(self) -> torch.Tensor:
         """All pixels (C, H, W): float32 in [0, 1]."""
-        pixels = torch.empty(self.n_channels, *self.size, dtype=torch.float32)
+        pixels = torch.empty(self.n_channels, *self.size, **_ON_CPU)
         for start, rows in self._blocks():
             rows /= self._full_scale
             pixels[:, start : start + len(rows)] = self._planes(rows)
@@ -67,8 +68,8 @@ class Raster(ABC):
             return self.pixels()
         if height * width <= _IN_ONE or new_height >= height:
             return resized(self.pixels(), size)
-        sums = torch.zeros(new_height, self.n_channels * width, dtype=torch.float32)
-        weight_sums = torch.zeros(new_height, 1, dtype=torch.float32)
+        sums = torch.zeros(new_height, self.n_channels * width, **_ON_CPU)
+        weight_sums = torch.zeros(new_height, 1, **_ON_CPU)
         for start, rows in self._blocks():
             first, weights = _contributions(height, new_height, start, start + len(rows))
             touched = slice(first, first + len(weights))
@@ -96,7 +97,7 @@ class Raster(ABC):
         """(first row, rows (n, C W) or (n, W C)) of each block; the next one takes its place."""
         height, width = self.size
         n_rows = min(height, max(1, _BLOCK // (self.n_channels * width)))
-        buffer = torch.empty(n_rows, self.n_channels * width, dtype=torch.float32)
+        buffer = torch.empty(n_rows, self.n_channels * width, **_ON_CPU)
         for start in range(0, height, n_rows):
             rows = buffer[: height - start]
             out = self._planes(rows).movedim(0, self._channel_axis).numpy()

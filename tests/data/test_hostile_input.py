@@ -1037,10 +1037,10 @@ import os, sys
 from PIL import ImageOps
 from anomalib_lite.data import ImageStream
 
-def cut(image, upright=ImageOps.exif_transpose):
+def cut(image, upright=ImageOps.exif_transpose, **options):
     image.load()
     os.truncate(sys.argv[1], 20)
-    return upright(image)
+    return upright(image, **options)
 
 ImageOps.exif_transpose = cut
 (image,) = ImageStream(sys.argv[1:])
