@@ -153,7 +153,8 @@ class CANCE(TableMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseD
         Losses of the autoencoder's training by epoch, both stages.
     calibration_scores_ : ndarray of shape (n_samples,)
         ``score_samples`` of each training input by an autoencoder and a density fitted without its
-        fold. With ``cross_fit`` the autoencoder that gives the code has seen the input.
+        fold, brought to the scale of the final ones. With ``cross_fit`` the autoencoder that gives
+        the code has seen the input.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
