@@ -26,6 +26,9 @@ from .validation import check_n_jobs
 
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
+FEW = 4
+"""Workers at once, for short operations: more of them would wait for Python's lock."""
+
 _AHEAD = 2  # tasks handed out beyond one for each worker: the next one is there when it is done
 _KEPT = threading.local()  # what a worker thread must not lose
 
@@ -78,13 +81,16 @@ class Team:
         items: Iterable[_Item],
         *,
         ahead: bool = True,
+        at_once: int | None = None,
     ) -> Iterator[_Result]:
         """``function(item)`` of each item, in order.
 
         Items are taken by the caller's thread, a few ahead of the results. What a task or ``items``
         raises is raised in its place, after the results of all items before it. With
-        ``ahead=False`` the caller works on one item after the other.
+        ``ahead=False`` the caller works on one item after the other; ``at_once`` is the number of
+        tasks that may be under way.
         """
+        limit = self.n_workers + _AHEAD if at_once is None else at_once
         if self.n_workers == 1 or not ahead:
             for item in items:
                 yield self.run(function, item)
@@ -93,7 +99,7 @@ class Team:
         has_more, error = True, None
         try:
             while has_more or waiting:
-                while has_more and len(waiting) < self.n_workers + _AHEAD:
+                while has_more and len(waiting) < limit:
                     try:
                         waiting.append(next(tasks))
                     except StopIteration:
@@ -176,7 +182,11 @@ def borrowed_team(n_jobs: int | None = None) -> Iterator[Team]:
 
 
 def each_on(
-    device: torch.device, function: Callable[[_Item], _Result], items: Iterable[_Item]
+    device: torch.device,
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    *,
+    at_once: int | None = None,
 ) -> Iterator[_Result]:
     """``function(item)`` of each item, by a borrowed team on a CPU, one by one on other devices.
 
@@ -192,14 +202,18 @@ def each_on(
         yield function(items[0])
         return
     with borrowed_team(None if device.type == "cpu" else 1) as workers:
-        yield from workers.map(function, items, ahead=device.type == "cpu")
+        yield from workers.map(function, items, ahead=device.type == "cpu", at_once=at_once)
 
 
 def map_on(
-    device: torch.device, function: Callable[[_Item], _Result], items: Iterable[_Item]
+    device: torch.device,
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    *,
+    at_once: int | None = None,
 ) -> list[_Result]:
     """The same, when all is done."""
-    return list(each_on(device, function, items))
+    return list(each_on(device, function, items, at_once=at_once))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from sklearn.random_projection import johnson_lindenstrauss_min_dim
 from ..annotations import RandomState
 from ..contexts import plain
 from ..runtime import check_has_values, exact_dtype, make_generator, normal, progress
-from ..workers import map_on, team
+from ..workers import FEW, map_on, team
 from .codes import MAX_COMPONENTS, PrincipalCodes
 from .nearest import NearestRows, in_large_steps, squared_distance
 from .queries import Queries
@@ -143,7 +143,7 @@ class _Cover:
             gap.copy_(squared_distance(rows, self.rows[start]))
 
         blocks = zip(self.rows.split(_BLOCK), self.gap.split(_BLOCK), strict=True)
-        map_on(self.rows.device, measure, blocks)
+        map_on(self.rows.device, measure, blocks, at_once=FEW)
         self.gap[start] = _TAKEN
 
     @property
@@ -176,7 +176,7 @@ class _Cover:
             return
         group = group[self.seen[group].argsort(stable=True)]  # rows of like age share a product
         size = len(group) if in_large_steps(group.device) else _BLOCK
-        map_on(group.device, self._update, group.split(size))
+        map_on(group.device, self._update, group.split(size), at_once=FEW)
 
     def _update(self, block):
         """Make the gaps of a block of rows exact, the oldest first."""

@@ -15,7 +15,7 @@ import torch
 
 from ..contexts import plain
 from ..runtime import check_tensor, exact_dtype, make_generator
-from ..workers import borrowed_team, map_on, team
+from ..workers import FEW, borrowed_team, map_on, team
 from .codes import MAX_COMPONENTS, PrincipalCodes
 from .queries import TINY, Queries
 
@@ -390,7 +390,7 @@ class NearestRows:
             self.tighten(queries.take(block), near, where, **which)
             nearest[block], index[block] = near, where
 
-        map_on(some.device, tighten, self._blocks(some))
+        map_on(some.device, tighten, self._blocks(some), at_once=FEW)
 
     def _probe_all(self, queries, some, nearest, **which):
         """Lower squared distances of some of the queries to upper bounds, block by block."""
@@ -400,7 +400,7 @@ class NearestRows:
                 nearest[block], self._probe(queries.take(block), **which)
             )
 
-        map_on(some.device, probe, self._blocks(some))
+        map_on(some.device, probe, self._blocks(some), at_once=FEW)
 
     def _blocks(self, some):
         """Places (n,) in blocks; where there is enough to do, one at least for each worker.

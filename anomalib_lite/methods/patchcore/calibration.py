@@ -15,7 +15,7 @@ import torch
 from ...search.codes import PrincipalCodes
 from ...search.coreset import greedy_coreset
 from ...search.nearest import NearestRows
-from ...workers import map_on
+from ...workers import FEW, map_on
 
 N_PARTS = 32  # a bank of 31 / 32 of the images is nearly as good as that of all
 _LARGE = 800  # rows of a bank that is made of as many rows of its parts, without reduction
@@ -157,7 +157,8 @@ def _kept(chunk, size, codes):
     n_keep = -(-size // max(n_parts - 1, 1))
     if size <= _LARGE:
         n_keep = max(n_keep, min(size, _ENOUGH))
-    return map_on(chunk[0].device, lambda rows: _coreset(rows, n_keep, codes), chunk)
+    device = chunk[0].device
+    return map_on(device, lambda rows: _coreset(rows, n_keep, codes), chunk, at_once=FEW)
 
 
 def _coreset(rows, n_keep, codes):

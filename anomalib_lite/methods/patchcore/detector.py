@@ -24,7 +24,7 @@ from ...search.coreset import (
 )
 from ...search.nearest import NearestRows, squared_distance
 from ...validation import check_choice, check_count, check_finite, check_odd
-from ...workers import each_on
+from ...workers import FEW, each_on
 from .calibration import PartBanks, assign_parts
 
 _CHUNK_COUNT = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
@@ -345,7 +345,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
                 function(i, bank)
             return len(members)
 
-        return each_on(device, work, np.unique(parts))
+        return each_on(device, work, np.unique(parts), at_once=FEW)
 
     def _rescored(self):
         """Anomaly scores of all images, by their suspects and what the parts' banks are now."""
