@@ -1,8 +1,8 @@
 """Pixels of one image as they were decoded; what is asked of them is worked out in blocks of rows.
 
-As floats, a color photograph of 12 megapixels takes 144 MB, and moving them to and fro takes longer
-than decoding the file. A network sees them resized: from each block of rows, a few MB that stay in
-the cache, come its contributions to the rows of the small image.
+As floats, a color photograph of 12 megapixels takes 144 MB, and moving them takes longer than
+decoding the file. A network sees them resized: a block of rows, a few MB that stay in the cache, is
+converted, and its contributions to the rows of the small image are added up.
 """
 
 from abc import ABC, abstractmethod

@@ -147,6 +147,14 @@ def test_images_of_a_list_have_pixels_of_their_own():
     assert image.pixels.max() == image.levels.highest == 0
 
 
+def test_default_device_is_not_used(blocks):
+    with torch.device("meta"):
+        batch, levels, _ = batch_and_levels(COLOR)
+        (image,) = ImageStream(COLOR[None])
+    assert batch.device.type == image.pixels.device.type == "cpu"
+    assert levels == batch_and_levels(COLOR)[1]
+
+
 def test_resizing_has_a_gradient():
     pixels = torch.rand(3, 20, 30, requires_grad=True)
     NetworkInput.raw(7).batch([CheckedImage(pixels, "float32", "image 0")]).sum().backward()
