@@ -448,9 +448,7 @@ MUTATIONS = [
     Mutation("workers.py", "    _TEAM.set(_ALONE)  # in a", "    pass  # in a", "test_workers.py"),
     Mutation("workers.py", "        _TEAM.set(_ALONE)\n", "        pass\n", "test_workers.py"),
     Mutation("workers.py", "or not ahead:", "or False:", "test_workers.py"),
-    Mutation(
-        "workers.py", "    _KEPT.context.__enter__()\n", "    _KEPT.context\n", "test_workers.py"
-    ),
+    Mutation("workers.py", "    with plain_context():", "    if True:", "test_workers.py"),
     Mutation("batches.py", "if self.reads_ahead else 1", "if True else 1", "test_workers.py"),
     Mutation(
         "batches.py",
