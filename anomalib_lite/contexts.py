@@ -73,6 +73,22 @@ def _one_thread():
             _limit_mkl()(before)
 
 
+def stay_in_one_thread() -> None:
+    """Limit this thread for as long as it lives: no context is left when a thread ends.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> with ThreadPoolExecutor(1, initializer=stay_in_one_thread) as pool:
+    ...     pool.submit(torch.get_num_threads).result()
+    1
+    """
+    torch.get_num_threads()
+    for library in _openmp().lib_controllers:
+        library.set_num_threads(1)
+    _limit_mkl()(1)
+
+
 @cache
 def _openmp():
     return ThreadpoolController().select(user_api="openmp")

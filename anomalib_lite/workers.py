@@ -7,7 +7,6 @@ not depend on the number of cores.
 """
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import torch
 from joblib.parallel import get_active_backend
 from torch.utils.data import get_worker_info
 
-from .contexts import plain_context
+from .contexts import plain_context, stay_in_one_thread
 from .validation import check_n_jobs
 
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
@@ -30,7 +29,6 @@ FEW = 4
 """Workers at once, for short operations: more of them would wait for Python's lock."""
 
 _AHEAD = 2  # tasks handed out beyond one for each worker: the next one is there when it is done
-_KEPT = threading.local()  # what a worker thread must not lose
 
 
 def count_workers(n_jobs: int | None) -> int:
@@ -117,7 +115,7 @@ class Team:
 
     def _hand_out(self, function, item):
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.n_workers, "anomalib_lite", _begin)
+            self._pool = ThreadPoolExecutor(self.n_workers, "anomalib_lite", stay_in_one_thread)
         return self._pool.submit(copy_context().run, _as_worker, function, item)
 
     def run(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
@@ -149,15 +147,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _begin():
-    """Enter, for as long as the thread lives, the context in which everything is computed."""
-    _KEPT.context = plain_context()
-    _KEPT.context.__enter__()
-
-
 def _as_worker(function, item):
     _TEAM.set(_ALONE)  # in a copy of the caller's context
-    return function(item)
+    with plain_context():
+        return function(item)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ def snapshot(value, _inside=()):
         return "dict", tuple((key, snapshot(x, inside)) for key, x in value.items())
     if isinstance(value, list | tuple | np.ndarray):
         return type(value), tuple(snapshot(x, inside) for x in value)
+    if "__getstate__" in vars(type(value)):  # what counts of a value that keeps more
+        return type(value), snapshot(value.__getstate__(), inside)
     if hasattr(value, "__dict__") and not isinstance(value, type) and not inspect.isroutine(value):
         return type(value), snapshot(vars(value), inside)
     return value

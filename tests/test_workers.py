@@ -36,6 +36,7 @@ from anomalib_lite import (
     PatchCore,
     contexts,
 )
+from anomalib_lite.backbones import recorded
 from anomalib_lite.batches import Batches
 from anomalib_lite.contexts import plain_context
 from anomalib_lite.data import ImageStream
@@ -83,6 +84,7 @@ def all_workers_end():
 
 # -- the same bits --------------------------------------------------------------------------------
 
+record = recorded._recorded
 SLOW = ("SPADE", "PaDiM", "ContrastiveDA", "NCEDensity")
 
 
@@ -93,6 +95,19 @@ def test_bits_depend_neither_on_workers_nor_on_threads(name):
     alone = bits.digest(name, 1)
     with torch_threads(3):
         assert bits.digest(name, 4) == alone
+
+
+def test_bits_of_recorded_networks(monkeypatch):
+    alone = bits.digest("DeepFeatures", 1)  # of few images: its network is not recorded
+    monkeypatch.setattr(recorded, "_OFTEN", 1)
+    made = []
+    monkeypatch.setattr(
+        recorded, "_recorded", lambda *given: made.append(record(*given)) or made[-1]
+    )
+    with torch_threads(3):
+        assert bits.digest("DeepFeatures", 4) == alone
+    assert None not in made
+    assert len(made) == 1
 
 
 def test_bits_would_depend_on_threads(monkeypatch):
@@ -159,6 +174,16 @@ def test_a_worker_computes_in_one_thread(operation, workers):
         assert list(workers.map(threads_begun, [operation] * 4)) == [0] * 4
     with torch_threads(3), plain_context():
         assert threads_begun(operation) == 0
+
+
+def test_a_task_is_plain(workers):
+    def state(_):
+        found = torch.is_grad_enabled(), np.geterr()["under"], torch.get_num_threads()
+        torch.set_grad_enabled(True)  # which ends with the task
+        return found
+
+    with torch_threads(3), np.errstate(all="raise"):
+        assert list(workers.map(state, range(9))) == [(False, "ignore", 1)] * 9
 
 
 @on_linux
@@ -418,6 +443,16 @@ def test_no_thread_outlives_a_call(fitted):
     with pytest.raises(ValueError, match="image 2"):
         detector.score_samples([*stripes(2), np.full((64, 64), np.nan), *stripes(9)])
     assert threading.active_count() == n_threads
+
+
+def test_no_worker_leaves_a_ghost():
+    """Python notes a thread that asks who it is while it ends, and never forgets it."""
+    with torch_threads(3):
+        before = threading.enumerate()
+        made = Team(3)
+        assert list(made.map(slow_first, range(9))) == list(range(9))
+        made.dismiss()
+        assert set(threading.enumerate()) <= {*before}
 
 
 # -- nested ---------------------------------------------------------------------------------------
