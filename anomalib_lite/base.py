@@ -259,8 +259,8 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Images that pass through the network together on an accelerator. On a CPU each passes
         alone, so that no score depends, not even in its last bit, on the images around it.
     n_jobs : int or None, default=None
-        Number of workers; None is as many as there are processors that this process may use, -1
-        all. Results do not depend on it.
+        Number of workers; None is as many as there are processors that this process may use, up
+        to four, and -1 all. Results do not depend on it.
     device : str or torch.device, default="auto"
     random_state : None, int, RandomState or Generator, default=None
     verbose : bool, default=False

@@ -35,8 +35,8 @@ def count_workers(n_jobs: int | None) -> int:
     """The number of workers that ``n_jobs`` means.
 
     None is as many as there are processors that this process may use, by its affinity and cgroup,
-    but one inside a worker of joblib or of a DataLoader, which share them already. Negative numbers
-    count from all: -1 is all, -2 all but one.
+    but :data:`FEW` at most, and one inside a worker of joblib or of a DataLoader, which share them
+    already. Negative numbers count from all: -1 is all, -2 all but one.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def count_workers(n_jobs: int | None) -> int:
     if n_jobs is None:
         backend, _ = get_active_backend()
         is_shared = (backend.nesting_level or 0) > 0 or get_worker_info() is not None
-        return 1 if is_shared else joblib.cpu_count()
+        return 1 if is_shared else min(joblib.cpu_count(), FEW)
     return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
 
 

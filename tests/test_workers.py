@@ -43,7 +43,7 @@ from anomalib_lite.data import ImageStream
 from anomalib_lite.data.inputs import NetworkInput
 from anomalib_lite.density.heads import NAMED
 from anomalib_lite.testing import assert_same
-from anomalib_lite.workers import _AHEAD, Team, borrowed_team, count_workers, team
+from anomalib_lite.workers import _AHEAD, FEW, Team, borrowed_team, count_workers, team
 
 every_number = pytest.mark.parametrize("n_workers", [1, 2, 4])
 
@@ -819,12 +819,15 @@ def test_batches_of_a_camera_are_single_images(device):
 # -- the number of workers ------------------------------------------------------------------------
 
 
-def test_the_number_of_workers():
+def test_the_number_of_workers(monkeypatch):
     n_cores = joblib.cpu_count()
-    assert count_workers(None) == count_workers(-1) == n_cores
+    assert count_workers(-1) == n_cores
+    assert count_workers(None) == min(n_cores, FEW)
     assert count_workers(-2) == max(1, n_cores - 1)
     assert count_workers(-1000) == 1
     assert [count_workers(n) for n in (1, 7, np.int64(2))] == [1, 7, 2]
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
+    assert [count_workers(n) for n in (None, -1)] == [FEW, 64]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
@@ -836,7 +839,7 @@ def test_the_number_of_workers_is_that_of_processors_allowed():
         assert count_workers(3) == 3
     finally:
         os.sched_setaffinity(0, before)
-    assert count_workers(None) == joblib.cpu_count()
+    assert count_workers(-1) == joblib.cpu_count()
 
 
 @pytest.mark.parametrize("n_jobs", [0, 1.5, 2.0, "2", True, np.nan])

@@ -25,6 +25,7 @@ from .rasters import PictureRaster
 
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_READ_AT_ONCE = 2**22  # bytes; between two reads a thread waits for Python's lock
 _MAX_PAGES = 64  # of a TIFF file that are searched for the primary one
 # tags of TIFF and EXIF
 _PAGE_KIND, _OLD_PAGE_KIND, _WIDTH, _HEIGHT, _POLARITY, _ORIENTATION = 254, 255, 256, 257, 262, 274
@@ -117,7 +118,9 @@ def _not_mapped(image):
 
 def _open(file, formats):
     try:
-        return Image.open(file, formats=formats)
+        image = Image.open(file, formats=formats)
+        image.decodermaxblock = _READ_AT_ONCE
+        return image
     except UnidentifiedImageError:
         file.seek(4)
         if file.read(4) == b"ftyp" and file.read(4) in _HEIF_BRANDS:

@@ -101,8 +101,8 @@ class CutPaste(TwoStageDetector):
     batch_size : int, default=32
         Images that pass through the network together on an accelerator; on a CPU each passes alone.
     n_jobs : int or None, default=None
-        Number of workers; None is as many as there are processors that this process may use, -1
-        all. Results do not depend on it.
+        Number of workers; None is as many as there are processors that this process may use, up
+        to four, and -1 all. Results do not depend on it.
     device : str or torch.device, default="auto"
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU. The classifiers of
         scikit-learn run on the CPU.

@@ -369,8 +369,8 @@ class GreedyCoreset(BaseEstimator):
     projection : "auto", int or None, default="auto"
         Random projection in which the coreset is selected; see :func:`select_coreset`.
     n_jobs : int or None, default=None
-        Number of workers; None is as many as there are processors that this process may use, -1
-        all. Results do not depend on it.
+        Number of workers; None is as many as there are processors that this process may use, up
+        to four, and -1 all. Results do not depend on it.
     random_state : None, int, RandomState or Generator, default=None
         Seed of everything random. It draws the first pick and the projection.
     verbose : bool, default=False
