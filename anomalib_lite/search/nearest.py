@@ -304,7 +304,6 @@ class NearestRows:
             indices.append(near[order])
         return distances, indices
 
-    @plain
     def tighten(
         self,
         queries: Queries,
@@ -368,7 +367,7 @@ class NearestRows:
         undecided[likely] = -1
         undecided = undecided[(undecided >= 0) & (nearest >= limit)]
         while end < self.n_stored and len(undecided):
-            first, end = end, 2 * end
+            first, end = end, 2 * end if 4 * end < self.n_stored else self.n_stored
             self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(first, end)])
             undecided = undecided[nearest[undecided] >= limit]
         self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
@@ -523,7 +522,8 @@ def _scratch(n, like):
         return like.new_empty(n)
     kept = getattr(_SCRATCH, "kept", None)
     if kept is None or len(kept) < n:
-        kept = _SCRATCH.kept = like.new_empty(max(n, _PRODUCTS))
+        with torch.inference_mode(False):  # or it could not be used outside of it
+            kept = _SCRATCH.kept = like.new_empty(max(n, _PRODUCTS))
     return kept[:n]
 
 
