@@ -20,6 +20,7 @@ from ...workers import FEW, map_on
 N_PARTS = 32  # a bank of 31 / 32 of the images is nearly as good as that of all
 _LARGE = 800  # rows of a bank that is made of as many rows of its parts, without reduction
 _ENOUGH = 128  # rows of a part, to be reduced, of a smaller one
+_CPU = torch.device("cpu")
 _COMPONENTS = 32  # in which these coresets are picked
 _SEARCHED = 32  # components of the codes that they are searched by
 
@@ -157,14 +158,17 @@ def _kept(chunk, size, codes):
     n_keep = -(-size // max(n_parts - 1, 1))
     if size <= _LARGE:
         n_keep = max(n_keep, min(size, _ENOUGH))
-    device = chunk[0].device
-    return map_on(device, lambda rows: _coreset(rows, n_keep, codes), chunk, at_once=FEW)
+    return map_on(_CPU, lambda rows: _coreset(rows, n_keep, codes), chunk, at_once=FEW)
 
 
 def _coreset(rows, n_keep, codes):
-    """``n_keep`` rows picked greedily, many by principal components, which is quicker; or all."""
+    """``n_keep`` rows picked greedily, many by principal components, which is quicker; or all.
+
+    They are picked on the CPU: the rows are few and the steps short, too short for an accelerator.
+    """
     if len(rows) <= n_keep:
         return rows.clone()
     many = n_keep > _ENOUGH
-    indices, _ = greedy_coreset(codes.shortened(_COMPONENTS).encode(rows) if many else rows, n_keep)
-    return rows[indices]
+    seen = codes.shortened(_COMPONENTS).encode(rows) if many else rows
+    indices, _ = greedy_coreset(seen.cpu(), n_keep)
+    return rows[indices.to(rows.device)]
