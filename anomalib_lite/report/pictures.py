@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..data.images import ImageStream
 from ..data.masks import read_mask
+from ..data.rasters import resized
 from ..validation import as_real
 from ..workers import borrowed_team
 from .layout import Grid
@@ -26,7 +27,7 @@ def read_pictures(
     pictures, outlines = {}, {}
 
     def read(image):
-        picture = _picture(_smaller(image.pixels, n_pixels, highest=False))
+        picture = _picture(image.resized(_size_within(image.size, n_pixels)).clamp(0, 1))
         mask = None if masks is None else checked_mask(masks[image.index], image.size, image.index)
         return image.index, picture, mask if mask is None else smaller_map(mask, n_pixels)
 
@@ -67,7 +68,7 @@ def smaller_picture(picture: np.ndarray, n_pixels: int) -> np.ndarray:
     """An image (H, W) or (H, W, 3) of at most ``n_pixels`` a side, averaged."""
     planes = torch.from_numpy(np.array(picture, dtype=np.float32))
     planes = planes[None] if planes.ndim == 2 else planes.movedim(-1, 0)
-    return _picture(_smaller(planes, n_pixels, highest=False))
+    return _picture(resized(planes, _size_within(planes.shape[1:], n_pixels)).clamp(0, 1))
 
 
 def smaller_map(values: np.ndarray, n_pixels: int) -> np.ndarray:
@@ -82,20 +83,15 @@ def smaller_map(values: np.ndarray, n_pixels: int) -> np.ndarray:
            [0., 1.]], dtype=float32)
     """
     planes = torch.from_numpy(np.array(values, dtype=np.float64))[None]
-    return _smaller(planes, n_pixels, highest=True)[0].numpy().astype(values.dtype)
+    size = _size_within(values.shape, n_pixels)
+    return functional.adaptive_max_pool2d(planes, size)[0].numpy().astype(values.dtype)
 
 
-def _smaller(planes, n_pixels, *, highest):
-    """Planes (C, H, W) of at most ``n_pixels`` a side."""
-    sides = planes.shape[1:]
-    scale = n_pixels / max(sides)
-    if scale >= 1:
-        return planes
-    size = [max(round(side * scale), 1) for side in sides]
-    if highest:
-        return functional.adaptive_max_pool2d(planes, size)
-    mean = functional.interpolate(planes[None], size, mode="bilinear", antialias=True)
-    return mean[0].clamp(0, 1)
+def _size_within(size, n_pixels):
+    """A size (h, w) of the same proportions, at most ``n_pixels`` a side."""
+    scale = min(n_pixels / max(size), 1.0)
+    height, width = (max(round(side * scale), 1) for side in size)
+    return height, width
 
 
 def _picture(planes):
