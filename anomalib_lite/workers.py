@@ -7,6 +7,8 @@ not depend on the number of cores.
 """
 
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,7 @@ _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 FEW = 4
 """Workers at once, for short operations: more of them would wait for Python's lock."""
 
+_LEAVE = 1.0  # seconds that a thread may take to end
 _AHEAD = 2  # tasks handed out beyond one for each worker: the next one is there when it is done
 
 
@@ -71,7 +74,7 @@ class Team:
 
     def __init__(self, n_workers: int):
         self.n_workers = n_workers
-        self._pool = None
+        self._pool, self._begun = None, []
 
     def map(
         self,
@@ -115,8 +118,12 @@ class Team:
 
     def _hand_out(self, function, item):
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.n_workers, "anomalib_lite", stay_in_one_thread)
+            self._pool = ThreadPoolExecutor(self.n_workers, "anomalib_lite", self._begin)
         return self._pool.submit(copy_context().run, _as_worker, function, item)
+
+    def _begin(self):
+        self._begun.append(threading.get_native_id())
+        stay_in_one_thread()
 
     def run(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
         """``function(item)``, by the caller, who borrows the team for what it hands out itself."""
@@ -130,7 +137,21 @@ class Team:
         """End all threads; tasks that have not begun are dropped, the others finished."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+            _wait_for_end(self._begun)
+            self._pool, self._begun = None, []
+
+
+def _wait_for_end(threads):
+    """Wait, on Linux, until the system's threads have ended, a moment after Python's.
+
+    Until then libraries take leave of them, with locks that a process forked meanwhile would find
+    locked for ever.
+    """
+    latest = time.monotonic() + _LEAVE
+    while any(os.path.exists(f"/proc/self/task/{each}") for each in threads):
+        if time.monotonic() > latest:
+            return  # another thread has the number of one that has ended
+        time.sleep(1e-4)
 
 
 _ALONE = Team(1)

@@ -439,12 +439,18 @@ MUTATIONS = [
     ),
     Mutation("workers.py", "return 1 if is_shared else", "return", "test_workers.py"),
     Mutation("workers.py", "waiting.popleft()", "waiting.pop()", "test_workers.py"),
-    Mutation("workers.py", "len(waiting) < self.n_workers + _AHEAD", "True", "test_workers.py"),
+    Mutation(
+        "workers.py",
+        "while has_more and len(waiting) < limit:",
+        "while has_more:",
+        "test_workers.py",
+    ),
     Mutation(
         "workers.py", "                task.cancel()", "                pass", "test_workers.py"
     ),
     Mutation("workers.py", "            del error", "            pass", "test_workers.py"),
     Mutation("workers.py", "shutdown(cancel_futures=True)", "shutdown(False)", "test_workers.py"),
+    Mutation("workers.py", "            _wait_for_end(self._begun)\n", "", "test_workers.py"),
     Mutation("workers.py", "    _TEAM.set(_ALONE)  # in a", "    pass  # in a", "test_workers.py"),
     Mutation("workers.py", "        _TEAM.set(_ALONE)\n", "        pass\n", "test_workers.py"),
     Mutation("workers.py", "or not ahead:", "or False:", "test_workers.py"),

@@ -445,6 +445,23 @@ def test_no_thread_outlives_a_call(fitted):
     assert threading.active_count() == n_threads
 
 
+@on_linux
+def test_workers_have_ended_when_they_are_dismissed():
+    """A fork while a thread ends finds locks of MKL and others locked for ever."""
+
+    def native(_):
+        assert (MATRIX @ MATRIX).shape == MATRIX.shape
+        return threading.get_native_id()
+
+    left = set()
+    for _ in range(20):
+        made = Team(4)
+        threads = set(map(str, made.map(native, range(8))))
+        made.dismiss()
+        left |= threads & set(os.listdir("/proc/self/task"))
+    assert not left
+
+
 def test_no_worker_leaves_a_ghost():
     """Python notes a thread that asks who it is while it ends, and never forgets it."""
     with torch_threads(3):
