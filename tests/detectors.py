@@ -24,7 +24,7 @@ SMALL = {
     },
     "CPC": {
         "image_size": 64, "patch_size": 16, "patch_stride": 12, "width": 4, "embedding_dim": 16,
-        "prediction_steps": 2, "share_encoder": True, "epochs": 5, "learning_rate": 0.01,
+        "prediction_steps": 2, "share_encoder": True, "epochs": 12, "learning_rate": 0.01,
         "train_batch_size": 2, "calibration_fraction": 0.34, "smoothing": 4.0,
     },
     "ContrastiveDA": FIRST_STAGE,

@@ -320,7 +320,7 @@ def test_copies_share_a_side_wherever_images_are_split(cls):
     once = np.concatenate([NORMAL[:14], odd])
     twice = np.concatenate([once, odd])
     params = {"calibration_fraction": 0.5} if cls.__name__ in ("CPC", "MLSAD") else {}
-    params |= {"epochs": 5} if cls.__name__ == "MLSAD" else {}
+    params |= {"epochs": 15} if cls.__name__ == "MLSAD" else {}
     for seed in range(4):  # until the image is held out, where only some are
         detector = small(cls, false_alarm_rate=0.3, random_state=seed, **params).fit(twice)
         scores = detector.calibration_scores_

@@ -218,10 +218,11 @@ def test_an_interrupt_at_any_moment_of_a_fit_changes_nothing():
 @pytest.mark.parametrize("share", [0.2, 0.6, 1])
 def test_an_interrupted_fit_of_a_real_detector_changes_nothing(cls, method, share):
     subject = SUBJECTS[cls]
-    detector = copy.deepcopy(subject.fitted)
+    detector = copy.deepcopy(subject.fitted).set_params(n_jobs=1)  # moments can be counted
     before = fingerprint(detector)
     n_moments = moments(getattr(copy.deepcopy(detector), method), subject.test)
-    interrupted(detector, method, subject.test, 1 + int(share * (n_moments - 2)))
+    n_moments -= 3  # the last ones are the end of a clean-up, which is allowed to have happened
+    interrupted(detector, method, subject.test, 1 + int(share * (n_moments - 1)))
     assert fingerprint(detector) == before
 
 
