@@ -23,7 +23,7 @@ from .queries import TINY, Queries
 CHUNK = 64  # neighboring products that are scanned by their minimum only
 _ROWS, _PRODUCTS = 784, 2**21  # rows searched for together, and products of a block: 8 MB
 _ROWS_ELSEWHERE, _PRODUCTS_ELSEWHERE = 8192, 2**26  # on accelerators: 256 MB
-_SHARED, _SHARE = 2**20, 196  # products that a team is bothered with, and rows that a worker is
+_SHARED, _SHARE = 2**23, 196  # products that a team is bothered with, and rows that a worker is
 _COVER = 2048  # stored rows, at most, that give the first, rough distances: a third of a short bank
 _ROUGH = 24  # components of these
 _LIKELY = 32  # rows that a search for the farthest measures first
