@@ -58,8 +58,8 @@ def test_a_stored_network_runs_as_it_was_fitted_unless_auto_leaves_cuda(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tensorrt"}, "engine: expected one of 'torch', 'onnxruntime', 'auto', got 'tensorrt'"),
-        ({"engine": None}, "engine: expected one of 'torch', 'onnxruntime', 'auto', got None"),
+        ({"engine": "tensorrt"}, "engine: expected one of 'torch', .*, got 'tensorrt'"),
+        ({"engine": None}, "engine: expected one of 'torch', .*, got None"),
         ({"dtype": "float64"}, "dtype: expected one of 'auto', .*, got 'float64'"),
         ({"dtype": torch.float16}, "dtype: expected one of 'auto', .*, got torch.float16"),
     ],
