@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
@@ -20,7 +20,7 @@ from .annotations import Device, Images, RandomState, Size
 from .backbones.maps import MapRenderer
 from .batches import Batches
 from .contexts import plain
-from .data.images import CheckedImage, ImageStream
+from .data.images import ImageStream
 from .data.inputs import NetworkInput, ScaleCheck, ValueRange
 from .inspection import InspectedImage, Inspection, MapCollector, MapLevels, warn_of_skipped
 from .io.persistence import SaveMixin
@@ -331,7 +331,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
 
     def _learn(
         self,
-        batches: Iterable[tuple[list[CheckedImage], torch.Tensor]],
+        batches: Batches,
         n_images: int | None,
         generator: torch.Generator,
     ) -> ArrayLike | torch.Tensor:
@@ -339,8 +339,9 @@ class BaseDetector(OutlierMixin, ImageEstimator):
 
         Parameters
         ----------
-        batches : iterable of (list of B CheckedImage, torch.Tensor of shape (B, 3, h, w))
-            The images, and what the network sees of them, on ``device_``. Iterate once.
+        batches : iterable of (list of B Glance, torch.Tensor of shape (B, 3, h, w))
+            The images, whose pixels are gone, and what the network sees of them, on ``device_``.
+            Iterate once, or over ``batches.map(function)``, which workers compute.
         n_images : int or None
             How many there will be; None if only reading to the end can tell.
         generator : torch.Generator

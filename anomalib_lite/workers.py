@@ -215,7 +215,7 @@ def each_on(
     if len(items) == 1:
         yield function(items[0])
         return
-    with borrowed_team(None if device.type == "cpu" else 1) as workers:
+    with borrowed_team() as workers:
         yield from workers.map(function, items, ahead=device.type == "cpu", at_once=at_once)
 
 

@@ -19,7 +19,6 @@ A run that takes too long is stopped, and said to have taken longer.
 import argparse
 import contextlib
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from importlib.util import find_spec
 import numpy as np
 import timm
 import torch
+from alarm import OutOfTime, time_limit
 from scipy import ndimage
 
 import anomalib_lite
@@ -70,29 +70,11 @@ def burning(n_burners):
             burner.wait()
 
 
-class TooLong(BaseException):
-    """Raised by the alarm; no ``except Exception`` on the way may take it for something else."""
-
-
-@contextlib.contextmanager
-def time_limit(seconds):
-    def ring(*_):
-        raise TooLong
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def run_seconds(action, n_burners, limit):
     """Seconds of one run; ``limit`` if it takes longer."""
     with burning(n_burners):
         begin = time.perf_counter()
-        with contextlib.suppress(TooLong), time_limit(limit):
+        with contextlib.suppress(OutOfTime), time_limit(limit):
             action()
         return min(time.perf_counter() - begin, limit)
 

