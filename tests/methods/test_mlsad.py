@@ -138,7 +138,7 @@ def asked(monkeypatch):
 
 def test_each_level_is_contrasted_with_the_one_below(asked):
     small((1, 2, 4, 8, 16), epochs=1).fit(NORMAL)
-    assert [level for level, *_ in asked] == [0, 1, 2, 4, 8]
+    assert sorted(level for level, *_ in asked) == [0, 1, 2, 4, 8]  # side by side, in any order
 
 
 def test_images_kept_aside_are_not_trained_on(asked):
@@ -442,7 +442,7 @@ class Uniform(Imitator):
 
 def test_fakes_are_the_published_ones_by_default(asked):
     small((1, 4), fakes=None, epochs=1).fit(NORMAL)
-    imitator = asked[1][2]
+    imitator = {level: one for level, _, one in asked}[2]
     assert type(imitator) is EntropyPatchGAN
     assert imitator.get_params() == EntropyPatchGAN(level=2).get_params()
 
