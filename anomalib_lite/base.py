@@ -22,7 +22,14 @@ from .batches import Batches
 from .contexts import plain
 from .data.images import ImageStream
 from .data.inputs import NetworkInput, ScaleCheck, ValueRange
-from .inspection import InspectedImage, Inspection, MapCollector, MapLevels, warn_of_skipped
+from .inspection import (
+    InspectedImage,
+    Inspection,
+    MapCollector,
+    MapLevels,
+    ScoreLevels,
+    warn_of_skipped,
+)
 from .io.persistence import SaveMixin
 from .notes import N_EXAMPLES, Notes
 from .runtime import (
@@ -516,8 +523,13 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             labels[unknown] = self.predict(X)[unknown]
         return labels
 
+    @plain
     def set_threshold(
-        self, *, false_alarm_rate: float | None = None, score: float | None = None
+        self,
+        *,
+        false_alarm_rate: float | None = None,
+        score: float | None = None,
+        images: Images | None = None,
     ) -> Self:
         """Set the threshold of a fitted detector.
 
@@ -527,6 +539,10 @@ class BaseDetector(OutlierMixin, ImageEstimator):
             Read it from ``calibration_scores_`` at another rate; the parameter changes too.
         score : float or None, default=None
             Set it to a value of ``score_samples``: images with lower scores are called anomalous.
+        images : array, tensor, list, folder, Dataset, DataLoader or iterable, or None, default=None
+            Fresh images of good parts, as after a change of lamp: from now on
+            ``calibration_scores_`` are theirs, and the levels of maps follow. The next ``fit`` or
+            ``partial_fit`` calibrates on its own images again.
 
         Returns
         -------
@@ -535,7 +551,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Raises
         ------
         ValueError
-            Unless exactly one of the two is given, and valid.
+            Unless a score alone, or a rate, images or both are given, and valid.
 
         Examples
         --------
@@ -548,19 +564,42 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         array([1, 1])
         """
         check_is_fitted(self)
-        if (false_alarm_rate is None) == (score is None):
+        is_read = false_alarm_rate is not None or images is not None
+        if is_read == (score is not None):
             raise ValueError(
-                "set_threshold: expected either false_alarm_rate or score, got "
-                f"{'neither' if score is None else 'both'}."
+                "set_threshold: expected either a score, or a false_alarm_rate, images or both, "
+                f"got {'a score and more' if is_read else 'nothing'}."
             )
-        with aside(self) as learner:
-            if score is None:
+        with self._learning() as learner:
+            if false_alarm_rate is not None:
                 check_fraction("false_alarm_rate", false_alarm_rate)
                 learner.false_alarm_rate = false_alarm_rate
+            if images is not None:
+                learner._calibrate_on(images)
+            if score is None:
                 learner._set_offset()
             else:
                 learner.offset_ = _checked_score(score)
         return self
+
+    def _calibrate_on(self, X):
+        """Take calibration scores and map examples from normal images that were not learned."""
+        stream, notes, scores = self._open(X), Notes(self._digests_), []
+        batches = self._batches(
+            stream,
+            "calibrate",
+            scale=ScaleCheck(self.value_range_),
+            learn=notes.see,
+            needs_digest=True,
+        )
+        for images, (some, _) in batches.map(partial(self._checked_inference, maps=False)):
+            check_finite(some[:, None], images)
+            scores += some.double().cpu().tolist()
+        self.calibration_scores_ = -np.array(scores)
+        examples = notes.examples.to(self.device_).split(self._n_together)
+        grids = [self._checked_inference(batch, maps=True)[1] for batch in examples]
+        self._examples_ = torch.cat(grids)
+        notes.warn_of_copies()
 
     # -- scoring ----------------------------------------------------------------------------------
 
@@ -653,7 +692,8 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Returns
         -------
         inspection : Inspection
-            Named tuple (scores, labels, maps, paths, skipped).
+            Named tuple (scores, labels, maps, paths, skipped, ...), with tables (``to_frame``,
+            ``to_csv``) and ``regions``.
 
         Raises
         ------
@@ -663,15 +703,21 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         detector = self._scoring_twin()
         stream = detector._open(X, on_error)
         made = MapCollector(None if maps is False else stream.n_images)
-        scores, labels, paths = [], [], []
+        seen = []
         for image in detector._inspected(stream, maps):
-            scores.append(image.score)
-            labels.append(image.label)
             made.add(image.map)
-            paths.append(image.path)
+            seen.append(image._replace(map=None))
         warn_of_skipped(stream.skipped)
-        heats = None if maps is False else made.result()
-        return Inspection(np.array(scores), np.array(labels), heats, paths, [*stream.skipped])
+        return Inspection(
+            scores=np.array([image.score for image in seen]),
+            labels=np.array([image.label for image in seen]),
+            maps=None if maps is False else made.result(),
+            paths=[image.path for image in seen],
+            skipped=[*stream.skipped],
+            sizes=[image.size for image in seen],
+            score_levels=detector.score_levels(),
+            map_levels=None if maps is False else detector.map_levels(),
+        )
 
     @plain
     def iter_inspect(
@@ -687,7 +733,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Yields
         ------
         image : InspectedImage
-            Named tuple (score, label, map, path, reason), one for each image, in order.
+            Named tuple (score, label, map, path, reason, ...), one for each image, in order.
 
         Notes
         -----
@@ -710,6 +756,21 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         is_sized = stream.n_images is not None
         yield from detector._inspected(stream, maps, reads_ahead=is_sized)
         warn_of_skipped(stream.skipped)
+
+    def score_levels(self) -> ScoreLevels:
+        """What is normal and what is not in anomaly scores (higher = more anomalous).
+
+        Returns
+        -------
+        levels : ScoreLevels
+            Named tuple (normal, threshold): the median of the normal images' scores, out of sample,
+            and the threshold of ``predict``. NaN for what a detector of too few images does not
+            have. ``levels.severity(anomaly_scores)`` puts scores on the scale between the two.
+        """
+        detector = self._scoring_twin()
+        known = detector.calibration_scores_[~np.isnan(detector.calibration_scores_)]
+        normal = -float(np.median(known)) if len(known) else math.nan
+        return ScoreLevels(normal, -detector.offset_)
 
     @plain
     def map_levels(self) -> MapLevels:
@@ -766,7 +827,7 @@ class BaseDetector(OutlierMixin, ImageEstimator):
                 yield InspectedImage.of_skipped(stream.skipped[n_told])
                 n_told += 1
             label = int(self._labels(np.float64(-score)))
-            yield InspectedImage(-score, label, heat, image.path)
+            yield InspectedImage(-score, label, heat, image.path, size=image.size)
         for skipped in stream.skipped[n_told:]:
             yield InspectedImage.of_skipped(skipped)
 

@@ -1,13 +1,67 @@
 """What detectors say of images: scores, labels, maps, and which images could not be read."""
 
 import math
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from .annotations import Path
 from .data.images import SkippedImage
+from .records import UNREADABLE, VERDICTS, Record, write_csv
+from .regions import Region, find_regions
 from .runtime import warn_user
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class MapLevels(NamedTuple):
+    """Two values of an anomaly map, by the maps of normal images.
+
+    Attributes
+    ----------
+    normal : float
+        The median over normal images of the highest value in a map.
+    threshold : float
+        No pixel in the map of a normal image is higher, at the detector's ``false_alarm_rate``.
+    """
+
+    normal: float
+    threshold: float
+
+
+class ScoreLevels(NamedTuple):
+    """Two anomaly scores (higher = more anomalous), by the scores of normal images.
+
+    Attributes
+    ----------
+    normal : float
+        The median over normal images.
+    threshold : float
+        Images above it are called anomalous. NaN, or infinite, where there is no threshold.
+    """
+
+    normal: float
+    threshold: float
+
+    def severity(self, anomaly_scores: ArrayLike) -> np.ndarray:
+        """Anomaly scores on a scale on which the median normal image is 0 and the threshold 1.
+
+        NaN without a threshold above the median.
+
+        Examples
+        --------
+        >>> ScoreLevels(normal=2.0, threshold=4.0).severity([2.0, 4.0, 10.0])
+        array([0., 1., 4.])
+        """
+        reach = self.threshold - self.normal
+        scores = np.asarray(anomaly_scores, dtype=float)
+        if not (math.isfinite(reach) and reach > 0):
+            return np.full(scores.shape, np.nan)
+        return (scores - self.normal) / reach
 
 
 class Inspection(NamedTuple):
@@ -26,6 +80,25 @@ class Inspection(NamedTuple):
         The file each image was read from.
     skipped : list of SkippedImage
         Index, path and reason of the images that could not be read, in order.
+    sizes : list of (tuple (H, W) or None), or None
+        Size of each image.
+    p_values : ndarray of shape (n_images,) or None
+        Of a ``ConformalDetector``.
+    score_levels : ScoreLevels or None
+        What is normal in scores; see the detector's ``score_levels()``.
+    map_levels : MapLevels or None
+        What is normal in maps; see the detector's ``map_levels()``.
+
+    Examples
+    --------
+    >>> from anomalib_lite import PaDiM
+    >>> images = np.random.default_rng(0).integers(90, 110, (20, 64, 64), dtype=np.uint8)
+    >>> detector = PaDiM(image_size=64, false_alarm_rate=0.1, random_state=0).fit(images)
+    >>> odd = images[:3].copy()
+    >>> odd[0, 20:40, 20:40] = 255
+    >>> seen = detector.inspect(odd)
+    >>> seen.to_frame()["verdict"].tolist()
+    ['anomalous', 'normal', 'normal']
     """
 
     scores: np.ndarray
@@ -33,6 +106,84 @@ class Inspection(NamedTuple):
     maps: np.ndarray | list[np.ndarray | None] | None
     paths: list[str | None]
     skipped: Sequence[SkippedImage] = ()
+    sizes: Sequence[tuple[int, int] | None] | None = None
+    p_values: np.ndarray | None = None
+    score_levels: ScoreLevels | None = None
+    map_levels: MapLevels | None = None
+
+    def regions(self) -> list[list[Region]]:
+        """Regions of each image's map above the level of normal maps, the worst first.
+
+        Returns
+        -------
+        regions : list of list of Region
+            Boxes are in pixels of the images. No regions for a skipped image.
+
+        Raises
+        ------
+        ValueError
+            If there are no maps, or no levels.
+        """
+        if self.maps is None or self.map_levels is None:
+            raise ValueError("regions: expected an inspection with maps, of a detector of images.")
+        return [
+            [] if heat is None else find_regions(heat, self.map_levels.threshold, size)
+            for heat, size in zip(self.maps, self._each(self.sizes), strict=True)
+        ]
+
+    def records(self) -> list[Record]:
+        """One :class:`~anomalib_lite.records.Record` an image, in order."""
+        has_regions = self.maps is not None and self.map_levels is not None
+        regions = self.regions() if has_regions else [[]] * len(self.scores)
+        reasons = {skipped.index: skipped.reason for skipped in self.skipped}
+        sizes, p_values = self._each(self.sizes), self._each(self.p_values)
+        return [
+            _record(
+                float(self.scores[i]),
+                int(self.labels[i]),
+                path,
+                regions[i],
+                size=sizes[i],
+                p_value=p_values[i],
+                reason=reasons.get(i),
+                levels=self.score_levels,
+            )
+            for i, path in enumerate(self.paths)
+        ]
+
+    def _each(self, values):
+        return [None] * len(self.scores) if values is None else list(values)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The records as a table, one row an image; pandas is imported when this is called.
+
+        Returns
+        -------
+        frame : pandas.DataFrame
+            Columns: ``path``, ``verdict`` (normal, anomalous, undecided, unreadable),
+            ``anomaly_score`` (higher = more anomalous), ``severity`` (0 the median normal image, 1
+            the threshold), ``p_value``, the box ``left``, ``top``, ``right``, ``bottom``, ``area``
+            and ``peak`` of the worst region, ``n_regions``, ``width``, ``height``, ``modified`` (of
+            the file, in seconds since 1970), ``reason`` (why it could not be read).
+        """
+        import pandas
+
+        return pandas.DataFrame([record.as_row() for record in self.records()])
+
+    def to_csv(self, path: Path) -> None:
+        """Write the table of :meth:`to_frame` to a CSV file (UTF-8); needs no pandas."""
+        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            write_csv(self.records(), file)
+
+    def __repr__(self):
+        """Counts, and the worst image, in one line."""
+        verdicts = [record.verdict for record in self._replace(maps=None).records()]
+        kinds = [*VERDICTS.values(), UNREADABLE]
+        counts = [f"{verdicts.count(kind)} {kind}" for kind in kinds if kind in verdicts]
+        known = self.scores[~np.isnan(self.scores)]
+        worst = f"; highest anomaly score {-known.min():.4g}" if len(known) else ""
+        n = len(self.scores)
+        return f"<Inspection of {n} image{'' if n == 1 else 's'}: {', '.join(counts)}{worst}>"
 
 
 class InspectedImage(NamedTuple):
@@ -50,6 +201,10 @@ class InspectedImage(NamedTuple):
         The file that the image was read from.
     reason : str or None
         Why the image was skipped.
+    size : tuple (H, W) or None
+        Of the image.
+    p_value : float or None
+        Of a ``ConformalDetector``.
     """
 
     score: float
@@ -57,6 +212,8 @@ class InspectedImage(NamedTuple):
     map: np.ndarray | None
     path: str | None
     reason: str | None = None
+    size: tuple[int, int] | None = None
+    p_value: float | None = None
 
     @classmethod
     def of_skipped(cls, skipped: SkippedImage) -> "InspectedImage":
@@ -64,19 +221,48 @@ class InspectedImage(NamedTuple):
         return cls(math.nan, 0, None, skipped.path, skipped.reason)
 
 
-class MapLevels(NamedTuple):
-    """Two values of an anomaly map, by the maps of normal images.
+def record_of(
+    image: InspectedImage, score_levels: ScoreLevels | None, map_levels: MapLevels | None
+) -> Record:
+    """The record of an inspected image, by what is normal for its detector."""
+    level = math.nan if map_levels is None else map_levels.threshold
+    regions = [] if image.map is None else find_regions(image.map, level, image.size)
+    return _record(
+        image.score,
+        image.label,
+        image.path,
+        regions,
+        size=image.size,
+        p_value=image.p_value,
+        reason=image.reason,
+        levels=score_levels,
+    )
 
-    Attributes
-    ----------
-    normal : float
-        The median over normal images of the highest value in a map.
-    threshold : float
-        No pixel in the map of a normal image is higher, at the detector's ``false_alarm_rate``.
-    """
 
-    normal: float
-    threshold: float
+def _record(score, label, path, regions, *, size, p_value, reason, levels):
+    is_read = not math.isnan(score)
+    return Record(
+        path=path,
+        verdict=VERDICTS[label] if is_read else UNREADABLE,
+        anomaly_score=-score,
+        severity=math.nan if levels is None else float(levels.severity(-score)),
+        p_value=None if p_value is None or math.isnan(p_value) else float(p_value),
+        region=regions[0] if regions else None,
+        n_regions=len(regions),
+        size=size,
+        modified=_modified(path),
+        reason=reason,
+    )
+
+
+def _modified(path):
+    """When a file was written, in seconds since 1970; None without one."""
+    if path is None:
+        return None
+    try:
+        return os.stat(path).st_mtime
+    except (OSError, ValueError):
+        return None
 
 
 class MapCollector:

@@ -118,8 +118,8 @@ def test_a_threshold_can_be_set_and_is_kept(fitted, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "got neither"),
-        ({"score": 1.0, "false_alarm_rate": 0.1}, "got both"),
+        ({}, "got nothing"),
+        ({"score": 1.0, "false_alarm_rate": 0.1}, "got a score and more"),
         ({"score": math.nan}, "score: expected a finite number, got nan"),
         ({"score": -math.inf}, "score: expected a finite number"),
         ({"score": "high"}, "score: .*'high'"),

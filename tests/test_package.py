@@ -23,7 +23,9 @@ BELOW = {
     "nn": {"workers", "runtime", "contexts", "validation"},
     "density": {"workers", "runtime", "contexts", "validation", "io", "nn"},
     "backbones": {"workers", "runtime", "contexts", "validation", "data", "nn"},
-    "inspection": {"runtime", "data"},
+    "regions": {"validation"},
+    "records": {"regions"},
+    "inspection": {"runtime", "data", "regions", "records"},
     "notes": {"runtime", "data"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
@@ -33,10 +35,14 @@ BELOW = {
     "features": {"workers", "runtime", "contexts", "validation", "backbones", "base"},
     "fakes": {"workers", "runtime", "contexts", "validation", "data", "nn", "base"},
     "decide": {"workers", "runtime", "contexts", "validation", "io", "data", "inspection", "base"},
-    "report": {"workers", "validation", "data"},
+    "report": {
+        *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
+    },
 }
 BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
 BELOW["testing"] = {"base", "inspection", "io"}
+BELOW["cli"] = set(BELOW) - {"annotations"}
+BELOW["__main__"] = {"cli"}
 for _above in set(BELOW) - {"annotations"}:
     BELOW[_above] = BELOW[_above] | {"annotations"}
 STANDS_ON = {"rotation": "two_stage", "contrastive_da": "two_stage", "cutpaste": "two_stage"}

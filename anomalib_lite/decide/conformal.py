@@ -17,7 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import RandomState, Size
-from ..inspection import InspectedImage, Inspection, MapLevels
+from ..inspection import InspectedImage, Inspection, MapLevels, ScoreLevels
 from ..io.persistence import SaveMixin
 from ..runtime import (
     aside,
@@ -486,7 +486,12 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         heats = _mean_maps(maps_of_each())
         scores = [found.scores for found in seen]
         return seen[0]._replace(
-            scores=fitted._scores_of(scores), labels=fitted._labels_of(scores), maps=heats
+            scores=fitted._scores_of(scores),
+            labels=fitted._labels_of(scores),
+            maps=heats,
+            p_values=fitted._p_values_of(scores),
+            score_levels=fitted.score_levels(),
+            map_levels=None if heats is None else fitted.map_levels(),
         )
 
     @available_if(_has("iter_inspect"))
@@ -511,11 +516,31 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         streams = [detector.iter_inspect(X, **options) for detector in fitted.detectors_]
         for by_each in zip(*streams, strict=True):
             scores = [np.array([image.score]) for image in by_each]
-            (score,), (label,) = fitted._scores_of(scores), fitted._labels_of(scores)
+            score, label, p_value = (
+                of_one[0].item()
+                for of_one in (
+                    fitted._scores_of(scores),
+                    fitted._labels_of(scores),
+                    fitted._p_values_of(scores),
+                )
+            )
             heat = by_each[0].map
             if heat is not None and len(by_each) > 1:
                 heat = _mean_maps(image.map for image in by_each)
-            yield by_each[0]._replace(score=float(score), label=int(label), map=heat)
+            yield by_each[0]._replace(score=score, label=label, map=heat, p_value=p_value)
+
+    def score_levels(self) -> ScoreLevels:
+        """What is normal and what is not in anomaly scores (higher = more anomalous).
+
+        Returns
+        -------
+        levels : ScoreLevels
+            The median of the calibration samples' scores, and the threshold of ``predict``; NaN if
+            they are too few for one.
+        """
+        fitted = self._as_fitted()
+        threshold = -fitted.offset_ if math.isfinite(fitted.offset_) else math.nan
+        return ScoreLevels(-float(np.median(fitted.calibration_scores_)), threshold)
 
     @available_if(_has("anomaly_map"))
     def map_levels(self) -> MapLevels:

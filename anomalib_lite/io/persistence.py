@@ -21,7 +21,6 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
@@ -30,17 +29,16 @@ from sklearn.utils.validation import check_is_fitted
 import anomalib_lite
 
 from ..contexts import plain
-from ..runtime import resolve_device, tensors_sha256
+from ..runtime import resolve_device
 from . import sklearn_estimators
+from .card import checked_notes
 from .checks import check_fields, check_learned, check_params
 from .compiled import csr_values, make_bit_generator, make_csr
-from .files import open_file, write_file
+from .container import pack, parsed, read
+from .files import write_file
 from .trial import try_out
 
 FORMAT = 3
-_KEY = "anomalib_lite"  # one entry: the order of several would differ from file to file
-_LARGEST_HEADER = 2**23  # its values may take 50 times as much memory
-_DAMAGED = "damaged, or not a file written by save"
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _PARTS = {
@@ -77,7 +75,7 @@ class SaveMixin:
     """Gives a fitted estimator ``save``."""
 
     @plain
-    def save(self, path, *, embed_backbone=False):
+    def save(self, path, *, embed_backbone=False, notes=None):
         """Write the fitted estimator to one file, to be read by :func:`anomalib_lite.load`.
 
         Parameters
@@ -90,6 +88,10 @@ class SaveMixin:
             Put pretrained weights into the file, too. By default they are named, with their
             hash, and found again where they were found at fit. Random weights, those of a file,
             and those of a module of yours are always put in.
+        notes : dict of str to str, or None, default=None
+            What else the file shall say of itself, such as a date; see
+            :func:`anomalib_lite.io.read_card`. By default a file says nothing that another run
+            would say otherwise.
 
         Raises
         ------
@@ -103,6 +105,7 @@ class SaveMixin:
         writer = _Writer(embed_backbone)
         manifest = {
             "format": FORMAT,
+            "notes": checked_notes({} if notes is None else notes),
             "versions": {
                 "anomalib_lite": anomalib_lite.__version__,
                 **{name: version(name) for name in _RECORDED},
@@ -110,7 +113,7 @@ class SaveMixin:
             # of a copy, which a fit in another thread leaves alone
             "estimator": writer.encode(copy.copy(self), type(self).__name__),
         }
-        write_file(Path(path), _pack(json.dumps(manifest, allow_nan=False), writer.tensors))
+        write_file(Path(path), pack(json.dumps(manifest, allow_nan=False), writer.tensors))
 
 
 @plain
@@ -162,9 +165,9 @@ def load(path, *, device=None, backbone=None, classes=(), download=False):
     if device is not None:
         device = resolve_device(device)
     path = Path(path)
-    text, tensors = _read(path)
+    text, tensors = read(path)
     try:
-        manifest = _parsed(text)
+        manifest = parsed(text)
         if manifest["format"] != FORMAT:
             raise ValueError(_of_another_format(manifest))
         reader = _Reader(tensors, device, backbone, _foreign_classes(classes), download)
@@ -190,91 +193,6 @@ def _of_another_format(manifest):
         f"{manifest['versions']['anomalib_lite']}; this version ({anomalib_lite.__version__}) "
         f"reads format {FORMAT}. {'Fit and save again' if is_older else 'Use a newer one'}."
     )
-
-
-# -- the container --------------------------------------------------------------------------------
-
-
-def _pack(text, tensors):
-    """The bytes of a file."""
-    metadata = {_KEY: f"{_digest(text, tensors)} {text}"}
-    data = safetensors.torch.save(tensors, metadata)
-    if _header_length(data) > _LARGEST_HEADER:
-        raise ValueError(
-            f"expected at most {_LARGEST_HEADER} bytes of parameters and learned values that are "
-            f"not in arrays, got {_header_length(data)}."
-        )
-    return data
-
-
-def _read(path):
-    """(manifest text, tensors by name) of a file whose digest is right."""
-    with open_file(path) as file:
-        text, digest = _read_head(path, file)
-        file.seek(0)
-        try:
-            tensors = safetensors.torch.load(file.read())
-            _check_flags(tensors)
-        except Exception as error:  # safetensors raises errors of its own, and others
-            raise ValueError(f"{path}: {_DAMAGED}: {error}.") from error
-    if _digest(text, tensors) != digest:
-        raise ValueError(f"{path}: altered or damaged since it was written: its digest is wrong.")
-    return text, tensors
-
-
-def _read_head(path, file):
-    """(manifest text, digest); ValueError, before the rest is read, if this is no such file."""
-    size = os.fstat(file.fileno()).st_size
-    length = _header_length(file.read(8))
-    if not 8 < size or length > min(size - 8, _LARGEST_HEADER):
-        raise ValueError(
-            f"{path}: not a file written by save, or only its beginning: {size} bytes, of which "
-            f"the header would take {length}."
-        )
-    try:
-        header = _parsed(file.read(length))
-        metadata = header.pop("__metadata__", {})
-        written = metadata.get(_KEY)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except Exception as error:  # whatever JSON may hold
-        raise ValueError(f"{path}: {_DAMAGED}: {error}.") from error
-    if not isinstance(written, str):
-        raise ValueError(f"{path}: a safetensors file, but not one written by save.")
-    if end != size:
-        raise ValueError(f"{path}: {_DAMAGED}: {size} bytes, and its tensors end at {end}.")
-    digest, _, text = written.partition(" ")
-    return text, digest
-
-
-def _header_length(data):
-    return int.from_bytes(data[:8], "little")
-
-
-def _check_flags(tensors):
-    """Raise ValueError on truth values that are neither 0 nor 1, which indexing relies on."""
-    for name, tensor in tensors.items():
-        if tensor.dtype == torch.bool and (tensor.view(torch.uint8) > 1).any():
-            raise ValueError(f"{name} holds truth values other than 0 and 1")
-
-
-def _digest(text, tensors):
-    return tensors_sha256(dict(sorted(tensors.items())), start=text)
-
-
-def _parsed(text):
-    """What JSON says, if it says everything once."""
-    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-
-
-def _once(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("says something twice.")
-    return found
-
-
-def _no_number(text):
-    raise ValueError(f"holds {text} as a number.")
 
 
 # -- values to JSON and tensors -------------------------------------------------------------------

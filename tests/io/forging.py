@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from anomalib_lite import load
-from anomalib_lite.io.persistence import _digest
+from anomalib_lite.io.container import digest
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (2, 32, 32), dtype=np.uint8)
 ROWS = np.random.default_rng(1).normal(size=(3, 4))
@@ -36,7 +36,7 @@ def parts_of(path):
 def forge(path, manifest, tensors):
     """A file with a right digest, as anybody can make one."""
     text = manifest if isinstance(manifest, str) else json.dumps(manifest)
-    save_file(tensors, path, metadata={"anomalib_lite": f"{_digest(text, tensors)} {text}"})
+    save_file(tensors, path, metadata={"anomalib_lite": f"{digest(text, tensors)} {text}"})
 
 
 # -- mutations ------------------------------------------------------------------------------------

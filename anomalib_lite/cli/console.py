@@ -1,0 +1,72 @@
+"""What commands print: results on stdout, everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+
+class Console:
+    """Prints results, messages and progress.
+
+    Parameters
+    ----------
+    is_quiet : bool, default=False
+        Results and errors only.
+    is_json : bool, default=False
+        Results are for machines.
+    """
+
+    def __init__(self, *, is_quiet: bool = False, is_json: bool = False):
+        self.is_quiet, self.is_json = is_quiet, is_json
+
+    def result(self, text: str) -> None:
+        """A line of results on stdout, at once."""
+        print(_encodable(text, sys.stdout), flush=True)
+
+    def report(self, values: dict[str, Any], lines: Iterable[str]) -> None:
+        """Results: ``values`` as one line of JSON where JSON is asked for, else the lines."""
+        if self.is_json:
+            self.result(json.dumps(values))
+            return
+        for line in lines:
+            self.result(line)
+
+    def say(self, text: str) -> None:
+        """A message on stderr, unless quiet."""
+        if not self.is_quiet:
+            print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
+
+    def error(self, error: object) -> None:
+        """An error on stderr, always."""
+        print(_encodable(f"error: {printable(error)}", sys.stderr), file=sys.stderr, flush=True)
+
+    def show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
+        """A warning as one line on stderr, in place of ``warnings.showwarning``."""
+        self.say(f"warning: {printable(message)}")
+
+    def progress(self, iterable: Iterable, *, total: int | None, desc: str) -> Iterable:
+        """The same items, with a bar on stderr where that is a terminal."""
+        from tqdm import tqdm
+
+        return tqdm(iterable, total=total, desc=desc, disable=self.is_quiet or None, leave=False)
+
+
+def printable(text: object) -> str:
+    r"""A text on one line that does nothing to a terminal: other characters as escapes.
+
+    Examples
+    --------
+    >>> print(printable("two\nlines \x1b[31m \udcff"))
+    two\nlines \x1b[31m \udcff
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in str(text)
+    )
+
+
+def _encodable(text, stream):
+    """What of a text a stream can take; the rest as escapes."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

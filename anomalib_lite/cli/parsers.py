@@ -1,0 +1,237 @@
+"""What the commands take."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from .settings import METHODS, parse_value, settings_of
+
+_IMAGES = (
+    "folders, image files, patterns ('new/*.png') and lists of paths (a .txt file, or - for "
+    "standard input)"
+)
+_EPILOG = """\
+exit codes:
+  0  all images are good
+  1  some are called anomalous
+  2  something could not be read or done; the rest is still scored and listed
+
+Each command explains itself: anomalib-lite fit --help
+"""
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command, as ``command``, and what it was given."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="anomalib-lite",
+        description="Find defective parts in photographs, by photographs of good ones.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for add in (_fit, _inspect, _evaluate, _threshold, _compare, _info, _doctor):
+        name, (summary, *details) = add.__name__.strip("_"), add.__doc__.strip().split("\n\n")
+        command = commands.add_parser(
+            name,
+            help=summary.rstrip("."),
+            description="\n\n".join([summary, *details]),
+            allow_abbrev=False,
+        )
+        command.add_argument("--json", action="store_true", help="results as JSON, one a line")
+        command.add_argument("--quiet", "-q", action="store_true", help="results and errors only")
+        add(command)
+    if argv[:1] == ["fit"]:
+        _add_settings(commands.choices["fit"], argv)
+    args = parser.parse_args(argv)
+    _check(parser, args)
+    return args
+
+
+def _check(parser, args):
+    """Refuse what does not go together."""
+    if args.command == "inspect" and args.watch and not (args.csv or args.jsonl):
+        parser.error("--watch needs --csv or --jsonl, which remember what has been inspected")
+    if args.command == "inspect" and args.watch and "-" in args.images:
+        parser.error("--watch cannot read a list from standard input")
+
+
+def _fit(parser):
+    """Learn what good parts look like, and write a detector."""
+    parser.add_argument("good", nargs="+", metavar="GOOD", help=_IMAGES)
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the detector")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    parser.add_argument(
+        "--method",
+        default="patchcore",
+        type=str.lower,
+        choices=METHODS,
+        metavar="NAME",
+        help=f"one of {', '.join(METHODS)} (default: %(default)s); the settings below are its own",
+    )
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=float,
+        metavar="RATE",
+        help="share of good parts that may be called anomalous (default: 0.01; with --conformal "
+        "0.05)",
+    )
+    parser.add_argument(
+        "--conformal",
+        action="store_true",
+        help="keep half of the images aside for p-values and a guaranteed rate of false alarms",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that cannot be read, instead of stopping at the first",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        type=_assignment,
+        help="a setting by its name, also of a nested estimator (classifier__nu=0.1)",
+    )
+
+
+def _add_settings(parser, argv):
+    """Flags for all settings of the method that is asked for."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--method", default="patchcore", type=str.lower)
+    method = chooser.parse_known_args(argv)[0].method
+    if method not in METHODS:
+        return  # the parser will say so
+    group = parser.add_argument_group(f"settings of {METHODS[method]}")
+    for setting in settings_of(METHODS[method]):
+        default = "0" if setting.name == "random_state" else setting.default
+        text = f"{setting.help} (default: {default})".replace("%", "%%")
+        group.add_argument(
+            setting.flag,
+            dest="set",
+            action="append",
+            metavar="VALUE",
+            type=_named(setting.name),
+            help=text,
+        )
+
+
+def _named(name):
+    def value(text):
+        return name, parse_value(text)
+
+    return value
+
+
+def _assignment(text):
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name.replace("-", "_"), parse_value(value)
+
+
+def _inspect(parser):
+    """Score new images: one line an image, tables, pictures, a page."""
+    _add_detector(parser)
+    parser.add_argument("images", nargs="+", metavar="NEW", help=_IMAGES)
+    parser.add_argument("--csv", metavar="FILE", help="write a table")
+    parser.add_argument("--jsonl", metavar="FILE", help="write a table, a line of JSON an image")
+    parser.add_argument("--report", metavar="FILE", help="write a page (.html) to look at and send")
+    parser.add_argument(
+        "--overlays", metavar="FOLDER", help="write pictures of the anomalous images with heatmaps"
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on: inspect images as they arrive in the folders, until interrupted; what is in "
+        "the table already is not inspected again",
+    )
+    parser.add_argument(
+        "--interval",
+        type=_positive,
+        default=1.0,
+        metavar="SECONDS",
+        help="between two looks at the folders with --watch (default: %(default)s)",
+    )
+
+
+def _evaluate(parser):
+    """Measure a detector on images whose truth is known.
+
+    TEST is a folder in MVTec AD's layout (test/good, test/<defect>, ground_truth), or one with a
+    folder of good images (good, ok, normal) beside folders of defective ones.
+    """
+    _add_detector(parser)
+    parser.add_argument("test", metavar="TEST", help="a folder")
+    parser.add_argument("--masks", metavar="FOLDER", help="masks of the defective pixels")
+    parser.add_argument("--report", metavar="FILE", help="write a page (.html) to look at and send")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.95,
+        help="of the bootstrap intervals (default: %(default)s)",
+    )
+
+
+def _threshold(parser):
+    """Calibrate a detector on fresh good parts, as after a change of lamp or camera."""
+    _add_detector(parser)
+    parser.add_argument("good", nargs="+", metavar="GOOD", help=_IMAGES)
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--false-alarm-rate",
+        type=float,
+        metavar="RATE",
+        help="share of good parts that may be called anomalous (default: the detector's)",
+    )
+    rate.add_argument(
+        "--alpha",
+        type=float,
+        metavar="RATE",
+        help="the same with a guarantee and p-values: the detector becomes a ConformalDetector",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write (default: the detector's own file)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite the file of --output")
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that cannot be read, instead of stopping at the first",
+    )
+
+
+def _compare(parser):
+    """Compare two detectors on the same images: whose verdict changed?"""
+    parser.add_argument("a", metavar="A", help="a detector")
+    parser.add_argument("b", metavar="B", help="another one")
+    parser.add_argument("images", nargs="+", metavar="NEW", help=_IMAGES)
+    parser.add_argument("--csv", metavar="FILE", help="write a table")
+    parser.add_argument("--report", metavar="FILE", help="write a page (.html) to look at and send")
+
+
+def _info(parser):
+    """Show what a detector is: method, settings, images, date, versions, threshold."""
+    _add_detector(parser)
+
+
+def _doctor(parser):
+    """Check this installation: versions, device, weights, extras, and a short test of speed."""
+    parser.add_argument(
+        "--no-speed", action="store_true", help="leave out the test of speed, which takes seconds"
+    )
+
+
+def _add_detector(parser):
+    parser.add_argument("detector", metavar="DETECTOR", help="a file written by fit or by save")
+
+
+def _positive(text):
+    value = float(text)
+    if not 0 < value < 86400:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
+    return value

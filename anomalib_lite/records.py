@@ -1,0 +1,169 @@
+"""What is written down of an inspected image: one record, which is a row of every table."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from .regions import Region
+
+VERDICTS = {1: "normal", -1: "anomalous", 0: "undecided"}
+"""Verdicts by label; an image without a score is ``unreadable``."""
+
+UNREADABLE = "unreadable"
+
+COLUMNS = (
+    *("path", "verdict", "anomaly_score", "severity", "p_value"),
+    *("left", "top", "right", "bottom", "area", "peak", "n_regions"),
+    *("width", "height", "modified", "reason"),
+)
+"""Columns of a table of records, in order."""
+
+_NUMBERS = {"anomaly_score", "severity", "p_value", "peak", "modified"}
+_COUNTS = {"left", "top", "right", "bottom", "area", "n_regions", "width", "height"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a detector says of an image, without its map.
+
+    Attributes
+    ----------
+    path : str or None
+        The file that the image was read from.
+    verdict : {"normal", "anomalous", "undecided", "unreadable"}
+        ``"undecided"`` where the detector has no threshold.
+    anomaly_score : float
+        Higher = more anomalous; NaN for an unreadable image.
+    severity : float
+        The same on a scale of the detector's: 0 is the median normal image, 1 the threshold. NaN
+        without a threshold.
+    p_value : float or None
+        Of a ``ConformalDetector``.
+    region : Region or None
+        The region of the map with the highest peak, if any is above the level of normal maps.
+    n_regions : int
+    size : tuple (H, W) or None
+        Of the image.
+    modified : float or None
+        When its file was written, in seconds since 1970.
+    reason : str or None
+        Why the image could not be read.
+    """
+
+    path: str | None
+    verdict: str
+    anomaly_score: float = math.nan
+    severity: float = math.nan
+    p_value: float | None = None
+    region: Region | None = None
+    n_regions: int = 0
+    size: tuple[int, int] | None = None
+    modified: float | None = None
+    reason: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Values by the names of :data:`COLUMNS`; None for what there is not.
+
+        Examples
+        --------
+        >>> row = Record("a.png", "normal", 3.0, 0.5, size=(8, 6)).as_row()
+        >>> row["path"], row["anomaly_score"], row["left"], row["width"]
+        ('a.png', 3.0, None, 6)
+        """
+        left, top, right, bottom = (None,) * 4 if self.region is None else self.region.box
+        height, width = (None,) * 2 if self.size is None else self.size
+        return {
+            "path": self.path,
+            "verdict": self.verdict,
+            "anomaly_score": _known(self.anomaly_score),
+            "severity": _known(self.severity),
+            "p_value": _known(self.p_value),
+            "left": left,
+            "top": top,
+            "right": right,
+            "bottom": bottom,
+            "area": None if self.region is None else self.region.area,
+            "peak": None if self.region is None else self.region.peak,
+            "n_regions": self.n_regions,
+            "width": width,
+            "height": height,
+            "modified": self.modified,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Record":
+        """The record of a row, whose values may be text, as of a CSV file.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, or holds something else.
+
+        Examples
+        --------
+        >>> record = Record("a.png", "normal", 3.0, 0.5, size=(8, 6))
+        >>> Record.from_row(record.as_row()) == record
+        True
+        """
+        missing = [name for name in COLUMNS if name not in row]
+        if missing:
+            raise ValueError(f"row: expected the columns of a record, {missing[0]} is missing.")
+        known = {name: _parsed(name, row[name]) for name in COLUMNS}
+        box = tuple(known[side] for side in ("left", "top", "right", "bottom"))
+        size = known["height"], known["width"]
+        return cls(
+            path=known["path"],
+            verdict=known["verdict"],
+            anomaly_score=_or_nan(known["anomaly_score"]),
+            severity=_or_nan(known["severity"]),
+            p_value=known["p_value"],
+            region=None if None in box else Region(box, known["area"], known["peak"]),
+            n_regions=known["n_regions"] or 0,
+            size=None if None in size else size,
+            modified=known["modified"],
+            reason=known["reason"],
+        )
+
+
+def as_json(record: Record) -> str:
+    """A record as one line of JSON, in ASCII."""
+    return json.dumps(record.as_row(), allow_nan=False)
+
+
+def write_csv(records: Iterable[Record], file: IO[str]) -> None:
+    """Write a table with a line of column names; an empty field is what there is not.
+
+    ``file`` is open for text with ``newline=""``.
+    """
+    writer = csv_writer(file)
+    writer.writeheader()
+    writer.writerows(record.as_row() for record in records)
+
+
+def csv_writer(file: IO[str]) -> csv.DictWriter:
+    """Writer of rows with :data:`COLUMNS`."""
+    return csv.DictWriter(file, COLUMNS, lineterminator="\n")
+
+
+def _known(value):
+    """A number, or None for NaN and infinity, which JSON does not have."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _or_nan(value):
+    return math.nan if value is None else value
+
+
+def _parsed(name, value):
+    if value is None or value == "":
+        return None
+    try:
+        if name in _NUMBERS:
+            return float(value)
+        return int(value) if name in _COUNTS else str(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"row: expected a number as {name}, got {value!r}.") from error
