@@ -62,6 +62,9 @@ def test_the_package_is_a_program():
         ["inspect", "part.alite", "-", "--watch", "--csv", "x.csv"],
         ["inspect", "part.alite", "new", "--interval", "0"],
         ["threshold", "part.alite", "good", "--alpha", "0.1", "--false-alarm-rate", "0.1"],
+        ["threshold", "part.alite"],
+        ["threshold", "part.alite", "--alpha", "0.1"],
+        ["threshold", "part.alite", "good", "--score", "3"],
     ],
     ids=" ".join,
 )

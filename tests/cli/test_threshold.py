@@ -29,10 +29,9 @@ def test_the_file_is_calibrated_anew(home, capsys):
     assert after.false_alarm_rate == 0.1
     flagged = (scores < before.offset_).sum()
     assert f"the old threshold would have called {flagged} of these 40 good parts" in shown
-    assert "calibrated on 40 images" in shown
     notes = read_card(path).notes
     assert {name: notes[name] for name in card.notes} == card.notes
-    assert notes["calibrated"].endswith(f"40 from {home / 'fresh'}")
+    assert notes["threshold set"].endswith(f"by 40 from {home / 'fresh'}")
 
 
 def test_another_file_can_be_written(home, capsys):
@@ -47,6 +46,25 @@ def test_another_file_can_be_written(home, capsys):
     assert (home / "part.alite").read_bytes() == data
     assert main(command) == 2
     assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("conformal", [False, True])
+def test_a_rate_alone_reads_the_threshold_again(home, conformal, capsys):
+    path = saved(home, conformal=conformal)
+    assert main(["threshold", path, "--false-alarm-rate", "0.2"]) == 0
+    expected = load(saved(home, conformal=conformal)).set_threshold(false_alarm_rate=0.2)
+    assert f"now:    threshold {-expected.offset_:.5g}" in capsys.readouterr().out
+
+
+def test_a_threshold_can_be_set_by_hand(home, capsys):
+    path = saved(home)
+    assert main(["threshold", path, "--score", "31.5"]) == 0
+    assert load(path).offset_ == -31.5
+    assert read_card(path).notes["threshold set"].endswith("by hand")
+    shown = capsys.readouterr().out
+    assert "now:    threshold 31.5: fewer than 1 in 31 of new good parts" in shown
+    assert main(["threshold", saved(home, conformal=True), "--score", "31.5"]) == 2
+    assert "Give a --false-alarm-rate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("conformal", [False, True])
