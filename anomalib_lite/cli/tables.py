@@ -143,7 +143,7 @@ class _Table:
 
     def open(self) -> None:
         """Open for writing after the bytes that were read; the rest is cut off."""
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._file = open(self.path, "ab", buffering=0)
         if not self.is_special:
             self._file.truncate(self.end)
         if self.end == 0:

@@ -150,7 +150,7 @@ def test_only_tables_are_replaced(both, old, is_ours):
     put(both[:1], old)
     with Tables(both[0], None) as tables:
         if not is_ours:
-            with pytest.raises(ValueError, match="out.csv, line 1: no table of inspections"):
+            with pytest.raises(ValueError, match=r"out.csv, line 1: no table of inspections"):
                 tables.check_replaceable()
             assert held(both[:1]) == [old]
             return
@@ -201,7 +201,7 @@ def test_a_table_that_is_taken_away_is_told(both, change):
         tables.resume(print)
         tables.sync()
         change(both[1])
-        with pytest.raises(ValueError, match="out.jsonl: the table was moved or replaced"):
+        with pytest.raises(ValueError, match=r"out.jsonl: the table was moved or replaced"):
             tables.sync()
 
 
