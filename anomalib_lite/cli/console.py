@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from ..texts import printable
+
 
 class Console:
     """Prints results, messages and progress.
@@ -50,20 +52,6 @@ class Console:
         from tqdm import tqdm
 
         return tqdm(iterable, total=total, desc=desc, disable=self.is_quiet or None, leave=False)
-
-
-def printable(text: object) -> str:
-    r"""A text on one line that does nothing to a terminal: other characters as escapes.
-
-    Examples
-    --------
-    >>> print(printable("two\nlines \x1b[31m \udcff"))
-    two\nlines \x1b[31m \udcff
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in str(text)
-    )
 
 
 def _encodable(text, stream):
