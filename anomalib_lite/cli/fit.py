@@ -1,10 +1,19 @@
 """``anomalib-lite fit``: learn what good parts look like, and write a detector."""
 
+import datetime
+import json
+import os
 import time
 
+import numpy as np
+
+import anomalib_lite
+
 from ..data.images import ImageStream
-from .console import Console
+from ..decide.conformal import ConformalDetector
+from .console import Console, printable
 from .inputs import find_images
+from .settings import METHODS
 
 _N_UNUSUAL = 5
 

@@ -95,7 +95,9 @@ def _documented(text):
     """First sentences by name, from the section Parameters of a numpydoc text."""
     section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n-+\n)", text, re.S | re.M)
     found = re.findall(r"^(\w[\w, ]*) : [^\n]*\n((?:    [^\n]*\n|\n)*)", section[1], re.M)
-    return {name: _first_sentence(body) for names, body in found for name in names.split(", ")}
+    return {
+        name: _first_sentence(body) for names, body in found for name in names.split(", ")
+    }
 
 
 def _first_sentence(body):
