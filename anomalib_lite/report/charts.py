@@ -10,6 +10,7 @@ import numpy as np
 from .histograms import bar_edges
 
 _N_BARS = 40
+_REACH = 4  # of an axis, in distances from the lowest value to the usual ones
 _N_POINTS = 600  # that are drawn of those that are not anomalous
 
 
@@ -28,11 +29,10 @@ class Mark(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A line across the chart at a place in percent, with a label."""
+    """A dashed line across the chart at a place in percent, with a label or none."""
 
     at: float
     text: str
-    style: str = "threshold"
 
 
 class Chart(NamedTuple):
@@ -72,15 +72,22 @@ class Axis(NamedTuple):
     is_cut: bool = False
 
     @classmethod
-    def of(cls, values: np.ndarray, threshold: float | None) -> "Axis":
-        """An axis for finite values, cut where a few outliers would press the rest together."""
-        low, high = float(values.min()), float(values.max())
-        if threshold is not None:
-            low, high = min(low, threshold), max(high, threshold)
-        most = float(np.quantile(values, 0.95))
-        most = max(most, -math.inf if threshold is None else threshold)
-        limit = low + 2 * (most - low)
-        is_cut = high > 1.5 * (limit - low) + low and limit > low
+    def of(cls, values: np.ndarray, known: np.ndarray, threshold: float | None) -> "Axis":
+        """An axis for finite values, and known ones, cut where outliers would press them together.
+
+        Examples
+        --------
+        >>> Axis.of(np.array([0.0, 1.0, 2.0] * 20), np.zeros(0), 1.0).is_cut
+        False
+        >>> Axis.of(np.array([0.0, 1.0, 2.0] * 20 + [1e6]), np.zeros(0), 1.0).is_cut
+        True
+        """
+        marks = [] if threshold is None else [threshold]
+        everything = np.concatenate([values, known, marks])
+        low, high = float(everything.min()), float(everything.max())
+        usual = max([float(np.quantile(values, 0.95)), *marks])
+        limit = low + _REACH * (usual - low)
+        is_cut = low < limit < low + (high - low) / 1.2
         high = limit if is_cut else high
         room = 0.04 * (high - low) or 0.5 * max(abs(high), 1e-6)
         return cls(low - room, high if is_cut else high + room, is_cut)
@@ -110,7 +117,8 @@ def _round_numbers(low, high, n=5):
     if n_digits > 6 or step >= 1e6:
         return [(k * step, f"{k * step:.3g}") for k in range(first, last + 1)]
     return [
-        (k * step, f"{k * step:.{n_digits}f}".replace("-", "−")) for k in range(first, last + 1)
+        (k * step, f"{k * step:.{n_digits}f}".replace("-", "\N{MINUS SIGN}"))
+        for k in range(first, last + 1)
     ]
 
 
@@ -136,7 +144,7 @@ def histogram(
         Name of what is on the horizontal axis.
     """
     values = np.concatenate([of_one for _, _, of_one in series])
-    axis = Axis.of(np.concatenate([values, known]), threshold)
+    axis = Axis.of(values, known, threshold)
     edges = bar_edges(np.array([axis.low, axis.high]), _N_BARS, threshold)
     axis = axis._replace(low=float(edges[0]), high=float(edges[-1]))
     bars = [np.histogram(np.clip(v, *edges[[0, -1]]), edges)[0] / len(values) for *_, v in series]
@@ -203,7 +211,7 @@ def timeline(
     """
     order = np.arange(len(scores)) if times is None else np.argsort(times, kind="stable")
     scores, is_anomalous = scores[order], is_anomalous[order]
-    axis = Axis.of(np.concatenate([scores, known]), threshold)
+    axis = Axis.of(scores, known, threshold)
     n = len(scores)
     places = (np.arange(n) + 0.5) / n
     keep = _thinned(scores, ~is_anomalous)
@@ -223,6 +231,8 @@ def timeline(
     n_others = n - int(is_anomalous.sum())
     if n_others:
         legend.append(("points normal", f"others ({n_others})"))
+    if threshold is not None:
+        legend.append(("rule", "threshold"))
     across = [Mark(0.0, "first"), Mark(100.0, "last")]
     if times is not None:
         across = [Mark(0.0, _date(times.min())), Mark(100.0, _date(times.max()))]
@@ -232,9 +242,7 @@ def timeline(
         across=across,
         up=axis.marks(),
         rules_across=[],
-        rules_up=[]
-        if threshold is None
-        else [Rule(100 * float(axis.place(threshold)), "threshold")],
+        rules_up=[] if threshold is None else [Rule(100 * float(axis.place(threshold)), "")],
         across_title="in the order of the images"
         if times is None
         else "in the order in which the files were written (UTC)",
@@ -255,7 +263,7 @@ def roc(curve: np.ndarray, here: tuple[float, float] | None) -> Chart:
         [x], [y] = _thousandths(np.array(here[:1])), _down(np.array(here[1:]))
         shapes.append(Shape("points here", f"M{x} {y}h0"))
         legend.append(("points here", "at the threshold"))
-    marks = [Mark(20.0 * i, f"{20 * i} %") for i in range(6)]
+    marks = [Mark(25.0 * i, f"{25 * i} %") for i in range(5)]
     return Chart(
         text="ROC curve: defective parts found over good parts called anomalous",
         shapes=shapes,

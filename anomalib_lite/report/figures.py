@@ -12,7 +12,9 @@ from sklearn.metrics import roc_curve
 from ..metrics import image_auroc
 from ..records import UNREADABLE, Record
 
+ABSENT = "\N{EN DASH}"
 _CONFIDENCE = 0.95
+_PERCENT = "\N{NO-BREAK SPACE}%"
 _N_CURVE = 200  # points of a curve that can be told apart
 
 
@@ -22,8 +24,8 @@ class Share(NamedTuple):
     Examples
     --------
     >>> share = Share.of_counts(12, 50)
-    >>> print(share)
-    24 % (95 % interval: 14 to 37 %)
+    >>> " ".join(str(share).split())
+    '24 % (95 % interval: 14 to 37 %)'
     """
 
     count: int
@@ -45,31 +47,40 @@ class Share(NamedTuple):
         return cls(count, total, low, high)
 
     def __str__(self):
-        low, high = percent(self.low).removesuffix(" %"), percent(self.high)
-        return f"{percent(self.count / self.total)} (95 % interval: {low} to {high})"
+        low, high = percent(self.low).removesuffix(_PERCENT), percent(self.high)
+        share, confidence = percent(self.count / self.total), percent(_CONFIDENCE)
+        return f"{share} ({confidence} interval: {low} to {high})"
 
 
 def percent(share: float) -> str:
-    """A share in percent, of two digits.
+    """A share in percent, of two digits; the sign stays on the line of the number.
 
     Examples
     --------
-    >>> percent(0.0123), percent(0.5), percent(1)
-    ('1.2 %', '50 %', '100 %')
+    >>> [percent(share).split() for share in (0.0123, 0.5, 1)]
+    [['1.2', '%'], ['50', '%'], ['100', '%']]
     """
-    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
+    digits = f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.2g}"
+    return digits + _PERCENT
 
 
-def number(value: float | None) -> str:
-    """A number of four digits; a dash for what there is not."""
+def number(value: float | None, n_digits: int = 4) -> str:
+    """A number of so many digits; a dash for what there is not.
+
+    Examples
+    --------
+    >>> number(1234.5), number(0.5, 2)
+    ('1234', '0.5')
+    """
     if value is None or math.isnan(value):
-        return "–"
-    text = f"{value:.4g}"
-    return text if "e" in text else text.replace("-", "−")
+        return ABSENT
+    text = f"{value:.{n_digits}g}"
+    return text if "e" in text else text.replace("-", "\N{MINUS SIGN}")
 
 
 def size_of_file(n_bytes: int) -> str:
-    """
+    """A number of bytes in a unit.
+
     Examples
     --------
     >>> size_of_file(512), size_of_file(21_500_000)
@@ -82,7 +93,8 @@ def size_of_file(n_bytes: int) -> str:
 
 
 def plural(n: int, word: str) -> str:
-    """
+    """A number with its noun.
+
     Examples
     --------
     >>> plural(1, "part"), plural(2000, "part")

@@ -42,8 +42,9 @@ from .figures import (
     settings_of,
     size_of_file,
 )
-from .overlays import ANCHORS
+from .overlays import ANCHORS, colors_of
 from .pictures import file_name
+from .scales import ColorScale
 from .tiles import make_tiles, places_of
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -196,7 +197,7 @@ class Page:
                 style=Markup(style),
                 script=Markup(script),
                 script_hash=_hash(script),
-                colors=[f"rgb({r},{g},{b})" for r, g, b in ANCHORS.tolist()],
+                colors=_colors(),
                 number=number,
                 percent=percent,
                 plural=plural,
@@ -340,7 +341,7 @@ class Page:
                 "top": 100 * top / height,
                 "width": 100 * (right - left) / width,
                 "height": 100 * (bottom - top) / height,
-                "text": f"{left}, {top} to {right}, {bottom}",
+                "text": f"box {left}, {top} to {right}, {bottom}",
             }
         return {
             "index": index,
@@ -431,8 +432,9 @@ def _common_folder(paths):
         common = commonpath(list(folders))
     except ValueError:  # absolute and relative ones, or several drives
         return ""
-    folder = common + paths[0][len(common) : len(common) + 1]
-    return folder if common and all(path.startswith(folder) for path in paths) else ""
+    if not common:
+        return ""
+    return common if common.endswith(("/", "\\")) else common + paths[0][len(common)]
 
 
 def _short(value):
@@ -459,6 +461,16 @@ def _checked_labels(y, n_images):
             f"{np.unique(labels)[:5]} in shape {labels.shape}."
         )
     return labels
+
+
+def _colors():
+    """Colors of the style sheet along the color scale, transparent at its beginning."""
+    places = np.linspace(0, 1, 2 * len(ANCHORS) - 1)
+    opacities = ColorScale(0.0, 1.0, 0.5).opacity(ColorScale(0.0, 1.0, 0.5).value(places))
+    return [
+        f"rgba({r:.0f},{g:.0f},{b:.0f},{a:.2g})"
+        for (r, g, b), a in zip(colors_of(places), opacities, strict=True)
+    ]
 
 
 # -- templates ------------------------------------------------------------------------------------

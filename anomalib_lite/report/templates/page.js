@@ -60,7 +60,7 @@
     { name: "Severity", at: 2, text: (row) => number(row[2]), isAmount: true },
     { name: "Score", at: 3, text: (row) => number(row[3]), isAmount: true },
     { name: "p-value", at: 4, text: (row) => number(row[4]), isAmount: true },
-    { name: "Box (left, top, right, bottom)", at: 5, text: (row) => (row[5] ? row[5].join(", ") : ""), key: (row) => row[5] && row[5][0] },
+    { name: "Box", at: 5, title: "left, top, right, bottom, in pixels", text: (row) => (row[5] ? row[5].join(", ") : ""), key: (row) => row[5] && row[5][0] },
     { name: "Area", at: 6, text: (row) => (row[6] ? String(row[6]) : ""), isAmount: true },
     { name: "Size", at: 7, text: (row) => (row[7] ? row[7].join(" × ") : ""), key: (row) => row[7] && row[7][0] * row[7][1] },
     { name: "Written", at: 8, text: (row) => time(row[8]) },
@@ -76,7 +76,6 @@
   const state = { column: null, sign: 1, text: "", kind: -1, page: 0, found: [] };
 
   const sorted = (indices) => {
-    if (!state.column) return indices;
     const keys = rows.map(state.column.key);
     const compare = state.column.at === 0 ? names.compare : (a, b) => a - b;
     const isAbsent = (key) => key === null;
@@ -139,6 +138,14 @@
     table.scrollIntoView({ block: "start", behavior: "auto" });
   };
 
+  const sortBy = (column, sign) => {
+    if (state.column) state.column.head.removeAttribute("aria-sort");
+    column.head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    state.column = column;
+    state.sign = sign;
+    find();
+  };
+
   for (const column of columns) {
     const head = document.createElement("th");
     head.scope = "col";
@@ -146,22 +153,22 @@
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = column.name;
+    if (column.title) button.title = column.title;
     button.addEventListener("click", () => {
       // the first click on an amount shows the largest, on anything else the first
       const first = column.isAmount && column.name !== "p-value" ? -1 : 1;
-      state.sign = state.column === column ? -state.sign : first;
-      state.column = column;
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", state.sign > 0 ? "ascending" : "descending");
-      find();
+      sortBy(column, state.column === column ? -state.sign : first);
     });
+    column.head = head;
     head.append(button);
     table.tHead.rows[0].append(head);
   }
+  $("unscripted").hidden = true;
   $("filters").hidden = false;
   $("text").addEventListener("input", (event) => { state.text = event.target.value; find(); });
   $("verdict").addEventListener("change", (event) => { state.kind = KINDS.indexOf(event.target.value); find(); });
   $("previous").addEventListener("click", () => turn(-1));
   $("next").addEventListener("click", () => turn(1));
-  find();
+  const score = columns.find((column) => column.at === 3);
+  sortBy(score || columns[0], score ? -1 : 1);
 })();
