@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,9 @@ from .runtime import warn_user
 
 if TYPE_CHECKING:
     import pandas
+
+
+_NUMBERED = re.compile(r"^image \d+( \(.*?\))?: (?=\S)", re.S)  # a record has a path of its own
 
 
 class MapLevels(NamedTuple):
@@ -251,7 +255,7 @@ def _record(score, label, path, regions, *, size, p_value, reason, levels):
         n_regions=len(regions),
         size=size,
         modified=_modified(path),
-        reason=reason,
+        reason=None if reason is None else _NUMBERED.sub("", reason),
     )
 
 

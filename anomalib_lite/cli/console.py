@@ -22,6 +22,11 @@ class Console:
     def __init__(self, *, is_quiet: bool = False, is_json: bool = False):
         self.is_quiet, self.is_json = is_quiet, is_json
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there are bars: on terminals, unless quiet."""
+        return not self.is_quiet and sys.stderr.isatty()
+
     def result(self, text: str) -> None:
         """A line of results on stdout, at once."""
         print(_encodable(text, sys.stdout), flush=True)
@@ -46,12 +51,6 @@ class Console:
     def show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
         """A warning as one line on stderr, in place of ``warnings.showwarning``."""
         self.say(f"warning: {printable(message)}")
-
-    def progress(self, iterable: Iterable, *, total: int | None, desc: str) -> Iterable:
-        """The same items, with a bar on stderr where that is a terminal."""
-        from tqdm import tqdm
-
-        return tqdm(iterable, total=total, desc=desc, disable=self.is_quiet or None, leave=False)
 
 
 def _encodable(text, stream):

@@ -1,9 +1,9 @@
 """``anomalib-lite fit``: learn what good parts look like, and write a detector."""
 
-import datetime
-import json
-import os
 import time
+from argparse import Namespace
+from inspect import signature
+from typing import Any
 
 import numpy as np
 
@@ -13,25 +13,91 @@ from ..data.images import ImageStream
 from ..decide.conformal import ConformalDetector
 from .console import Console, printable
 from .inputs import find_images
+from .outputs import check_may_write, clean, described_images, now, plural
 from .settings import METHODS
+from .thresholds import threshold_in_words, threshold_of
 
 _N_UNUSUAL = 5
+_SEED = 0  # the same images make the same detector
 
 
-def run(args, console: Console) -> int:
+def run(args: Namespace, console: Console) -> int:
     """Fit, save, and say what was learned."""
     check_may_write(args.output, args.force)
-    paths, problems = find_images(args.good)
-    if problems:
-        raise ValueError(problems[0])
-    detector = _make(args)
-    images = ImageStream(paths, on_error="skip" if args.skip_unreadable else "raise")
-    console.say(f"fitting {type(detector).__name__} on {len(paths)} images ...")
-    start = time.perf_counter()
-    detector.fit(images if args.skip_unreadable else paths)
-    seconds = time.perf_counter() - start
-    skipped = {each.index for each in images.skipped}
-    learned = [path for i, path in enumerate(paths) if i not in skipped]
-    detector.save(args.output, notes=_notes(args, learned, seconds))
-    console.report(*_said(args, detector, learned, seconds))
+    paths = find_images(args.good).all_or_error()
+    detector = _make(args, console)
+    images, start = paths, time.perf_counter()
+    console.say(f"fitting {METHODS[args.method]} on {plural(len(paths), 'image')} ...")
+    if args.skip_unreadable:
+        images = [image.path for image in ImageStream(paths, on_error="skip")]
+    detector.fit(images)
+    values = {
+        "output": args.output,
+        "method": METHODS[args.method],
+        "images": len(images),
+        "skipped": sorted({*paths} - {*images}),
+        "seconds": round(time.perf_counter() - start, 2),
+        **clean(threshold_of(detector)),
+        "unusual": _unusual(detector, images),
+    }
+    check_may_write(args.output, args.force)  # again: a fit may take hours
+    detector.save(
+        args.output, notes={"fitted": now(), "images": described_images(args.good, len(images))}
+    )
+    console.report(values, _lines(values))
     return 0
+
+
+def _make(args, console):
+    cls = getattr(anomalib_lite, METHODS[args.method])
+    params = {"random_state": _SEED, "verbose": console.shows_progress, **dict(args.set)}
+    known, unknown = (
+        signature(cls).parameters,
+        sorted(name for name in params if name.partition("__")[0] not in signature(cls).parameters),
+    )
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]}: {cls.__name__} has no such setting. It has {', '.join(known)}."
+        )
+    nested = {name: params.pop(name) for name in [*params] if "__" in name}
+    detector = cls(**params).set_params(**nested)
+    rate = {} if args.false_alarm_rate is None else {"false_alarm_rate": args.false_alarm_rate}
+    if args.conformal:
+        return ConformalDetector(detector, random_state=params["random_state"], **rate)
+    return detector.set_params(**rate)
+
+
+def _unusual(detector: Any, paths: list[str]) -> list[dict[str, Any]]:
+    """The most unusual images of fit, by their out-of-sample scores."""
+    scores, severity = detector.calibration_scores_, detector.score_levels().severity
+    places = getattr(detector, "calibration_indices_", np.arange(len(scores)))
+    known = np.flatnonzero(~np.isnan(scores))
+    lowest = known[np.argsort(scores[known], kind="stable")[:_N_UNUSUAL]]
+    return [
+        clean(
+            {
+                "path": paths[places[i]],
+                "anomaly_score": float(-scores[i]),
+                "severity": float(severity(-scores[i])),
+            }
+        )
+        for i in lowest
+    ]
+
+
+def _lines(values):
+    n_skipped = len(values["skipped"])
+    left_out = f", {n_skipped} unreadable ones left out" if n_skipped else ""
+    yield (
+        f"{values['output']}: {values['method']} fitted on {plural(values['images'], 'image')} in "
+        f"{values['seconds']:.1f} s{left_out}"
+    )
+    for path in values["skipped"]:
+        yield f"  left out: {printable(path)}"
+    yield threshold_in_words(values)
+    if values["unusual"]:
+        yield "most unusual images; do these belong among the good ones?"
+        for image in values["unusual"]:
+            severity = image["severity"]
+            text = "" if severity is None else f"  severity {severity:5.2f}"
+            yield f"  score {image['anomaly_score']:<8.4g}{text}  {printable(image['path'])}"

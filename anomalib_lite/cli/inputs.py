@@ -24,6 +24,12 @@ class Found(NamedTuple):
     paths: list[str]
     problems: list[str]
 
+    def all_or_error(self) -> list[str]:
+        """The paths; ValueError if there is any problem."""
+        if self.problems:
+            raise ValueError(self.problems[0])
+        return self.paths
+
 
 def find_images(names: Iterable[str]) -> Found:
     """The image files that some names mean.

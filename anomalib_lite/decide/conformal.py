@@ -88,6 +88,8 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         The fitted detector; one for each fold with ``"cv"``.
     calibration_scores_ : ndarray of shape (n_scores,)
         Out-of-sample ``score_samples`` of the calibration samples, ascending.
+    calibration_indices_ : ndarray of shape (n_scores,)
+        The sample of ``fit`` that each of these belongs to.
     n_calibration_ : int
         The n of p-values: the number of calibration samples, or of their groups.
     offset_ : float
@@ -265,8 +267,8 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
 
     def _calibrate(self, folds, units):
         """Keep detectors, and scores and map maxima with their weights."""
-        held_out = units[np.concatenate([fold.indices for fold in folds])]
-        _, held_out = np.unique(held_out, return_inverse=True)
+        indices = np.concatenate([fold.indices for fold in folds])
+        _, held_out = np.unique(units[indices], return_inverse=True)
         weights, self._whole_ = shared_weights(held_out)
         self.n_calibration_ = int(held_out.max()) + 1
         self.detectors_ = [fold.detector for fold in folds]
@@ -279,6 +281,7 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         self._weights_by_detector_ = [own for _, own in by_detector]
         scores = np.concatenate([fold.scores for fold in folds])
         self.calibration_scores_, self._weights_ = _ascending(scores, weights)
+        self.calibration_indices_ = indices[np.argsort(scores, kind="stable")]
         self._map_maxima_ = self._map_weights_ = None
         if folds[0].peaks is not None:
             peaks = np.concatenate([fold.peaks for fold in folds])

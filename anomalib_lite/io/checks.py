@@ -48,6 +48,7 @@ def check_learned(estimator: Any, parts: dict[str, type]) -> None:
 _LEARNED = {
     "_digests_": np.ndarray,
     "_examples_": torch.Tensor,
+    "calibration_indices_": np.ndarray,
     "calibration_scores_": np.ndarray,
     "detectors_": list,
     "device_": torch.device,

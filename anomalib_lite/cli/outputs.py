@@ -1,0 +1,52 @@
+"""Where commands write."""
+
+import datetime
+import os
+from typing import Any
+
+
+def check_may_write(path: str, force: bool) -> None:
+    """Raise ValueError, before any work is done, if a file cannot be written there, or must not.
+
+    Parameters
+    ----------
+    path : str
+    force : bool
+        Whether a file that exists may be overwritten.
+    """
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"{path}: there is no folder {folder}. Make it first.")
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: expected the name of a file, got a folder.")
+    if os.path.lexists(path) and not force:
+        raise ValueError(f"{path}: exists already. Give another name, or --force to overwrite it.")
+
+
+def now() -> str:
+    """Date and time here, to the second, with the offset from UTC."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def described_images(names: list[str], n_images: int) -> str:
+    """Where images came from, and how many there were, for the notes of a file."""
+    return f"{n_images} from {', '.join(os.path.abspath(name) for name in names)}"
+
+
+def plural(n: int, noun: str) -> str:
+    """A number of things.
+
+    Examples
+    --------
+    >>> plural(1, "image"), plural(200, "image")
+    ('1 image', '200 images')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def clean(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them: None for NaN and infinity."""
+    return {
+        key: None if isinstance(value, float) and not abs(value) < float("inf") else value
+        for key, value in values.items()
+    }

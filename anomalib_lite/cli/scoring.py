@@ -1,0 +1,80 @@
+"""Images scored by a detector from a file, for every command that looks at images."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..inspection import InspectedImage, record_of
+from ..io.persistence import load
+from ..records import UNREADABLE, VERDICTS, Record
+from .console import printable
+
+
+def load_detector(path: str) -> Any:
+    """A fitted detector of images.
+
+    Raises
+    ------
+    ValueError
+        If the file holds something else.
+    """
+    detector = load(path)
+    if not hasattr(detector, "iter_inspect"):
+        raise ValueError(
+            f"{path}: expected a detector of images, got {_described(detector)}, which has no "
+            "maps. Score its rows in Python."
+        )
+    return detector
+
+
+def _described(estimator):
+    inner = getattr(estimator, "detector", None)
+    name = type(estimator).__name__
+    return f"a {name}" if inner is None else f"a {name} of {type(inner).__name__}"
+
+
+def inspect_files(detector: Any, paths: Sequence[str]) -> Iterator[Record]:
+    """A record of each file, in order, as they are scored; what cannot be read is unreadable.
+
+    If none of them can be read, or all look scaled in another way than the images of fit, so that
+    their scores would mean nothing, each is unreadable for its own reason.
+    """
+    score_levels, map_levels = detector.score_levels(), detector.map_levels()
+    n_told = 0
+    try:
+        for image in detector.iter_inspect(paths, maps="network", on_error="skip"):
+            yield record_of(image, score_levels, map_levels)
+            n_told += 1
+    except ValueError as error:
+        if len(paths) == 1:
+            reason = str(error).removeprefix("X: none of 1 images can be read. ")
+            yield record_of(InspectedImage(math.nan, 0, None, paths[0], reason), None, None)
+            return
+        for path in paths[n_told:]:
+            yield from inspect_files(detector, [path])
+
+
+def described(record: Record) -> str:
+    """A line about an image, its path at the end."""
+    parts = [f"{record.verdict:<10}"]
+    if record.verdict == UNREADABLE:
+        return "  ".join([*parts, printable(record.path), f"({printable(record.reason)})"])
+    if not math.isnan(record.severity):
+        parts.append(f"severity {record.severity:5.2f}")
+    parts.append(f"score {record.anomaly_score:<8.4g}")
+    if record.p_value is not None:
+        parts.append(f"p {record.p_value:.4f}")
+    if record.region is not None and record.verdict == "anomalous":
+        left, top, right, bottom = record.region.box
+        share = record.region.area / (record.size[0] * record.size[1])
+        parts.append(f"box {left},{top},{right},{bottom}  area {100 * share:.2g} %")
+    return "  ".join([*parts, printable(record.path)])
+
+
+def counted(records_by_verdict: Counter[str]) -> str:
+    """How many images have which verdict."""
+    n = records_by_verdict.total()
+    kinds = [kind for kind in (*VERDICTS.values(), UNREADABLE) if records_by_verdict[kind]]
+    counts = ", ".join(f"{records_by_verdict[kind]} {kind}" for kind in kinds)
+    return f"{n} image{'' if n == 1 else 's'}: {counts or 'none'}"
