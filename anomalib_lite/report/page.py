@@ -26,7 +26,7 @@ from ..inspection import record_of
 from ..io.card import Card
 from ..io.files import write_file
 from ..records import UNREADABLE, Record
-from ..texts import printable
+from ..texts import plural, printable
 from ..validation import check_choice, check_count
 from . import charts
 from .choices import choose
@@ -37,7 +37,6 @@ from .figures import (
     known_scores,
     number,
     percent,
-    plural,
     promise,
     settings_of,
     size_of_file,
