@@ -24,11 +24,13 @@ CHUNK = 64  # neighboring products that are scanned by their minimum only
 _ROWS, _PRODUCTS = 784, 2**21  # rows searched for together, and products of a block: 8 MB
 _ROWS_ELSEWHERE, _PRODUCTS_ELSEWHERE = 8192, 2**26  # on accelerators: 256 MB
 _SHARED, _SHARE = 2**23, 196  # products that a team is bothered with, and rows that a worker is
-_COVER = 2048  # stored rows, at most, that give the first, rough distances: a third of a short bank
+_SHORT = 4096  # stored rows that a search for the farthest goes through in one step
+_COVER = 2048  # of more stored rows, those that give the first, rough distances
 _ROUGH = 24  # components of these
 _LIKELY = 32  # rows that a search for the farthest measures first
-_FEW = 1  # candidates of a row that are not looked through before they are measured
-_PAIRS = 2**18  # collected before they are measured: 5 MB
+_FEW, _FEW_PAIRS = 4, 1024  # candidates of a row, and of all, measured without a rough look first
+_FEW_CHUNKS = 1024  # promising chunks of a block that are not worth a first measurement
+_PAIRS = 2**20  # products that are looked through before pairs are measured: 4 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
 _CODE_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)  # candidates of cheapest_codes
 _SAMPLE, _SAMPLE_STORED = 128, 16384  # rows from which it chooses
@@ -228,8 +230,7 @@ class NearestRows:
             The lowest on exact ties; -1 where every stored row is left out.
         """
         queries, nearest, index = self._start(rows)
-        every = torch.arange(len(rows), device=rows.device)
-        self._tighten_all(queries, every, nearest, index, exclude=exclude, ranges=ranges)
+        self._tighten_all(queries, None, nearest, index, exclude=exclude, ranges=ranges)
         return nearest.sqrt_(), index
 
     @plain
@@ -326,52 +327,43 @@ class NearestRows:
         exclude, ranges
             As for :meth:`query`.
         """
-        squares = queries.squares
-        bound = _product_bound(nearest, squares)
-        pairs = _Pairs()
-        for left, chunks, lowest in self._products(queries.vectors, exclude, ranges):
-            hit = (lowest.amin(1) < bound).nonzero()[:, 0]
-            if len(hit) == 0:
-                continue
-            lowest, limit = lowest[hit], bound[hit]
-            promising = (lowest < limit[:, None]).nonzero()
-            if len(promising) > _FEW * len(hit):
+        bound = _product_bound(nearest, queries.squares)
+        chunks = _Chunks()
+        for left, products, lowest in self._products(queries.vectors, exclude, ranges):
+            is_near = lowest < bound[:, None]
+            if int(is_near.count_nonzero()) > max(_FEW_CHUNKS, len(queries)):
                 # the most promising pair of each row first: it usually rules out the others
-                near = self._most_promising(queries, hit, chunks, lowest, left)
-                limit = torch.minimum(limit, _product_bound(near, squares[hit]))
-                bound[hit] = limit
-                promising = (lowest < limit[:, None]).nonzero()
-            for first in range(0, promising.shape[0], _PAIRS // CHUNK):
-                which, chunk = promising[first : first + _PAIRS // CHUNK].unbind(1)
-                row = hit[which]
-                products = _gather(chunks, row, chunk)
-                which, column = (products < bound[row, None]).nonzero().unbind(1)
-                pairs.add(row[which], left + chunk[which] * CHUNK + column, products[which, column])
-                if pairs.n_pairs > _PAIRS:
-                    self._measure(queries, nearest, index, *pairs.take(bound))
-                    bound = torch.minimum(bound, _product_bound(nearest, squares))
-        if pairs.n_pairs:
-            self._measure(queries, nearest, index, *pairs.take(bound))
+                high = self._most_promising(queries, products, lowest, left)
+                torch.minimum(bound, high.sub_(queries.squares), out=bound)
+                is_near = lowest < bound[:, None]
+            for part in _pieces(is_near.nonzero(), _PAIRS // CHUNK):
+                chunks.add(products, left, *part.unbind(1))
+                if chunks.n_products > _PAIRS:
+                    self._measure(queries, nearest, index, *chunks.take(bound))
+                    bound = torch.minimum(bound, _product_bound(nearest, queries.squares))
+        if chunks.n_products:
+            self._measure(queries, nearest, index, *chunks.take(bound))
 
     # -- their steps ------------------------------------------------------------------------------
 
     def _farthest(self, rows, n, exclude):
         """:meth:`farthest` in many small steps."""
         queries, nearest, index = self._start(rows)
-        undecided = torch.arange(len(rows))  # rows that may be among the farthest
-        end = min(_COVER, max(CHUNK, self.n_stored // 3 // CHUNK * CHUNK))
-        self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(0, end)])
+        end = self.n_stored if self.n_stored <= _SHORT else _COVER
+        self._probe_all(queries, None, nearest, exclude=exclude, ranges=[(0, end)])
         likely = nearest.topk(min(max(n, _LIKELY), len(rows))).indices
         self._tighten_all(queries, likely, nearest, index, exclude=exclude)
         limit = nearest[likely].topk(n).values[-1]
-        undecided[likely] = -1
-        undecided = undecided[(undecided >= 0) & (nearest >= limit)]
-        while end < self.n_stored and len(undecided):
-            first, end = end, 2 * end if 4 * end < self.n_stored else self.n_stored
+        undecided = (nearest >= limit).index_fill_(0, likely, False).nonzero()[:, 0]
+        while end < self.n_stored and len(undecided) > _LIKELY:
+            first, end = end, 4 * end if 6 * end < self.n_stored else self.n_stored
             self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(first, end)])
             undecided = undecided[nearest[undecided] >= limit]
-        self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
-        found = torch.cat([likely, undecided]).sort().values
+        found = likely
+        if len(undecided):
+            self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
+            found = torch.cat([likely, undecided])
+        found = found.sort().values  # the lower first on ties
         found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
         return found, nearest[found].sqrt_(), index[found]
 
@@ -382,44 +374,53 @@ class NearestRows:
         return Queries(self.codes, rows), nearest, index
 
     def _tighten_all(self, queries, some, nearest, index, **which):
-        """:meth:`tighten` for some of the queries, block by block."""
+        """:meth:`tighten` for some of the queries, or for all (None), block by block."""
 
         def tighten(block):
+            if block is None:
+                self.tighten(queries, nearest, index, **which)
+                return
             near, where = nearest[block], index[block]
             self.tighten(queries.take(block), near, where, **which)
             nearest[block], index[block] = near, where
 
-        map_on(some.device, tighten, self._blocks(some), at_once=FEW)
+        map_on(nearest.device, tighten, self._blocks(some, nearest), at_once=FEW)
 
     def _probe_all(self, queries, some, nearest, **which):
-        """Lower squared distances of some of the queries to upper bounds, block by block."""
+        """Lower squared distances of queries to upper bounds, in the same blocks."""
 
         def probe(block):
-            nearest[block] = torch.minimum(
-                nearest[block], self._probe(queries.take(block), **which)
-            )
+            if block is None:
+                nearest.copy_(self._probe(queries, nearest, **which))
+            else:
+                nearest[block] = self._probe(queries.take(block), nearest[block], **which)
 
-        map_on(some.device, probe, self._blocks(some), at_once=FEW)
+        map_on(nearest.device, probe, self._blocks(some, nearest), at_once=FEW)
 
-    def _blocks(self, some):
+    def _blocks(self, some, every):
         """Places (n,) in blocks; where there is enough to do, one at least for each worker.
 
-        Results are the same in any blocks.
+        None stands for all places, those of ``every``. Results are the same in any blocks.
         """
-        large = in_large_steps(some.device)
+        n, large = len(every if some is None else some), in_large_steps(every.device)
         size = _ROWS_ELSEWHERE if large else _ROWS
-        if not large and len(some) * self.n_stored >= _SHARED:
+        if not large and n * self.n_stored >= _SHARED:
             with borrowed_team() as workers:
-                size = min(size, max(_SHARE, -(-len(some) // workers.n_workers)))
-        return some.split(size) if len(some) else ()
+                size = min(size, max(_SHARE, -(-n // workers.n_workers)))
+        if n == 0:
+            return ()
+        if some is None:
+            if n <= size:
+                return (None,)
+            some = torch.arange(n, device=every.device)
+        return _pieces(some, size)
 
-    def _probe(self, queries, **which):
+    def _probe(self, queries, nearest, **which):
         """Upper bounds of squared distances to the nearest stored row, from rough products."""
-        bound = queries.squares.new_full((len(queries),), torch.inf)
-        for left, chunks, lowest in self._products(queries.vectors[:, : _ROUGH + 1], **which):
-            promising = self._most_promising(queries, None, chunks, lowest, left)
-            bound = torch.minimum(bound, promising)
-        return bound
+        for left, products, lowest in self._products(queries.vectors[:, : _ROUGH + 1], **which):
+            high = self._most_promising(queries, products, lowest, left)
+            nearest = torch.minimum(nearest, high)
+        return nearest
 
     def _products(self, vectors, exclude, ranges):
         """Products of (n, k) query vectors with stored ones, of which they are the first numbers.
@@ -454,63 +455,69 @@ class NearestRows:
             chunks = products.view(n, -1, CHUNK)
             yield left, chunks, chunks.amin(2)
 
-    def _most_promising(self, queries, some, chunks, lowest, left):
-        """Upper bounds of the nearest squared distances of some queries, from their best pairs.
+    def _most_promising(self, queries, products, lowest, left):
+        """Upper bounds of the nearest squared distances, from each row's best pair of a block.
 
-        Infinite where all of a row's pairs are excluded. None means all queries; ``lowest`` is
-        theirs alone.
+        Infinite where all of a row's pairs are excluded.
         """
-        if some is None:
-            some = torch.arange(len(queries), device=lowest.device)
         lowest, chunk = lowest.min(1)
-        best = left + chunk * CHUNK + _gather(chunks, some, chunk).argmin(1)
-        _, near = self._distance_bounds(queries, some, best.clamp_max_(self.n_stored - 1))
-        return near.where(lowest.isfinite(), torch.inf)
+        every = torch.arange(len(lowest), device=lowest.device)
+        best = _gather(products, every, chunk).argmin(1).add_(chunk, alpha=CHUNK)
+        stored = self._rows[left : self.n_stored]
+        rough = self._rough_distance(queries, None, stored, best.clamp_max_(len(stored) - 1))
+        high = rough.mul_(1 + self._roundoff).add_(TINY)
+        return high.where(lowest < torch.inf, torch.inf)
 
     def _measure(self, queries, nearest, index, all_rows, all_stored):
         """Lower ``nearest`` by the true distances of pairs (all_rows[i], all_stored[i])."""
         n_pairs = max(1, _PAIR_VALUES // queries.n_features)
-        for first in range(0, len(all_rows), n_pairs):
-            row, stored = (pairs[first : first + n_pairs] for pairs in (all_rows, all_stored))
-            if len(row) > _FEW * len(nearest):
-                low, high = self._distance_bounds(queries, row, stored)
+        pieces = (_pieces(pairs, n_pairs) for pairs in (all_rows, all_stored))
+        for row, stored in zip(*pieces, strict=True):
+            if len(row) > max(_FEW * len(nearest), _FEW_PAIRS):
+                rough = self._rough_distance(queries, row, self._rows, stored)
+                high = rough * (1 + self._roundoff) + TINY
                 limit = nearest.float().scatter_reduce_(0, row, high, "amin")
-                near = (low <= limit[row]).nonzero()[:, 0]
+                near = (rough * (1 - self._roundoff) - TINY <= limit[row]).nonzero()[:, 0]
                 row, stored = row[near], stored[near]
-            distance = squared_distance(queries.rows(row), self._rows[stored])
+            distance = squared_distance(queries.rows(row), self._rows.index_select(0, stored))
             if index is not None:
                 before = nearest.clone()
             nearest.scatter_reduce_(0, row, distance, "amin")
             if index is not None:
                 index.masked_fill_(nearest < before, len(self._rows))
-                won = stored.where(distance == nearest[row], len(self._rows))
+                won = stored.masked_fill(distance > nearest[row], len(self._rows))
                 index.scatter_reduce_(0, row, won, "amin")
 
-    def _distance_bounds(self, queries, row, stored):
-        """Lower and upper bounds of the squared distances of pairs, from float32 differences."""
-        rough = queries.rows(row).sub_(self._rows.index_select(0, stored))
-        rough = rough.square_().sum(1)
-        error = (queries.n_features + 8) * 2.0**-23
-        return rough * (1 - error) - TINY, rough * (1 + error) + TINY
+    def _rough_distance(self, queries, row, stored, place):
+        """Squared distances in float32, whose relative error is below ``_roundoff``.
+
+        Those of the pairs (row[i], stored[place[i]]), or (i, stored[place[i]]) for ``row`` None.
+        """
+        return (queries.rows(row) - stored.index_select(0, place)).square_().sum(1)
+
+    @property
+    def _roundoff(self):
+        return (self._rows.shape[1] + 8) * 2.0**-23
 
 
-class _Pairs:
-    """Pairs of rows that may have to be measured, with the products that say so."""
+class _Chunks:
+    """Chunks of products that may have to be measured, copied from block after block."""
 
     def __init__(self):
-        self.n_pairs = 0
+        self.n_products = 0
         self._parts = []
 
-    def add(self, row, stored, product):
-        self.n_pairs += len(row)
-        self._parts.append((row, stored, product))
+    def add(self, products, left, row, chunk):
+        """Copy some chunks (row[i], chunk[i]) of the block that begins with the row ``left``."""
+        self.n_products += len(row) * CHUNK
+        self._parts.append((row, chunk * CHUNK + left, _gather(products, row, chunk)))
 
     def take(self, bound):
-        """(row, stored) of the pairs whose product is still below the row's bound; forgets all."""
-        row, stored, product = (torch.cat(part) for part in zip(*self._parts, strict=True))
-        self.n_pairs, self._parts = 0, []
-        near = (product < bound[row]).nonzero()[:, 0]
-        return row[near], stored[near]
+        """(row, stored) of the pairs whose product is below the row's bound; forgets all."""
+        row, first, products = (_joined(part) for part in zip(*self._parts, strict=True))
+        self.n_products, self._parts = 0, []
+        which, column = (products < bound[row][:, None]).nonzero().unbind(1)
+        return row[which], first[which].add_(column)
 
 
 def _scratch(n, like):
@@ -527,9 +534,19 @@ def _scratch(n, like):
     return kept[:n]
 
 
+def _pieces(tensor, size):
+    """The tensor in pieces of a size, without an operation where it is one piece."""
+    return tensor.split(max(size, 1)) if len(tensor) > size else (tensor,)
+
+
+def _joined(tensors):
+    """Tensors as one, without a copy where it is one."""
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+
+
 def _gather(chunks, row, chunk):
     """``chunks[row, chunk]`` of (n, m, CHUNK), copied chunk by chunk, not number by number."""
-    return chunks.flatten(0, 1).index_select(0, row * chunks.shape[1] + chunk)
+    return chunks.flatten(0, 1).index_select(0, torch.add(chunk, row, alpha=chunks.shape[1]))
 
 
 def _product_bound(nearest, squares):
