@@ -21,14 +21,16 @@ from .queries import TINY, Queries
 
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
 CHUNK = 64  # neighboring products that are scanned by their minimum only
-_ROWS, _PRODUCTS = 784, 2**21  # rows searched for together, and products of a block: 8 MB
+_ROWS, _PRODUCTS = 784, 2**22  # rows searched for together, and products of a block: 16 MB
 _ROWS_ELSEWHERE, _PRODUCTS_ELSEWHERE = 8192, 2**26  # on accelerators: 256 MB
 _SHARED, _SHARE = 2**23, 196  # products that a team is bothered with, and rows that a worker is
 _SHORT = 4096  # stored rows that a search for the farthest goes through in one step
 _COVER = 2048  # of more stored rows, those that give the first, rough distances
 _ROUGH = 24  # components of these
 _LIKELY = 32  # rows that a search for the farthest measures first
+_FEW_ROWS = 64  # rows that are measured without more rough distances
 _FEW, _FEW_PAIRS = 4, 1024  # candidates of a row, and of all, measured without a rough look first
+_MANY = 4
 _FEW_CHUNKS = 1024  # promising chunks of a block that are not worth a first measurement
 _PAIRS = 2**20  # products that are looked through before pairs are measured: 4 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
@@ -331,7 +333,7 @@ class NearestRows:
         chunks = _Chunks()
         for left, products, lowest in self._products(queries.vectors, exclude, ranges):
             is_near = lowest < bound[:, None]
-            if int(is_near.count_nonzero()) > max(_FEW_CHUNKS, len(queries)):
+            if int(is_near.count_nonzero()) > max(_FEW_CHUNKS, _MANY * len(queries)):
                 # the most promising pair of each row first: it usually rules out the others
                 high = self._most_promising(queries, products, lowest, left)
                 torch.minimum(bound, high.sub_(queries.squares), out=bound)
@@ -349,23 +351,36 @@ class NearestRows:
     def _farthest(self, rows, n, exclude):
         """:meth:`farthest` in many small steps."""
         queries, nearest, index = self._start(rows)
-        end = self.n_stored if self.n_stored <= _SHORT else _COVER
-        self._probe_all(queries, None, nearest, exclude=exclude, ranges=[(0, end)])
-        likely = nearest.topk(min(max(n, _LIKELY), len(rows))).indices
-        self._tighten_all(queries, likely, nearest, index, exclude=exclude)
-        limit = nearest[likely].topk(n).values[-1]
-        undecided = (nearest >= limit).index_fill_(0, likely, False).nonzero()[:, 0]
-        while end < self.n_stored and len(undecided) > _LIKELY:
-            first, end = end, 4 * end if 6 * end < self.n_stored else self.n_stored
-            self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(first, end)])
-            undecided = undecided[nearest[undecided] >= limit]
-        found = likely
-        if len(undecided):
+        found, undecided = None, self._likely_farthest(queries, nearest, n, exclude)
+        while len(undecided):
             self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
-            found = torch.cat([likely, undecided])
+            found = undecided if found is None else torch.cat([found, undecided])
+            limit = nearest[found].topk(n).values[-1]
+            undecided = _places((nearest >= limit).index_fill_(0, found, False))
         found = found.sort().values  # the lower first on ties
         found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
         return found, nearest[found].sqrt_(), index[found]
+
+    def _likely_farthest(self, queries, nearest, n, exclude):
+        """Places of n rows or more, among which the farthest usually are.
+
+        They would be, were the best pair of a row always the one with the lowest product. Lowers
+        all squared distances to upper bounds.
+        """
+        end = self.n_stored if self.n_stored <= _SHORT else _COVER
+        self._probe_all(queries, None, nearest, _ROUGH, exclude=exclude, ranges=[(0, end)])
+        likely = nearest.topk(min(max(n, _LIKELY), len(nearest))).indices
+        if end == self.n_stored:
+            return likely
+        self._probe_all(queries, likely, nearest, None, exclude=exclude, ranges=None)
+        limit = nearest[likely].topk(n).values[-1]
+        undecided = _places((nearest >= limit).index_fill_(0, likely, False))
+        while end < self.n_stored and len(undecided) > _FEW_ROWS:
+            ranges = [(end, 4 * end if 6 * end < self.n_stored else self.n_stored)]
+            self._probe_all(queries, undecided, nearest, _ROUGH, exclude=exclude, ranges=ranges)
+            undecided = undecided[nearest[undecided] >= limit]
+            end = ranges[0][1]
+        return _places(nearest >= limit)
 
     def _start(self, rows):
         """Queries, and squared distances and indices of which nothing is known yet."""
@@ -386,14 +401,15 @@ class NearestRows:
 
         map_on(nearest.device, tighten, self._blocks(some, nearest), at_once=FEW)
 
-    def _probe_all(self, queries, some, nearest, **which):
+    def _probe_all(self, queries, some, nearest, n_components, **which):
         """Lower squared distances of queries to upper bounds, in the same blocks."""
 
         def probe(block):
             if block is None:
-                nearest.copy_(self._probe(queries, nearest, **which))
+                nearest.copy_(self._probe(queries, nearest, n_components, **which))
             else:
-                nearest[block] = self._probe(queries.take(block), nearest[block], **which)
+                some = queries.take(block)
+                nearest[block] = self._probe(some, nearest[block], n_components, **which)
 
         map_on(nearest.device, probe, self._blocks(some, nearest), at_once=FEW)
 
@@ -415,9 +431,13 @@ class NearestRows:
             some = torch.arange(n, device=every.device)
         return _pieces(some, size)
 
-    def _probe(self, queries, nearest, **which):
-        """Upper bounds of squared distances to the nearest stored row, from rough products."""
-        for left, products, lowest in self._products(queries.vectors[:, : _ROUGH + 1], **which):
+    def _probe(self, queries, nearest, n_components, **which):
+        """Upper bounds of squared distances to the nearest stored row.
+
+        Those to the rows with the lowest products, of so many components of codes or of all (None).
+        """
+        vectors = queries.vectors if n_components is None else queries.vectors[:, : n_components + 1]
+        for left, products, lowest in self._products(vectors, **which):
             high = self._most_promising(queries, products, lowest, left)
             nearest = torch.minimum(nearest, high)
         return nearest
@@ -537,6 +557,11 @@ def _scratch(n, like):
 def _pieces(tensor, size):
     """The tensor in pieces of a size, without an operation where it is one piece."""
     return tensor.split(max(size, 1)) if len(tensor) > size else (tensor,)
+
+
+def _places(mask):
+    """Where a mask (n,) is true."""
+    return mask.nonzero()[:, 0]
 
 
 def _joined(tensors):
