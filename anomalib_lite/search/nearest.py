@@ -27,8 +27,9 @@ _SHARED, _SHARE = 2**23, 196  # products that a team is bothered with, and rows 
 _SHORT = 4096  # stored rows that a search for the farthest goes through in one step
 _COVER = 2048  # of more stored rows, those that give the first, rough distances
 _ROUGH = 24  # components of these
-_LIKELY = 32  # rows that a search for the farthest measures first
-_FEW_ROWS = 64  # rows that are measured without more rough distances
+_LIKELY = (
+    64  # rows that a search for the farthest looks at first, and measures without a third look
+)
 _FEW, _FEW_PAIRS = 4, 1024  # candidates of a row, and of all, measured without a rough look first
 _MANY = 4
 _FEW_CHUNKS = 1024  # promising chunks of a block that are not worth a first measurement
@@ -152,7 +153,7 @@ class NearestRows:
         """Make room for ``capacity`` rows in all."""
         rows, codes = self._rows, self._codes
         padded = -(-capacity // CHUNK) * CHUNK
-        self._rows = rows.new_empty(capacity, rows.shape[1])
+        self._rows = rows.new_empty(padded, rows.shape[1])
         self._codes = codes.new_zeros(padded, codes.shape[1])
         self._rows[: self.n_stored] = rows[: self.n_stored]
         self._codes[: self.n_stored] = codes[: self.n_stored]
@@ -336,7 +337,7 @@ class NearestRows:
             if int(is_near.count_nonzero()) > max(_FEW_CHUNKS, _MANY * len(queries)):
                 # the most promising pair of each row first: it usually rules out the others
                 high = self._most_promising(queries, products, lowest, left)
-                torch.minimum(bound, high.sub_(queries.squares), out=bound)
+                bound = torch.minimum(bound, high.sub_(queries.squares))
                 is_near = lowest < bound[:, None]
             for part in _pieces(is_near.nonzero(), _PAIRS // CHUNK):
                 chunks.add(products, left, *part.unbind(1))
@@ -375,7 +376,7 @@ class NearestRows:
         self._probe_all(queries, likely, nearest, None, exclude=exclude, ranges=None)
         limit = nearest[likely].topk(n).values[-1]
         undecided = _places((nearest >= limit).index_fill_(0, likely, False))
-        while end < self.n_stored and len(undecided) > _FEW_ROWS:
+        while end < self.n_stored and len(undecided) > _LIKELY:
             ranges = [(end, 4 * end if 6 * end < self.n_stored else self.n_stored)]
             self._probe_all(queries, undecided, nearest, _ROUGH, exclude=exclude, ranges=ranges)
             undecided = undecided[nearest[undecided] >= limit]
@@ -436,7 +437,9 @@ class NearestRows:
 
         Those to the rows with the lowest products, of so many components of codes or of all (None).
         """
-        vectors = queries.vectors if n_components is None else queries.vectors[:, : n_components + 1]
+        vectors = (
+            queries.vectors if n_components is None else queries.vectors[:, : n_components + 1]
+        )
         for left, products, lowest in self._products(vectors, **which):
             high = self._most_promising(queries, products, lowest, left)
             nearest = torch.minimum(nearest, high)
@@ -483,8 +486,7 @@ class NearestRows:
         lowest, chunk = lowest.min(1)
         every = torch.arange(len(lowest), device=lowest.device)
         best = _gather(products, every, chunk).argmin(1).add_(chunk, alpha=CHUNK)
-        stored = self._rows[left : self.n_stored]
-        rough = self._rough_distance(queries, None, stored, best.clamp_max_(len(stored) - 1))
+        rough = self._rough_distance(queries, None, self._rows[left:], best)
         high = rough.mul_(1 + self._roundoff).add_(TINY)
         return high.where(lowest < torch.inf, torch.inf)
 
