@@ -31,7 +31,6 @@ _LIKELY = (
     64  # rows that a search for the farthest looks at first, and measures without a third look
 )
 _FEW, _FEW_PAIRS = 4, 1024  # candidates of a row, and of all, measured without a rough look first
-_MANY = 4
 _FEW_CHUNKS = 1024  # promising chunks of a block that are not worth a first measurement
 _PAIRS = 2**20  # products that are looked through before pairs are measured: 4 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
@@ -334,7 +333,7 @@ class NearestRows:
         chunks = _Chunks()
         for left, products, lowest in self._products(queries.vectors, exclude, ranges):
             is_near = lowest < bound[:, None]
-            if int(is_near.count_nonzero()) > max(_FEW_CHUNKS, _MANY * len(queries)):
+            if int(is_near.count_nonzero()) > max(_FEW_CHUNKS, len(queries)):
                 # the most promising pair of each row first: it usually rules out the others
                 high = self._most_promising(queries, products, lowest, left)
                 bound = torch.minimum(bound, high.sub_(queries.squares))
@@ -515,7 +514,8 @@ class NearestRows:
 
         Those of the pairs (row[i], stored[place[i]]), or (i, stored[place[i]]) for ``row`` None.
         """
-        return (queries.rows(row) - stored.index_select(0, place)).square_().sum(1)
+        apart = stored.index_select(0, place).float().sub_(queries.rows(row))
+        return apart.square_().sum(1)
 
     @property
     def _roundoff(self):
