@@ -27,9 +27,7 @@ _SHARED, _SHARE = 2**23, 196  # products that a team is bothered with, and rows 
 _SHORT = 4096  # stored rows that a search for the farthest goes through in one step
 _COVER = 2048  # of more stored rows, those that give the first, rough distances
 _ROUGH = 24  # components of these
-_LIKELY = (
-    64  # rows that a search for the farthest looks at first, and measures without a third look
-)
+_LIKELY = 64  # rows that a search for the farthest looks at first; so few are measured at once
 _FEW, _FEW_PAIRS = 4, 1024  # candidates of a row, and of all, measured without a rough look first
 _FEW_CHUNKS = 1024  # promising chunks of a block that are not worth a first measurement
 _PAIRS = 2**20  # products that are looked through before pairs are measured: 4 MB
@@ -296,10 +294,12 @@ class NearestRows:
             products.index_fill_(1, exclude, torch.inf)
         distances, indices = [], []
         for row, product, square in zip(rows, products, queries.squares, strict=True):
-            available = int(product.isfinite().sum())
             # an upper bound on the k-th distance: measure the k most promising rows
-            likely = product.topk(min(k, available), largest=False).indices
-            farthest = squared_distance(row, self._rows[likely]).amax() if available else -torch.inf
+            lowest, likely = product.topk(min(k, len(product)), largest=False)
+            likely = likely[lowest.isfinite()]
+            farthest = -torch.inf
+            if len(likely):
+                farthest = squared_distance(row, self._rows[likely]).amax()
             near = (product <= _product_bound(farthest, square)).nonzero()[:, 0]
             measured = squared_distance(row, self._rows[near])
             order = measured.argsort(stable=True)[:k]
@@ -353,7 +353,7 @@ class NearestRows:
         queries, nearest, index = self._start(rows)
         found, undecided = None, self._likely_farthest(queries, nearest, n, exclude)
         while len(undecided):
-            self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
+            self._tighten_all(queries, undecided, nearest, index, exclude=exclude, ranges=None)
             found = undecided if found is None else torch.cat([found, undecided])
             limit = nearest[found].topk(n).values[-1]
             undecided = _places((nearest >= limit).index_fill_(0, found, False))
@@ -399,7 +399,8 @@ class NearestRows:
             self.tighten(queries.take(block), near, where, **which)
             nearest[block], index[block] = near, where
 
-        map_on(nearest.device, tighten, self._blocks(some, nearest), at_once=FEW)
+        blocks = self._blocks(some, nearest, which["ranges"])
+        map_on(nearest.device, tighten, blocks, at_once=FEW)
 
     def _probe_all(self, queries, some, nearest, n_components, **which):
         """Lower squared distances of queries to upper bounds, in the same blocks."""
@@ -411,16 +412,18 @@ class NearestRows:
                 some = queries.take(block)
                 nearest[block] = self._probe(some, nearest[block], n_components, **which)
 
-        map_on(nearest.device, probe, self._blocks(some, nearest), at_once=FEW)
+        blocks = self._blocks(some, nearest, which["ranges"])
+        map_on(nearest.device, probe, blocks, at_once=FEW)
 
-    def _blocks(self, some, every):
+    def _blocks(self, some, every, ranges):
         """Places (n,) in blocks; where there is enough to do, one at least for each worker.
 
         None stands for all places, those of ``every``. Results are the same in any blocks.
         """
         n, large = len(every if some is None else some), in_large_steps(every.device)
         size = _ROWS_ELSEWHERE if large else _ROWS
-        if not large and n * self.n_stored >= _SHARED:
+        n_stored = sum(end - first for first, end in self._ranges(ranges))
+        if not large and n * n_stored >= _SHARED:
             with borrowed_team() as workers:
                 size = min(size, max(_SHARE, -(-n // workers.n_workers)))
         if n == 0:
@@ -451,13 +454,11 @@ class NearestRows:
         the lowest of each chunk (n, m). Products with rows that do not count are infinite. The next
         block takes the place of the one before.
         """
-        ranges = [(0, self.n_stored)] if ranges is None else ranges
         n, k = vectors.shape
         widest = (_PRODUCTS_ELSEWHERE if in_large_steps(vectors.device) else _PRODUCTS) // n
         widest = max(widest // CHUNK, 1) * CHUNK
         blocks = []
-        for first, end in ranges:
-            end = min(end, self.n_stored)
+        for first, end in self._ranges(ranges):
             whole = range(first // CHUNK * CHUNK, -(-end // CHUNK) * CHUNK)  # chunks
             blocks += [
                 (left, min(left + widest, whole.stop), first, end) for left in whole[::widest]
@@ -476,6 +477,11 @@ class NearestRows:
                 products.index_fill_(1, hidden, torch.inf)
             chunks = products.view(n, -1, CHUNK)
             yield left, chunks, chunks.amin(2)
+
+    def _ranges(self, ranges):
+        """Ranges of stored rows that there are; None means all."""
+        n = self.n_stored
+        return [(0, n)] if ranges is None else [(first, min(end, n)) for first, end in ranges]
 
     def _most_promising(self, queries, products, lowest, left):
         """Upper bounds of the nearest squared distances, from each row's best pair of a block.
