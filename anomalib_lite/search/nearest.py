@@ -239,10 +239,11 @@ class NearestRows:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The ``n`` of ``rows`` that are farthest from their nearest stored row.
 
-        The distance to any stored row is an upper bound. Few rows are searched for to the end at
-        first, those that are far from the first stored rows. The search then takes in more and more
-        stored rows for fewer and fewer rows: those that may still be farther. This is quick where
-        the first stored rows cover the others, as those of a greedy coreset do.
+        The distance to any stored row is an upper bound. Rows far from the first stored rows are
+        compared with all of them, which gives a guess how far the farthest are. The search then
+        takes in more and more stored rows for fewer and fewer rows: those that may still be
+        farther. Only the last of these are searched for to the end. This is quick where the first
+        stored rows cover the others, as those of a greedy coreset do.
 
         Parameters
         ----------
@@ -368,7 +369,7 @@ class NearestRows:
         all squared distances to upper bounds.
         """
         end = self.n_stored if self.n_stored <= _SHORT else _COVER
-        self._probe_all(queries, None, nearest, _ROUGH, exclude=exclude, ranges=[(0, end)])
+        self._probe_all(queries, None, nearest, _ROUGH + 1, exclude=exclude, ranges=[(0, end)])
         likely = nearest.topk(min(max(n, _LIKELY), len(nearest))).indices
         if end == self.n_stored:
             return likely
@@ -377,7 +378,7 @@ class NearestRows:
         undecided = _places((nearest >= limit).index_fill_(0, likely, False))
         while end < self.n_stored and len(undecided) > _LIKELY:
             ranges = [(end, 4 * end if 6 * end < self.n_stored else self.n_stored)]
-            self._probe_all(queries, undecided, nearest, _ROUGH, exclude=exclude, ranges=ranges)
+            self._probe_all(queries, undecided, nearest, _ROUGH + 1, exclude=exclude, ranges=ranges)
             undecided = undecided[nearest[undecided] >= limit]
             end = ranges[0][1]
         return _places(nearest >= limit)
@@ -402,15 +403,14 @@ class NearestRows:
         blocks = self._blocks(some, nearest, which["ranges"])
         map_on(nearest.device, tighten, blocks, at_once=FEW)
 
-    def _probe_all(self, queries, some, nearest, n_components, **which):
+    def _probe_all(self, queries, some, nearest, width, **which):
         """Lower squared distances of queries to upper bounds, in the same blocks."""
 
         def probe(block):
             if block is None:
-                nearest.copy_(self._probe(queries, nearest, n_components, **which))
+                nearest.copy_(self._probe(queries, nearest, width, **which))
             else:
-                some = queries.take(block)
-                nearest[block] = self._probe(some, nearest[block], n_components, **which)
+                nearest[block] = self._probe(queries.take(block), nearest[block], width, **which)
 
         blocks = self._blocks(some, nearest, which["ranges"])
         map_on(nearest.device, probe, blocks, at_once=FEW)
@@ -421,28 +421,26 @@ class NearestRows:
         None stands for all places, those of ``every``. Results are the same in any blocks.
         """
         n, large = len(every if some is None else some), in_large_steps(every.device)
+        if n == 0:
+            return ()
         size = _ROWS_ELSEWHERE if large else _ROWS
         n_stored = sum(end - first for first, end in self._ranges(ranges))
         if not large and n * n_stored >= _SHARED:
             with borrowed_team() as workers:
                 size = min(size, max(_SHARE, -(-n // workers.n_workers)))
-        if n == 0:
-            return ()
         if some is None:
             if n <= size:
                 return (None,)
             some = torch.arange(n, device=every.device)
         return _pieces(some, size)
 
-    def _probe(self, queries, nearest, n_components, **which):
-        """Upper bounds of squared distances to the nearest stored row.
+    def _probe(self, queries, nearest, width, **which):
+        """Upper bounds of squared distances to the nearest stored row, none above ``nearest``.
 
-        Those to the rows with the lowest products, of so many components of codes or of all (None).
+        They are distances to the rows with the lowest products; of rough ones, where these are of
+        the first ``width`` numbers of vectors. None takes all.
         """
-        vectors = (
-            queries.vectors if n_components is None else queries.vectors[:, : n_components + 1]
-        )
-        for left, products, lowest in self._products(vectors, **which):
+        for left, products, lowest in self._products(queries.vectors[:, :width], **which):
             high = self._most_promising(queries, products, lowest, left)
             nearest = torch.minimum(nearest, high)
         return nearest
