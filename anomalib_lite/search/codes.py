@@ -98,9 +98,10 @@ class PrincipalCodes:
         def encode(block):
             rows, codes = block
             centered = rows - self.mean_
-            leading = torch.mm(centered, self.components_, out=codes[:, :-1])
+            leading = centered @ self.components_
             # measured on the remainder itself: a difference of squared lengths would cancel
             rest = centered.addmm_(leading, self.components_.T, alpha=-1)
+            codes[:, :-1] = leading
             torch.linalg.vector_norm(rest, dim=1, out=codes[:, -1])
 
         blocks = zip(rows.split(_BLOCK), codes.split(_BLOCK), strict=True)

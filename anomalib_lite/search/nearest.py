@@ -28,7 +28,7 @@ _SHORT = 4096  # stored rows that a search for the farthest goes through in one 
 _COVER = 2048  # of more stored rows, those that give the first, rough distances
 _ROUGH = 24  # components of these
 _LIKELY = 64  # rows that a search for the farthest looks at first; so few are measured at once
-_FEW, _FEW_PAIRS = 4, 1024  # candidates of a row, and of all, measured without a rough look first
+_FEW_VALUES = 2**19  # of pairs that are measured without a rough look first
 _FEW_CHUNKS = 1024  # promising chunks of a block that are not worth a first measurement
 _PAIRS = 2**20  # products that are looked through before pairs are measured: 4 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
@@ -498,7 +498,7 @@ class NearestRows:
         n_pairs = max(1, _PAIR_VALUES // queries.n_features)
         pieces = (_pieces(pairs, n_pairs) for pairs in (all_rows, all_stored))
         for row, stored in zip(*pieces, strict=True):
-            if len(row) > max(_FEW * len(nearest), _FEW_PAIRS):
+            if len(row) > len(nearest) and len(row) * queries.n_features > _FEW_VALUES:
                 rough = self._rough_distance(queries, row, self._rows, stored)
                 high = rough * (1 + self._roundoff) + TINY
                 limit = nearest.float().scatter_reduce_(0, row, high, "amin")

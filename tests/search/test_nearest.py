@@ -213,14 +213,13 @@ def test_results_do_not_depend_on_code_length_or_memory(monkeypatch, n_component
 
 
 @pytest.mark.parametrize("few_chunks", [0, 10**9])
-@pytest.mark.parametrize("few_pairs", [0, 10**9])
+@pytest.mark.parametrize("few_values", [0, 10**9])
 @pytest.mark.parametrize("make_rows", [gaussian_rows, lattice_rows])
 def test_results_do_not_depend_on_what_is_looked_at_first(
-    monkeypatch, few_chunks, few_pairs, make_rows
+    monkeypatch, few_chunks, few_values, make_rows
 ):
     monkeypatch.setattr(nearest_module, "_FEW_CHUNKS", few_chunks)
-    monkeypatch.setattr(nearest_module, "_FEW", 0)
-    monkeypatch.setattr(nearest_module, "_FEW_PAIRS", few_pairs)
+    monkeypatch.setattr(nearest_module, "_FEW_VALUES", few_values)
     monkeypatch.setattr(nearest_module, "_PRODUCTS", 50 * 256)
     stored, rows = make_rows(900, 10), make_rows(50, 10, seed=1)
     exclude = torch.arange(300, 700)  # more than one whole block
