@@ -54,26 +54,36 @@ class GaussianStatistics:
     def from_rows(cls, rows: torch.Tensor) -> Self:
         """Statistics of rows (P, n, D) at P places, in float64 where the device has it."""
         n_places, _, n_features = rows.shape
-        dtype = exact_dtype(rows.device)
-        statistics = cls(
-            0,
-            rows.new_zeros(n_places, n_features, dtype=dtype),
-            rows.new_zeros(n_places, n_features, n_features, dtype=dtype),
-        )
+        statistics = cls.of_no_rows(n_places, n_features, rows.device)
         statistics.update(rows)
         return statistics
 
+    @classmethod
+    def of_no_rows(cls, n_places: int, n_features: int, device: torch.device) -> Self:
+        """Statistics to be updated; until then the scatter has no values, to save a pass over it."""
+        dtype = exact_dtype(device)
+        return cls(
+            0,
+            torch.zeros(n_places, n_features, dtype=dtype, device=device),
+            torch.empty(n_places, n_features, n_features, dtype=dtype, device=device),
+        )
+
+    def at(self, places: slice) -> Self:
+        """Statistics of some places, which share the memory of these, but not the count."""
+        return type(self)(self.count, self.mean[places], self.scatter[places])
+
     def update(self, rows: torch.Tensor) -> None:
         """Add rows (P, n, D), in place."""
-        n_rows, dtype = rows.shape[1], self.mean.dtype
+        n_rows = rows.shape[1]
 
         def update(block):
             part, mean, scatter = block
-            here = rows[part].to(dtype)
-            their_mean = here.mean(1)
-            gap = self._gap(their_mean, mean, n_rows)
-            here = torch.cat([here - their_mean[:, None], gap], 1)
-            scatter.baddbmm_(here.mT, here)
+            here = rows[part]
+            their_mean = here.mean(1, dtype=mean.dtype)
+            centered = mean.new_empty(len(mean), n_rows + 1, mean.shape[1])
+            torch.sub(here, their_mean[:, None], out=centered[:, :n_rows])
+            centered[:, n_rows:] = self._gap(their_mean, mean, n_rows)
+            scatter.baddbmm_(centered.mT, centered, beta=int(self.count > 0))
             mean += (their_mean - mean) * (n_rows / (self.count + n_rows))
 
         map_on(rows.device, update, self._blocks())
