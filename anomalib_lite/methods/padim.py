@@ -13,7 +13,9 @@ from ..base import BaseDetector, PartialFitMixin
 from ..density.gaussian import (
     GaussianStatistics,
     leave_one_out_squares,
+    slices,
     squared_mahalanobis,
+    squared_mahalanobis_apart,
     whiteners,
 )
 from ..runtime import parse_memory
@@ -24,7 +26,6 @@ _TASK = 64  # places of a task
 _PLACES = 16  # places that are learned together
 _BLOCK = 32  # images whose rows enter the statistics together
 _TOGETHER = 8  # images that are measured together on a CPU, each with its own products
-_IN_CACHE = 64  # places whose whiteners, 2.5 MB, are read once for these
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
 
@@ -278,10 +279,10 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 found[:, places] = squared_mahalanobis(block[:, places], here.mean, whitener)
 
         def finish_all(task):
-            for places in _slices(task.start, task.stop, _PLACES):
+            for places in slices(task.start, task.stop, _PLACES):
                 finish(places)
 
-        map_on(device, finish_all, _slices(0, len(statistics.mean), _TASK))
+        map_on(device, finish_all, slices(0, len(statistics.mean), _TASK))
         statistics.count += sum(map(len, waiting))
         return torch.cat(squares)
 
@@ -334,21 +335,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _squares(self, batch):
         """Squared distances (B, P) of patches from the Gaussians of their places, and the grid."""
         rows, grid = self._embed(batch)  # (B, P, d)
-        mean, together = self.statistics_.mean.float(), rows.device.type != "cpu"
-        size = len(mean) if together else _IN_CACHE
-        images = [rows] if together else rows.split(1)
-        blocks = zip(
-            mean.split(size),
-            self.whiteners_.split(size),
-            zip(*(image.split(size, 1) for image in images), strict=True),
-            strict=True,
-        )
-        squares = [
-            torch.cat([squared_mahalanobis(part, mean, whitener) for part in parts])
-            for mean, whitener, parts in blocks
-        ]
-        return torch.cat(squares, 1), grid
-
-
-def _slices(start, stop, size):
-    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+        measure = squared_mahalanobis
+        if rows.device.type == "cpu":
+            measure = squared_mahalanobis_apart
+        return measure(rows, self.statistics_.mean.float(), self.whiteners_), grid
