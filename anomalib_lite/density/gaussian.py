@@ -64,7 +64,7 @@ class GaussianStatistics:
 
     @classmethod
     def of_no_rows(cls, n_places: int, n_features: int, device: torch.device) -> Self:
-        """Statistics to be updated; until then the scatter has no values, to save a pass over it."""
+        """Statistics to be updated; until then the scatter has no values, which saves a pass."""
         dtype = exact_dtype(device)
         return cls(
             0,

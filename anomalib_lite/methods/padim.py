@@ -22,8 +22,8 @@ from ..runtime import parse_memory
 from ..validation import check_count, check_finite, check_number
 from ..workers import map_on
 
-_TASK = 64  # places of a task
-_PLACES = 16  # places that are learned together
+_TASK = 64  # places of a worker's task
+_PLACES = 16  # places that are learned together on a CPU: their scatters take 1.3 MB
 _BLOCK = 32  # images whose rows enter the statistics together
 _TOGETHER = 8  # images that are measured together on a CPU, each with its own products
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
@@ -190,39 +190,45 @@ class PaDiM(PartialFitMixin, BaseDetector):
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
-        known = self.statistics_.copy() if hasattr(self, "statistics_") else None
-        kept, room, n_read, waiting = [], None, 0, []  # blocks of rows (n, P, d)
+        statistics, kept, waiting, n_read = self._read(batches, n_images)
+        if statistics.count + sum(map(len, waiting)) < 2:
+            raise ValueError(
+                "X: expected at least 2 images, got 1 sample. One image has no covariance."
+            )
+        self.statistics_ = statistics
+        squares = self._finish(kept, waiting)
+        scores = torch.full((self.n_images_,), torch.nan, dtype=torch.float64, device="cpu")
+        if self._suspects_:
+            scores[self._suspects_[0]] = self._old_scores().cpu().double()
+        first = self.n_images_ - n_read
+        images = torch.arange(first, first + len(squares), device="cpu")
+        scores[images] = self._out_of_sample(squares.amax(1), images).cpu().double()
+        self._suspect(images, squares, kept)
+        return scores
+
+    def _read(self, batches, n_images):
+        """Statistics, blocks of rows (n, P, d) kept and waiting to be learned, number of images.
+
+        Blocks are learned in their order, so that the budget changes no bit of the statistics.
+        """
+        statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
+        kept, waiting, n_read = [], [], 0
         for block in self._blocks(batches, n_images):
-            n_places, n_features = block.shape[1:]
-            if known is None:
-                known = GaussianStatistics.of_no_rows(n_places, n_features, block.device)
-            if room is None:
-                room = max(1, parse_memory("memory_budget", self.memory_budget) // block[0].nbytes)
+            if statistics is None:
+                statistics = GaussianStatistics.of_no_rows(*block.shape[1:], block.device)
+            room = max(1, parse_memory("memory_budget", self.memory_budget) // block[0].nbytes)
             waiting.append(block)
             if n_read < room:
                 kept.append(block[: room - n_read])
             else:
                 for each in waiting:
-                    known.update(each.transpose(0, 1))
+                    statistics.update(each.transpose(0, 1))
                 waiting = []
             n_read += len(block)
-        if known.count + sum(map(len, waiting)) < 2:
-            raise ValueError(
-                "X: expected at least 2 images, got 1 sample. One image has no covariance."
-            )
-        self.statistics_ = known
-        first = self.n_images_ - n_read
-        images = torch.arange(first, first + sum(map(len, kept)), device="cpu")
-        squares = self._finish(kept, waiting)
-        scores = torch.full((self.n_images_,), torch.nan, dtype=torch.float64, device="cpu")
-        if self._suspects_:
-            scores[self._suspects_[0]] = self._old_scores().cpu().double()
-        scores[images] = self._out_of_sample(squares.amax(1), images).cpu().double()
-        self._suspect(images, squares, kept)
-        return scores
+        return statistics, kept, waiting, n_read
 
     def _blocks(self, batches, n_images):
-        """Rows (n, P, d) of _BLOCK images at a time, whatever the batches are; the last of fewer."""
+        """Rows (n, P, d) of _BLOCK images at a time, at the end fewer, whatever the batches are."""
         size = _BLOCK if n_images is None else min(_BLOCK, n_images)
         store = RowStore(size)
         for _, rows in batches.each(self._checked_rows):
@@ -279,7 +285,8 @@ class PaDiM(PartialFitMixin, BaseDetector):
                 found[:, places] = squared_mahalanobis(block[:, places], here.mean, whitener)
 
         def finish_all(task):
-            for places in slices(task.start, task.stop, _PLACES):
+            size = _PLACES if device.type == "cpu" else _TASK
+            for places in slices(task.start, task.stop, size):
                 finish(places)
 
         map_on(device, finish_all, slices(0, len(statistics.mean), _TASK))
@@ -300,12 +307,12 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
     def _old_scores(self):
         """Leave-one-out scores of the earlier images, by what the statistics have become."""
-        mean = self.statistics_.mean
         images, *suspects = self._suspects_
-        squares = [
-            squared_mahalanobis(rows[None], mean[places], self._whitener(self.statistics_.covariance(places))).amax()
-            for places, rows in zip(*suspects, strict=True)
-        ]
+        squares = []
+        for places, rows in zip(*suspects, strict=True):
+            whitener = self._whitener(self.statistics_.covariance(places))
+            mean = self.statistics_.mean[places]
+            squares.append(squared_mahalanobis(rows[None], mean, whitener).amax())
         return self._out_of_sample(torch.stack(squares), images)
 
     def _out_of_sample(self, squares, images):
