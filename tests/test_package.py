@@ -12,11 +12,14 @@ HOME = Path(anomalib_lite.__file__).parent
 # what a file or folder may import of the others: always something below it
 BELOW = {
     "annotations": set(),
+    "texts": set(),
     "runtime": set(),
     "contexts": {"runtime"},
     "validation": set(),
     "workers": {"contexts", "validation"},
-    "metrics": {"validation"},
+    "curves": set(),
+    "metrics": {"validation", "curves"},
+    "tally": {"validation", "curves", "metrics"},
     "io": {"runtime", "contexts"},
     "data": {"workers", "contexts", "validation"},
     "search": {"workers", "runtime", "contexts", "validation"},
@@ -37,9 +40,10 @@ BELOW = {
     "decide": {"workers", "runtime", "contexts", "validation", "io", "data", "inspection", "base"},
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
+        *("metrics", "texts"),
     },
 }
-BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
+BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}

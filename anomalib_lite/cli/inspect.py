@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..records import UNREADABLE, Record, as_json
+from ..texts import plural
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .inputs import find_images
-from .outputs import plural
+from .pictures import Pictures
 from .scoring import Inspector, counted, described, load_detector
 from .tables import Tables
 from .watch import Recorded, Stop, Watch, rounds, warnings_once
@@ -28,8 +29,8 @@ def run(args: Namespace, console: Console) -> int:
 class _Results:
     """Where records go, and what they add up to."""
 
-    def __init__(self, console: Console, tables: Tables):
-        self._console, self._tables = console, tables
+    def __init__(self, console: Console, tables: Tables, pictures: Pictures):
+        self._console, self._tables, self._pictures = console, tables, pictures
         self._verdicts, self._start = Counter(), time.perf_counter()
 
     def take(self, records: Iterable[Record]) -> None:
@@ -38,14 +39,17 @@ class _Results:
         for record in records:
             self._tables.write(record)  # first: what is printed is not inspected again
             self._verdicts[record.verdict] += 1
+            self._pictures.add(record)
             self._console.result(as_json(record) if self._console.is_json else described(record))
         if self._verdicts.total() > n_before:
             self._tables.sync()
+            self._pictures.update()
 
     def finish(self, n_missed: int) -> int:
         """Say how many images had which verdict; the exit code."""
         seconds = time.perf_counter() - self._start
         self._console.say(f"{counted(self._verdicts)}; {seconds:.1f} s")
+        self._pictures.finish()
         if n_missed or self._verdicts[UNREADABLE] or self._verdicts["undecided"]:
             return NOT_DONE
         return SOME_FLAGGED if self._verdicts["anomalous"] else ALL_GOOD
@@ -53,26 +57,31 @@ class _Results:
 
 def _once(args, console, tables):
     tables.check_replaceable()
-    inspector = Inspector(load_detector(args.detector))
+    detector = load_detector(args.detector)
     paths, problems = find_images(args.images)
     for problem in problems:
         console.error(problem)
     if not paths:
         return NOT_DONE  # a mistake; tables stay as they are
     tables.replace()
-    results = _Results(console, tables)
-    results.take(inspector.inspect(paths))
+    results = _Results(console, tables, Pictures(args, detector, console))
+    results.take(Inspector(detector).inspect(paths))
     return results.finish(len(problems))
 
 
 def _watched(args, console, tables):
     with Stop() as stop, warnings_once():
-        recorded = Recorded()
-        inspector = Inspector(load_detector(args.detector))
-        tables.resume(recorded.add_record)
+        recorded, detector = Recorded(), load_detector(args.detector)
+        inspector, pictures = Inspector(detector), Pictures(args, detector, console)
+
+        def take(record):
+            recorded.add_record(record)
+            pictures.add_old(record)
+
+        tables.resume(take)
         console.say(f"watching; {plural(len(recorded), 'image')} in the table already")
         watch = Watch(args.images, recorded, console.say)
-        results = _Results(console, tables)
+        results = _Results(console, tables, pictures)
         for records in rounds(watch, inspector.inspect, stop, args.interval):
             results.take(records)
         if watch.waiting:

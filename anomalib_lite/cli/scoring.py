@@ -8,7 +8,7 @@ from typing import Any
 from ..inspection import InspectedImage, record_of
 from ..io.persistence import load
 from ..records import UNREADABLE, VERDICTS, Record
-from .console import printable
+from ..texts import printable
 
 
 def load_detector(path: str) -> Any:

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ..records import UNREADABLE, Record
-from .console import printable
+from ..texts import printable
 from .inputs import images_now, place_of
 
 PATIENCE = 10.0
