@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..annotations import Path as PathLike
+from ..contexts import plain
 from ..data.images import ImageStream
 from ..inspection import InspectedImage
 from ..io.files import write_file
@@ -145,6 +146,7 @@ def _safe_stem(path):
     return safe.strip("._-")[:_LONGEST_NAME] or "image"
 
 
+@plain
 def save_overlays(
     folder: PathLike,
     detector: Any,
