@@ -8,7 +8,7 @@ from typing import Any
 from ..inspection import InspectedImage, record_of
 from ..io.persistence import load
 from ..records import UNREADABLE, VERDICTS, Record
-from .console import printable
+from ..texts import printable
 
 
 def load_detector(path: str) -> Any:
@@ -34,25 +34,42 @@ def _described(estimator):
     return f"a {name}" if inner is None else f"a {name} of {type(inner).__name__}"
 
 
-def inspect_files(detector: Any, paths: Sequence[str]) -> Iterator[Record]:
-    """A record of each file, in order, as they are scored; what cannot be read is unreadable.
+class Inspector:
+    """Gives records of image files; what is normal for the detector is asked once.
 
-    If none of them can be read, or all look scaled in another way than the images of fit, so that
-    their scores would mean nothing, each is unreadable for its own reason.
+    Parameters
+    ----------
+    detector : estimator
+        Of :func:`load_detector`.
     """
-    score_levels, map_levels = detector.score_levels(), detector.map_levels()
-    n_told = 0
-    try:
-        for image in detector.iter_inspect(paths, maps="network", on_error="skip"):
-            yield record_of(image, score_levels, map_levels)
-            n_told += 1
-    except ValueError as error:
-        if len(paths) == 1:
-            reason = str(error).removeprefix("X: none of 1 images can be read. ")
-            yield record_of(InspectedImage(math.nan, 0, None, paths[0], reason), None, None)
-            return
-        for path in paths[n_told:]:
-            yield from inspect_files(detector, [path])
+
+    def __init__(self, detector: Any):
+        self.detector = detector
+        self._levels = detector.score_levels(), detector.map_levels()
+
+    def inspect(self, paths: Sequence[str]) -> Iterator[Record]:
+        """A record of each file, in order, as they are scored; what cannot be read is unreadable.
+
+        If none of them can be read, or all look scaled in another way than the images of fit, so
+        that their scores would mean nothing, each is unreadable for its own reason.
+        """
+        n_told = 0
+        try:
+            for image in self.detector.iter_inspect(paths, maps="network", on_error="skip"):
+                yield record_of(image, *self._levels)
+                n_told += 1
+        except ValueError as error:
+            if len(paths) == 1:
+                reason = str(error).removeprefix("X: none of 1 images can be read. ")
+                yield record_of(InspectedImage(math.nan, 0, None, paths[0], reason), None, None)
+                return
+            for path in paths[n_told:]:
+                yield from self.inspect([path])
+
+
+def inspect_files(detector: Any, paths: Sequence[str]) -> Iterator[Record]:
+    """Records of some files, once; see :meth:`Inspector.inspect`."""
+    yield from Inspector(detector).inspect(paths)
 
 
 def described(record: Record) -> str:
