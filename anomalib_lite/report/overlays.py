@@ -181,7 +181,9 @@ def save_overlays(
     levels = detector.map_levels()
     written = []
     for image in looked_at(detector, paths):
-        picture = None if image.map is None else _read(image.path)
+        if image.map is None:
+            continue
+        picture = _read(image.path)
         if picture is not None:
             target = Path(folder, names.name_of(image.path))
             write_file(target, as_jpeg(overlay(picture, image.map, levels)))
