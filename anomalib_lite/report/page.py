@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from ..annotations import Images
 from ..annotations import Path as PathLike
+from ..contexts import plain
 from ..data.choosing import choosable, take
 from ..inspection import record_of
 from ..io.card import Card
@@ -54,6 +55,7 @@ _LEAST, _MOST = 12_000, 90_000  # bytes of a picture and its heatmap
 _N_GROUND = 9  # normal pictures whose median is under the map of places
 
 
+@plain
 def write(
     path: PathLike,
     detector: Any,
@@ -182,6 +184,7 @@ class Page:
         """Write the page to a file, whole or not at all."""
         write_file(Path(path), self.html().encode("utf-8"))
 
+    @plain
     def html(self) -> str:
         """The page as text; the same for the same images and detector."""
         style, script = _source("page.css"), _source("page.js")
