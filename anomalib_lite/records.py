@@ -184,9 +184,9 @@ def as_csv(record: Record) -> str:
 def from_csv(row: str) -> Record:
     """The record of a row of a CSV file; ValueError if it is anything else."""
     try:
-        fields = next(csv.reader([row], strict=True))
-    except (csv.Error, StopIteration) as error:
-        raise ValueError(f"row: {error or 'is empty'}.") from error
+        (fields,) = csv.reader([row], strict=True)
+    except csv.Error as error:
+        raise ValueError(f"row: {error}.") from error
     if len(fields) != len(COLUMNS):
         raise ValueError(f"row: expected {len(COLUMNS)} fields, got {len(fields)}.")
     return Record.from_row(dict(zip(COLUMNS, fields, strict=True)))

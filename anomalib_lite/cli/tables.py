@@ -56,7 +56,7 @@ def _begins_as_json(data):
 
 def _holds_no_rows(data):
     """Whether a row without end hides none of those that follow, as a stray quote would."""
-    return not any(_is_row(line) for line in data.split(b"\n")[1:])
+    return not any(_is_row(line) for line in data.split(b"\n")[1:-1])
 
 
 def _is_row(line):
@@ -88,7 +88,8 @@ class _Table:
     @property
     def is_special(self) -> bool:
         """Whether it is a pipe or a device, which is written to and no more."""
-        return os.path.exists(self.path) and not os.path.isfile(self.path)
+        path = self.path
+        return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
     @property
     def lock(self) -> FileLock:
@@ -130,7 +131,7 @@ class _Table:
             try:
                 return self._format.decode(_text(row.data).removesuffix("\n"))
             except ValueError as error:
-                self._refuse(str(error))
+                self._refuse(str(error).removeprefix("row: ").removesuffix("."))
         elif not self._format.may_be_cut(row.data):
             self._refuse("the row does not end where it should")
         return None

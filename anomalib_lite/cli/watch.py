@@ -251,10 +251,7 @@ class Stop(AbstractContextManager):
 
 @contextmanager
 def warnings_once() -> Iterator[None]:
-    """Context in which each place of the code warns once, whatever image it names.
-
-    Nothing of later warnings is kept, so that months of them take no memory.
-    """
+    """Context in which each place of the code warns once, whatever image it names."""
     with warnings.catch_warnings():
         show, shown = warnings.showwarning, set()
 
@@ -264,7 +261,6 @@ def warnings_once() -> Iterator[None]:
                 shown.add(place)
                 show(message, category, filename, lineno, file, line)
 
-        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show_first
         yield
 

@@ -1,0 +1,226 @@
+"""``anomalib-lite inspect``: lines, tables and codes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from stories import make_story, printed_json, saved
+from worlds import scratched, stripes
+
+from anomalib_lite import PaDiM, load
+from anomalib_lite.cli import main
+from anomalib_lite.records import COLUMNS, from_json
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """``part.alite``; ``new`` has four good images and two scratched ones."""
+    make_story(tmp_path)
+    Image.fromarray(stripes(5, seed=5)[4]).save(tmp_path / "new" / "00.png")  # no false alarm
+    saved(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+GOOD = ["new/01.png", "new/02.png"]
+
+
+def inspect(*names):
+    return main(["inspect", "part.alite", *map(str, names)])
+
+
+def test_a_line_an_image(home, capsys):
+    assert inspect("new") == 1
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["normal"] * 4 + ["anomalous"] * 2
+    assert [line.split()[-1] for line in lines] == [f"new/{i:02d}.png" for i in range(6)]
+    assert "severity" in lines[0] and "box" not in lines[0]
+    assert "box" in lines[4] and "area" in lines[4]
+    assert shown.err.splitlines()[-1].startswith("6 images: 4 normal, 2 anomalous; ")
+
+
+def test_scores_are_those_of_the_detector(home, capsys):
+    inspect("new", "--json", "--quiet")
+    shown = capsys.readouterr()
+    records = [from_json(line) for line in shown.out.splitlines()]
+    expected = load("part.alite").anomaly_score("new")
+    assert [record.anomaly_score for record in records] == list(expected)
+    assert all(record.modified == os.stat(record.path).st_mtime for record in records)
+    assert shown.err == ""
+
+
+@pytest.fixture
+def undecided(home):
+    """A detector of too few images to have a threshold."""
+    with pytest.warns(UserWarning, match="threshold"):
+        detector = PaDiM(image_size=64, n_features=20, random_state=0).fit(stripes(2))
+    detector.save("few.alite")
+    return "few.alite"
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (GOOD, 0),
+        ([*GOOD, "new/04.png"], 1),
+        ([*GOOD, "gone.png"], 2),
+        (["gone.png"], 2),
+        (["new", "gone.png"], 2),
+        (["new", "none/*.png"], 2),
+        (["none/*.png"], 2),
+    ],
+)
+def test_codes(home, names, code):
+    assert inspect(*names) == code
+
+
+def test_without_a_threshold_there_is_no_verdict(undecided, capsys):
+    assert main(["inspect", undecided, "new"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all(line.startswith("undecided") for line in lines)
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_done(home, capsys):
+    (home / "new" / "00.png").write_bytes(b"no image")
+    (home / "new" / "03.png").write_bytes((home / "new" / "03.png").read_bytes()[:200])
+    assert inspect("new", "nothing", "--csv", "t.csv") == 2
+    shown = capsys.readouterr()
+    verdicts = [line.split()[0] for line in shown.out.splitlines()]
+    assert verdicts == ["unreadable", "normal", "normal", "unreadable", *["anomalous"] * 2,
+                        "unreadable"]  # fmt: skip
+    assert "cannot be read as an image" in shown.out and "No such file" in shown.out
+    assert "skipped" not in shown.err
+    with open("t.csv", newline="") as file:
+        table = [*csv.DictReader(file)]
+    assert [row["verdict"] for row in table] == verdicts
+    assert [bool(row["reason"]) for row in table] == [name == "unreadable" for name in verdicts]
+
+
+def test_nothing_but_unreadable_files(home, capsys):
+    for path in (home / "new").iterdir():
+        path.write_bytes(b"no image")
+    assert inspect("new") == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all("cannot be read as an image" in line for line in lines)
+
+
+def test_images_of_another_scale_are_refused_one_by_one(home, capsys):
+    dark = np.full((64, 64), 3, dtype=np.uint16)
+    dark[::2] = 5
+    for name in ("a.png", "b.png"):
+        Image.fromarray(dark).save(name)
+    assert inspect("a.png", "b.png") == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["unreadable"] * 2
+    assert all("Scale both the same way" in line for line in lines)
+
+
+def test_tables_say_what_is_printed_and_are_written_anew(home, capsys):
+    for names in ("new", "new/04.png"):
+        inspect(names, "--csv", "t.csv", "--jsonl", "t.jsonl", "--json")
+        printed = capsys.readouterr().out
+        assert Path("t.jsonl").read_text() == printed
+    assert printed.count("\n") == 1
+    head, row = Path("t.csv").read_text().splitlines()
+    assert head.split(",") == [*COLUMNS]
+    assert row.startswith("new/04.png,anomalous,")
+
+
+def test_a_table_of_somebody_else_is_not_replaced(home, capsys):
+    Path("prices.csv").write_text("part,price\nscrew,3\n")
+    assert inspect("new", "--csv", "prices.csv") == 2
+    assert Path("prices.csv").read_text() == "part,price\nscrew,3\n"
+    assert "prices.csv, line 1: no table of inspections" in capsys.readouterr().err
+    before = Path("part.alite").read_bytes()
+    assert inspect("new", "--jsonl", "part.alite") == 2
+    assert Path("part.alite").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "mistake", [["none/*.png"], ["new", "--csv", "none/t.csv"], ["new", "--csv", "t.csv", "x"]]
+)
+def test_a_mistake_leaves_the_last_table(home, capsys, mistake):
+    assert inspect("new", "--csv", "t.csv") == 1
+    before = Path("t.csv").read_bytes()
+    if mistake[-1] == "x":  # another detector, which there is not
+        assert main(["inspect", "none.alite", *mistake[:-1]]) == 2
+    elif "--csv" in mistake:
+        assert inspect(*mistake) == 2
+    else:
+        assert inspect(*mistake, "--csv", "t.csv") == 2
+    assert Path("t.csv").read_bytes() == before
+    assert "error: " in capsys.readouterr().err
+
+
+def test_odd_names_have_a_line_each(home, capsys):
+    names = ["-x.png", 'a "b", c.png', "<script>.png", "two\nlines.png", "tab\t.png",
+             os.fsdecode(b"gr\xf6n.png")]  # fmt: skip
+    os.mkdir("odd")
+    for name in names:
+        Image.fromarray(stripes(1, seed=7)[0]).save(os.path.join("odd", name))
+    assert inspect("odd", "--csv", "t.csv", "--jsonl", "t.jsonl") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == len(names)
+    assert any(line.endswith(r"odd/two\nlines.png") for line in shown)
+    assert any(line.endswith(r"odd/gr\udcf6n.png") for line in shown)
+    with open("t.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        in_csv = [row["path"] for row in csv.DictReader(file, strict=True)]
+    in_json = [json.loads(line)["path"] for line in Path("t.jsonl").read_text().splitlines()]
+    assert sorted(in_csv) == sorted(in_json) == sorted(os.path.join("odd", name) for name in names)
+    assert inspect(*in_csv) == 0
+    os.rename("odd/-x.png", "-x.png")
+    assert inspect("--", "-x.png") == 0
+
+
+def test_a_watch_needs_a_table(home, capsys):
+    for options in (["new"], ["-", "--csv", "t.csv"]):
+        with pytest.raises(SystemExit) as ended:
+            inspect(*options, "--watch")
+        assert ended.value.code == 2
+
+
+def test_a_line_of_json(home, capsys):
+    assert inspect("new/05.png", "--json") == 1
+    row = printed_json(capsys)
+    assert list(row) == [*COLUMNS]
+    assert row["verdict"] == "anomalous" and row["width"] == row["height"] == 64
+
+
+def run(home, *arguments, **options):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "anomalib_lite", "inspect", "part.alite", *arguments]
+    return subprocess.Popen(command, cwd=home, env=env, stderr=subprocess.PIPE, **options)
+
+
+def test_a_reader_that_has_had_enough(home):
+    """As ``| head -1``: no traceback, and whole lines in the table."""
+    read, write = os.pipe()
+    with run(home, "new", "--csv", "t.csv", "--quiet", stdout=write) as process:
+        os.close(write)
+        os.close(read)
+        assert process.communicate(timeout=120)[1] == b""
+    assert process.returncode == 2
+    assert (home / "t.csv").read_text().count("\n") == 2  # written before it is printed
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_whole_lines(home):
+    image = Image.fromarray(scratched(1, 1024)[0])
+    os.mkdir("many")
+    for i in range(300):
+        os.link("new/00.png", f"many/{i:03}.png")
+    image.save("many/999.png")
+    with run(home, "many", "--csv", "t.csv", stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(2)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err.decode().splitlines()[-1] == "error: interrupted"
+    table = (home / "t.csv").read_text()
+    assert table.endswith("\n") and 2 <= table.count("\n") < 300
