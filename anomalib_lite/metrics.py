@@ -9,15 +9,26 @@ classes are refused, and so is whatever NumPy would convert with a loss: masked 
 numbers, objects. :func:`anomalib_lite.data.read_mask` reads masks from files.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import ndimage
+from scipy import ndimage, special
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from .validation import as_mask, as_real
+from . import curves
+from .validation import as_mask, as_real, check_count, check_fraction
+
+_N_TOGETHER = 1_000_000  # counts of resamples that are looked at together
+
+
+class Interval(NamedTuple):
+    """An interval of plausible values of a figure."""
+
+    low: float
+    high: float
 
 
 class F1Max(NamedTuple):
@@ -254,10 +265,158 @@ def aupro(
     values, step = values[::-1], counts[::-1] / n_normal  # one straight segment per value
     overlap_before = 1 - below[np.searchsorted(defect, values, "right")] / below[-1]
     overlap_after = 1 - below[np.searchsorted(defect, values, "left")] / below[-1]
-    fpr_before = np.append(0.0, np.cumsum(step)[:-1])
-    width = np.clip(max_fpr - fpr_before, 0, step)
-    height = overlap_before + (overlap_after - overlap_before) * width / step / 2
-    return float(width @ height / max_fpr)
+    return float(curves.area_of_segments(step, overlap_before, overlap_after, max_fpr))
+
+
+def bootstrap_interval(
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    y_true: ArrayLike,
+    scores: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    random_state: int | np.random.Generator | None = 0,
+) -> Interval:
+    """Bootstrap percentile interval of a metric: how far it may be off, for want of images.
+
+    Images are drawn with replacement, normal and anomalous ones apart, as many of each as there
+    are.
+
+    Parameters
+    ----------
+    metric : callable
+        ``metric(y_true, scores)`` gives a float. :func:`image_auroc` and :func:`average_precision`
+        are computed for many resamples at a time.
+    y_true, scores : array-likes of shape (n_images,)
+        Ground truth, 1 or True for anomalous, and anomaly scores, higher = more anomalous.
+    confidence : float, default=0.95
+        In (0, 1).
+    n_resamples : int, default=2000
+    random_state : int, Generator or None, default=0
+        Passed to :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    interval : Interval
+        Named tuple ``(low, high)``.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a score is NaN or infinite, `y_true` does not hold both 0 and 1, and
+        nothing else, or a parameter is invalid.
+
+    Notes
+    -----
+    Resamples hold no images but those that were tested: where all of them are ranked correctly,
+    the interval is a single point. It does not account for images that resemble each other, such
+    as several shots of one part.
+
+    Examples
+    --------
+    >>> from anomalib_lite.metrics import bootstrap_interval, image_auroc
+    >>> rng = np.random.default_rng(0)
+    >>> y_true = np.arange(100) % 4 == 0
+    >>> low, high = bootstrap_interval(image_auroc, y_true, rng.normal(size=100) + 2 * y_true)
+    >>> round(low, 2), round(high, 2)
+    (0.82, 0.96)
+    """
+    check_count("n_resamples", n_resamples)
+    _check_confidence(confidence)
+    y_true, scores = _check_scores(y_true, scores)
+    rng = np.random.default_rng(random_state)
+    if metric in _OF_COUNTS:
+        values = _resampled_counts(_OF_COUNTS[metric], y_true, scores, n_resamples, rng)
+    else:
+        kinds = np.flatnonzero(~y_true), np.flatnonzero(y_true)
+        values = []
+        for _ in range(n_resamples):
+            drawn = np.concatenate(
+                [kind[rng.integers(len(kind), size=len(kind))] for kind in kinds]
+            )
+            values.append(metric(y_true[drawn], scores[drawn]))
+    return percentile_interval(values, confidence)
+
+
+def percentile_interval(values: ArrayLike, confidence: float) -> Interval:
+    """The middle part, of a share ``confidence``, of a metric's values in resamples."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.asarray(values, dtype=float), [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def wilson_interval(n_hits: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson's interval of a probability that was observed as `n_hits` of `n`.
+
+    Parameters
+    ----------
+    n_hits, n : int
+        With ``0 <= n_hits <= n`` and ``n >= 1``.
+    confidence : float, default=0.95
+        In (0, 1).
+
+    Returns
+    -------
+    interval : Interval
+        Named tuple ``(low, high)`` within [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If a parameter is invalid.
+
+    References
+    ----------
+    .. [1] E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+       JASA 22, 1927, https://doi.org/10.1080/01621459.1927.10502953
+
+    Examples
+    --------
+    >>> from anomalib_lite.metrics import wilson_interval
+    >>> low, high = wilson_interval(0, 50)  # no escape among 50 images does not prove that none is
+    >>> low, round(high, 3)
+    (0.0, 0.071)
+    """
+    check_count("n", n)
+    check_count("n_hits", n_hits, minimum=0)
+    if n_hits > n:
+        raise ValueError(f"n_hits: expected at most n, got {n_hits} of {n}.")
+    _check_confidence(confidence)
+    z = float(special.ndtri((1 + confidence) / 2))
+    share, squared = n_hits / n, z**2 / n
+    center = share + squared / 2
+    reach = z * math.sqrt(share * (1 - share) / n + squared / (4 * n))
+    low, high = (center - reach) / (1 + squared), (center + reach) / (1 + squared)
+    return Interval(low if n_hits else 0.0, high if n_hits < n else 1.0)  # rounding apart
+
+
+_OF_COUNTS = {image_auroc: curves.auroc, average_precision: curves.average_precision}
+
+
+def _resampled_counts(figure, y_true, scores, n_resamples, rng):
+    """A figure (n_resamples,) of counts at the distinct scores, in resamples of each kind."""
+    distinct, places = np.unique(scores, return_inverse=True)
+    kinds = places[~y_true], places[y_true]
+    n_together = max(1, _N_TOGETHER // len(distinct))
+    values = []
+    for start in range(0, n_resamples, n_together):
+        counts = [
+            [np.bincount(_redrawn(kind, rng), minlength=len(distinct)) for kind in kinds]
+            for _ in range(min(n_together, n_resamples - start))
+        ]
+        values.append(figure(*np.array(counts).swapaxes(0, 1)))
+    return np.concatenate(values)
+
+
+def _redrawn(values, rng):
+    """As many of some values, drawn with replacement."""
+    return values[rng.integers(len(values), size=len(values))]
+
+
+def _check_confidence(confidence):
+    check_fraction("confidence", confidence)
+    if confidence == 0:
+        raise ValueError("confidence: expected a number in (0, 1), got 0.")
 
 
 def _check_scores(y_true, scores):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import torch
-from scipy import ndimage, spatial
+from scipy import ndimage, optimize, spatial, stats
 from sklearn.covariance import ledoit_wolf
 
 
@@ -327,3 +327,29 @@ def slow_distances(rows, normal):
     z, known = ((values - normal.mean(0)) / std for values in (rows, normal))
     inverse = np.linalg.inv(ledoit_wolf(known, assume_centered=True)[0])
     return np.array([np.sqrt(row @ inverse @ row) for row in z])
+
+
+def slow_bootstrap(metric, y_true, scores, n_resamples, confidence, seed):
+    """Percentile interval of a metric, one resample after the other, each image by its index."""
+    y_true, scores = np.asarray(y_true, bool), np.asarray(scores, float)
+    normal, anomalous = np.flatnonzero(~y_true), np.flatnonzero(y_true)
+    rng, values = np.random.default_rng(seed), []
+    for _ in range(n_resamples):
+        drawn = [normal[k] for k in rng.integers(len(normal), size=len(normal))]
+        drawn += [anomalous[k] for k in rng.integers(len(anomalous), size=len(anomalous))]
+        values.append(metric(y_true[drawn], scores[drawn]))
+    tail = (1 - confidence) / 2
+    return np.quantile(values, tail), np.quantile(values, 1 - tail)
+
+
+def slow_wilson(n_hits, n, confidence):
+    """Wilson's interval: the probabilities at which the score test does not reject n_hits of n."""
+    z = stats.norm.ppf((1 + confidence) / 2)
+
+    def excess(p):
+        return (n_hits / n - p) ** 2 - z**2 * p * (1 - p) / n
+
+    share = n_hits / n
+    low = 0.0 if n_hits == 0 else optimize.brentq(excess, 0, share - 1e-9, xtol=1e-14)
+    high = 1.0 if n_hits == n else optimize.brentq(excess, share + 1e-9, 1, xtol=1e-14)
+    return low, high

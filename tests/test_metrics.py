@@ -5,16 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from oracles import slow_aupro, slow_f1_max
+from oracles import slow_aupro, slow_bootstrap, slow_f1_max, slow_wilson
+from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from anomalib_lite import metrics
 from anomalib_lite.metrics import (
     aupro,
     average_precision,
+    bootstrap_interval,
     f1_max,
     image_auroc,
     pixel_auroc,
     pixel_average_precision,
+    wilson_interval,
 )
 
 IMAGE_METRICS = [image_auroc, average_precision, f1_max]
@@ -192,3 +196,79 @@ def test_invalid_maps_are_named(metric):
 def test_aupro_refuses_a_limit_outside_its_range(max_fpr):
     with pytest.raises(ValueError, match=r"max_fpr: expected a number in \(0, 1\], got"):
         aupro(*scored_masks(8), max_fpr=max_fpr)
+
+
+# -- intervals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [None, 1])
+@pytest.mark.parametrize("metric", [image_auroc, average_precision])
+def test_bootstrap_equals_the_slow_one(metric, levels):
+    y_true, scores = scored_labels(10, n=40, levels=levels)
+    low, high = bootstrap_interval(metric, y_true, scores, n_resamples=150, random_state=3)
+    expected = slow_bootstrap(metric, y_true, scores, 150, 0.95, 3)
+    assert (low, high) == pytest.approx(expected, abs=1e-12)
+    assert 0 < low < metric(y_true, scores) < high <= 1
+
+
+def test_any_metric_is_resampled_alike():
+    y_true, scores = scored_labels(11)
+    quick = bootstrap_interval(image_auroc, y_true, scores, n_resamples=50)
+    plain = bootstrap_interval(lambda *x: image_auroc(*x), y_true, scores, n_resamples=50)
+    assert quick == pytest.approx(plain, abs=1e-12)
+
+
+def test_parts_of_resamples_do_not_matter(monkeypatch):
+    y_true, scores = scored_labels(12)
+    whole = bootstrap_interval(average_precision, y_true, scores, n_resamples=70)
+    monkeypatch.setattr(metrics, "_N_TOGETHER", 7 * len(scores))
+    assert bootstrap_interval(average_precision, y_true, scores, n_resamples=70) == whole
+
+
+def test_bootstrap_agrees_with_scipy():
+    y_true, scores = scored_labels(13, n=90)
+
+    def auroc(bad, good, axis):
+        diff = bad[..., :, None] - good[..., None, :]
+        return (diff > 0).mean((-1, -2))
+
+    samples = scores[y_true], scores[~y_true]
+    found = stats.bootstrap(
+        samples, auroc, method="percentile", n_resamples=3000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert bootstrap_interval(image_auroc, y_true, scores) == pytest.approx(found, abs=0.01)
+
+
+def test_more_confidence_is_wider_and_the_same_seed_the_same():
+    y_true, scores = scored_labels(14)
+    narrow = bootstrap_interval(image_auroc, y_true, scores, confidence=0.8)
+    wide = bootstrap_interval(image_auroc, y_true, scores, confidence=0.99)
+    assert wide.low < narrow.low < narrow.high < wide.high
+    assert narrow == bootstrap_interval(image_auroc, y_true, scores, confidence=0.8)
+    assert narrow != bootstrap_interval(image_auroc, y_true, scores, confidence=0.8, random_state=1)
+
+
+def test_wilson_inverts_the_score_test():
+    for n_hits, n in [(0, 1), (1, 1), (0, 50), (50, 50), (3, 7), (1, 200), (88, 100)]:
+        for confidence in (0.5, 0.95, 0.999):
+            found = wilson_interval(n_hits, n, confidence=confidence)
+            assert found == pytest.approx(slow_wilson(n_hits, n, confidence), abs=1e-9)
+            known = stats.binomtest(n_hits, n).proportion_ci(confidence, method="wilson")
+            assert found == pytest.approx((known.low, known.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 1.5, -0.1, "0.95", np.nan])
+def test_confidence_is_checked(confidence):
+    with pytest.raises(ValueError, match="confidence: expected a number in"):
+        wilson_interval(1, 2, confidence=confidence)
+    with pytest.raises(ValueError, match="confidence: expected a number in"):
+        bootstrap_interval(image_auroc, [0, 1], [0.0, 1.0], confidence=confidence)
+
+
+def test_impossible_counts_are_refused():
+    with pytest.raises(ValueError, match="n_hits: expected at most n, got 3 of 2"):
+        wilson_interval(3, 2)
+    with pytest.raises(ValueError, match="n: expected a positive int"):
+        wilson_interval(0, 0)
+    with pytest.raises(ValueError, match="n_hits"):
+        wilson_interval(-1, 2)

@@ -16,7 +16,9 @@ BELOW = {
     "contexts": {"runtime"},
     "validation": set(),
     "workers": {"contexts", "validation"},
-    "metrics": {"validation"},
+    "curves": set(),
+    "metrics": {"validation", "curves"},
+    "tally": {"validation", "curves", "metrics"},
     "io": {"runtime", "contexts"},
     "data": {"workers", "contexts", "validation"},
     "search": {"workers", "runtime", "contexts", "validation"},
@@ -39,7 +41,7 @@ BELOW = {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
     },
 }
-BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics"}
+BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}
