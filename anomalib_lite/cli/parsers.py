@@ -4,7 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+import anomalib_lite
+
 from .settings import METHODS, parse_value, settings_of
 
 _IMAGES = (
@@ -31,7 +32,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {anomalib_lite.__version__}"
+    )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for add in (_fit, _inspect, _evaluate, _threshold, _compare, _info, _doctor):
         name, (summary, *details) = add.__name__.strip("_"), add.__doc__.strip().split("\n\n")

@@ -6,15 +6,14 @@ The parameters of a method's ``__init__`` become flags: ``image_size`` is ``--im
 import ast
 import re
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import _CLASSES_AND_FUNCTIONS
+import anomalib_lite
 
 METHODS = {
     name.lower(): name
-    for name, module in _CLASSES_AND_FUNCTIONS.items()
+    for name, module in anomalib_lite._CLASSES_AND_FUNCTIONS.items()
     if module.startswith("methods.")
 }
 """Public names of the methods, by what they are called on the command line."""
@@ -82,8 +81,8 @@ def parse_value(text: str) -> Any:
 
 def _class_of(name):
     """The syntax tree of a public class, found without importing its module."""
-    package = Path(find_spec("anomalib_lite").origin).parent
-    home = package.joinpath(*_CLASSES_AND_FUNCTIONS[name].split("."))
+    package = Path(anomalib_lite.__file__).parent
+    home = package.joinpath(*anomalib_lite._CLASSES_AND_FUNCTIONS[name].split("."))
     for path in sorted(home.glob("*.py")) if home.is_dir() else [home.with_suffix(".py")]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name == name:

@@ -1,0 +1,126 @@
+"""``anomalib-lite doctor``: is everything there, and how fast is it?"""
+
+import os
+import platform
+import time
+from argparse import Namespace
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+
+import anomalib_lite
+
+from ..methods.patchcore import PatchCore
+from . import ALL_GOOD, NOT_DONE
+from .console import Console, printable
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
+_EXTRAS = {
+    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+    "plot": ("matplotlib",),
+}
+_OTHERS = {"pandas": "tables in Python", "pillow_heif": "HEIC photographs"}
+_N_GOOD, _N_NEW, _SIDE = 24, 32, 256
+
+
+def run(args: Namespace, console: Console) -> int:
+    """Print what is installed, what is missing, and how fast this machine is."""
+    problems = []
+    values = {
+        "anomalib_lite": anomalib_lite.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "processors": joblib.cpu_count(),
+        "load": _load(),
+        "device": _device(),
+        "extras": {name: _has_all(modules) for name, modules in _EXTRAS.items()},
+        "others": {name: _has_all((name,)) for name in _OTHERS},
+        "weights": _attempt(problems, "the default network's weights", _has_weights),
+    }
+    if values["weights"] and not args.no_speed:
+        console.say("measuring speed ...")
+        for engine in ("torch", *(["onnxruntime"] if values["extras"]["onnx"] else [])):
+            speed = _attempt(problems, f"PatchCore by {engine}", lambda e=engine: _speed(e))
+            values.setdefault("speed", {})[engine] = speed
+    values["problems"] = problems
+    console.report(values, _lines(values))
+    return NOT_DONE if problems else ALL_GOOD
+
+
+def _has_weights() -> bool:
+    """Whether the default network can be made with its weights."""
+    from ..backbones import Backbone
+
+    Backbone("efficientnet_lite0")
+    return True
+
+
+def _speed(engine: str) -> dict[str, float]:
+    """Seconds to fit on 24 images, and milliseconds to score one of 32, and one alone."""
+    random = np.random.default_rng(0)
+    images = random.integers(90, 166, (_N_GOOD + _N_NEW, _SIDE, _SIDE), dtype=np.uint8)
+    good, new = images[:_N_GOOD], images[_N_GOOD:]
+    start = time.perf_counter()
+    detector = PatchCore(engine=engine, coreset=0.1, false_alarm_rate=0.1, random_state=0).fit(good)
+    fitted = time.perf_counter()
+    detector.score_samples(new)
+    scored = time.perf_counter()
+    detector.score_samples(new[:1])
+    return {
+        "fit_s": round(fitted - start, 2),
+        "together_ms": round(1e3 * (scored - fitted) / _N_NEW, 1),
+        "alone_ms": round(1e3 * (time.perf_counter() - scored), 1),
+    }
+
+
+def _attempt(problems, what, function) -> Any:
+    """What a function returns, or None and a line among the problems."""
+    try:
+        return function()
+    except Exception as error:  # whatever a broken installation raises
+        problems.append(f"{what}: {type(error).__name__}: {error}")
+        return None
+
+
+def _device():
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name(0)}"
+    return 'cpu (MPS is there: device="mps")' if torch.backends.mps.is_available() else "cpu"
+
+
+def _load():
+    """Processes that compute or wait for a processor, over the last minute; None on Windows."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _has_all(modules):
+    return all(find_spec(module) is not None for module in modules)
+
+
+def _lines(values):
+    yield f"anomalib_lite {values['anomalib_lite']}, Python {values['python']}, {values['system']}"
+    yield f"versions    {', '.join(f'{name} {v}' for name, v in values['versions'].items())}"
+    busy = "" if values["load"] is None else f", load {values['load']}"
+    yield f"device      {values['device']}; processors: {values['processors']}{busy}"
+    for name, is_there in values["extras"].items():
+        advice = f'missing: pip install "anomalib_lite[{name}]"'
+        yield f"extra       {name}: {'installed' if is_there else advice}"
+    for name, use in _OTHERS.items():
+        is_there = values["others"][name]
+        yield f"package     {name} ({use}): {'installed' if is_there else 'not installed'}"
+    yield f"weights     {'of the default network are there' if values['weights'] else 'MISSING'}"
+    for engine, speed in values.get("speed", {}).items():
+        if speed:
+            yield (
+                f"speed       {engine}: PatchCore fits {_N_GOOD} images in {speed['fit_s']} s, "
+                f"scores {_N_NEW} at {speed['together_ms']} ms each, one alone in "
+                f"{speed['alone_ms']} ms"
+            )
+    for problem in values["problems"]:
+        yield f"PROBLEM     {printable(problem)}"
+    yield "something is wrong" if values["problems"] else "all is well"
