@@ -77,6 +77,12 @@ class PixelTally:
     def __len__(self):
         return len(self._seen)
 
+    @property
+    def has_both(self) -> bool:
+        """Whether there are normal and defective pixels, without which there are no figures."""
+        kinds = ([s.normal for s in self._seen], [s.defective for s in self._seen])
+        return all(any(len(part.values) for part in kind) for kind in kinds)
+
     def add(self, mask: ArrayLike, heat: ArrayLike) -> None:
         """Take an image.
 
@@ -158,15 +164,8 @@ class PixelTally:
 
     def _histograms(self):
         """Of normal pixels, defective pixels and overlap: arrays (n_images, n_bins)."""
-        n_normal, n_defective = (
-            sum(len(kind.values) for kind in kinds)
-            for kinds in ([s.normal for s in self._seen], [s.defective for s in self._seen])
-        )
-        if not (n_normal and n_defective):
-            raise ValueError(
-                "expected normal and defective pixels, got none that are "
-                f"{'normal' if n_defective else 'defective'}."
-            )
+        if not self.has_both:
+            raise ValueError("expected normal and defective pixels, got none of one kind.")
         together = (
             np.concatenate(parts) for parts in zip(*(s.normal for s in self._seen), strict=True)
         )

@@ -95,9 +95,9 @@ def test_invalid_images_and_single_classes_are_named():
         PixelTally().add(np.zeros((4, 5)), heat * np.nan)
     with pytest.raises(ValueError, match="expected a mask of 0 and 1"):
         PixelTally().add(heat, heat)
-    with pytest.raises(ValueError, match="none that are defective"):
-        tallied([np.zeros((4, 5))], [heat]).figures()
-    with pytest.raises(ValueError, match="none that are normal"):
-        tallied([np.ones((4, 5))], [heat]).figures()
-    with pytest.raises(ValueError, match="none that are"):
-        PixelTally().figures()
+    for images in ([np.zeros((4, 5))], [np.ones((4, 5))], []):
+        one_kind = tallied(images, [heat] * len(images))
+        assert not one_kind.has_both
+        with pytest.raises(ValueError, match="normal and defective pixels, got none of one kind"):
+            one_kind.figures()
+    assert tallied(*scored_masks(5)).has_both

@@ -35,24 +35,32 @@ def _described(estimator):
 
 
 def inspect_files(detector: Any, paths: Sequence[str]) -> Iterator[Record]:
-    """A record of each file, in order, as they are scored; what cannot be read is unreadable.
+    """A record of each file, in order, as they are scored; what cannot be read is unreadable."""
+    levels = detector.score_levels(), detector.map_levels()
+    for image in look_at(detector, paths):
+        yield record_of(image, *levels)
+
+
+def look_at(
+    detector: Any, paths: Sequence[str], maps: bool | str = "network"
+) -> Iterator[InspectedImage]:
+    """What a detector says of each file, in order, with maps as ``iter_inspect`` has them.
 
     If none of them can be read, or all look scaled in another way than the images of fit, so that
-    their scores would mean nothing, each is unreadable for its own reason.
+    their scores would mean nothing, each is skipped for its own reason.
     """
-    score_levels, map_levels = detector.score_levels(), detector.map_levels()
     n_told = 0
     try:
-        for image in detector.iter_inspect(paths, maps="network", on_error="skip"):
-            yield record_of(image, score_levels, map_levels)
+        for image in detector.iter_inspect(paths, maps=maps, on_error="skip"):
+            yield image
             n_told += 1
     except ValueError as error:
         if len(paths) == 1:
             reason = str(error).removeprefix("X: none of 1 images can be read. ")
-            yield record_of(InspectedImage(math.nan, 0, None, paths[0], reason), None, None)
+            yield InspectedImage(math.nan, 0, None, paths[0], reason)
             return
         for path in paths[n_told:]:
-            yield from inspect_files(detector, [path])
+            yield from look_at(detector, [path], maps)
 
 
 def described(record: Record) -> str:
