@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     console = Console(is_quiet=args.quiet, is_json=args.json)
     with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = console.show_warning
         try:
             command = import_module(f".{args.command}", __package__)

@@ -60,6 +60,11 @@ def _check(parser, args):
         parser.error("--watch needs --csv or --jsonl, which remember what has been inspected")
     if args.command == "inspect" and args.watch and "-" in args.images:
         parser.error("--watch cannot read a list from standard input")
+    if args.command == "threshold":
+        if not args.good and args.false_alarm_rate is None and args.score is None:
+            parser.error("expected GOOD images, a --false-alarm-rate or a --score")
+        if args.good and args.score is not None:
+            parser.error("--score needs no images")
 
 
 def _fit(parser):
@@ -181,9 +186,13 @@ def _evaluate(parser):
 
 
 def _threshold(parser):
-    """Calibrate a detector on fresh good parts, as after a change of lamp or camera."""
+    """Set a detector's threshold: by fresh good parts, by a rate of false alarms, or by hand.
+
+    GOOD are fresh images of good parts, as after a change of lamp or camera. Without them the
+    threshold is read again from the images of fit.
+    """
     _add_detector(parser)
-    parser.add_argument("good", nargs="+", metavar="GOOD", help=_IMAGES)
+    parser.add_argument("good", nargs="*", metavar="GOOD", help=_IMAGES)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
         "--false-alarm-rate",
@@ -196,6 +205,12 @@ def _threshold(parser):
         type=float,
         metavar="RATE",
         help="the same with a guarantee and p-values: the detector becomes a ConformalDetector",
+    )
+    rate.add_argument(
+        "--score",
+        type=float,
+        metavar="SCORE",
+        help="call images anomalous whose score is higher than this",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to write (default: the detector's own file)"

@@ -1,6 +1,5 @@
-"""``anomalib-lite threshold``: calibrate a detector on fresh good parts."""
+"""``anomalib-lite threshold``: by fresh good parts, by a rate of false alarms, or by hand."""
 
-import time
 from argparse import Namespace
 from typing import Any
 
@@ -17,29 +16,27 @@ from .thresholds import threshold_in_words, threshold_of
 
 
 def run(args: Namespace, console: Console) -> int:
-    """Calibrate, write the file anew, and say what changed."""
+    """Set the threshold, write the file anew, and say what changed."""
     output = args.detector if args.output is None else args.output
     check_may_write(output, args.force or args.output is None)
     detector, notes = load_detector(args.detector), read_card(args.detector).notes
-    images = find_images(args.good).all_or_error()
-    if args.skip_unreadable:
-        images = [image.path for image in ImageStream(images, on_error="skip")]
     before, old = threshold_of(detector), detector.offset_
-    console.say(f"calibrating on {plural(len(images), 'image')} ...")
-    start = time.perf_counter()
-    detector = _calibrated(detector, images, args)
-    calibrated = f"{now()}, {described_images(args.good, len(images))}"
-    detector.save(output, notes={**notes, "calibrated": calibrated})
-    now_flagged = int((detector.calibration_scores_ < old).sum())
-    values = {
-        "output": output,
-        "images": len(images),
-        "seconds": round(time.perf_counter() - start, 2),
-        **clean(threshold_of(detector)),
-        "before": clean(before),
-        "flagged_before": now_flagged,
-    }
-    console.report(values, _lines(values))
+    values = {"output": output}
+    if args.good:
+        images = find_images(args.good).all_or_error()
+        if args.skip_unreadable:
+            images = [image.path for image in ImageStream(images, on_error="skip")]
+        console.say(f"calibrating on {plural(len(images), 'image')} ...")
+        detector = _calibrated(detector, images, args)
+        values["images"] = len(images)
+        values["flagged_before"] = int((detector.calibration_scores_ < old).sum())
+        what = f"by {described_images(args.good, len(images))}"
+    else:
+        detector = _set_by_hand(detector, args)
+        what = "by the images of fit" if args.score is None else "by hand"
+    detector.save(output, notes={**notes, "threshold set": f"{now()}, {what}"})
+    values |= {**clean(threshold_of(detector)), "before": clean(before)}
+    console.report(values, _lines(values, what))
     return 0
 
 
@@ -59,12 +56,23 @@ def _calibrated(detector: Any, images: list[str], args: Namespace) -> Any:
     return ConformalDetector(FrozenEstimator(inner), false_alarm_rate=rate).fit(images)
 
 
-def _lines(values):
-    n = values["images"]
-    yield f"{values['output']}: calibrated on {plural(n, 'image')} in {values['seconds']:.1f} s"
+def _set_by_hand(detector, args):
+    if args.score is None:
+        return detector.set_threshold(false_alarm_rate=args.false_alarm_rate)
+    if isinstance(detector, ConformalDetector):
+        raise ValueError(
+            f"{args.detector}: holds a ConformalDetector, whose threshold follows from its rate. "
+            "Give a --false-alarm-rate."
+        )
+    return detector.set_threshold(score=-args.score)
+
+
+def _lines(values, what):
+    yield f"{values['output']}: threshold set {what}"
     yield f"before: {threshold_in_words(values['before'])}"
     yield f"now:    {threshold_in_words(values)}"
-    yield (
-        f"the old threshold would have called {values['flagged_before']} of these {n} good parts "
-        "anomalous"
-    )
+    if "images" in values:
+        yield (
+            f"the old threshold would have called {values['flagged_before']} of these "
+            f"{values['images']} good parts anomalous"
+        )

@@ -45,6 +45,6 @@ def threshold_in_words(values: dict[str, Any]) -> str:
         share = f"at most {100 * values['false_alarm_rate']:.3g} %, guaranteed,"
     return (
         f"threshold {values['threshold']:.5g}: {share} of new good parts will be called anomalous "
-        f"(asked for {100 * values['false_alarm_rate']:.3g} %, by {values['calibration_scores']} "
-        "scores)"
+        f"(by {values['calibration_scores']} scores, asked for "
+        f"{100 * values['false_alarm_rate']:.3g} %)"
     )

@@ -204,6 +204,7 @@ class _Writer:
     def __init__(self, embed_backbone):
         self.embed_backbone = embed_backbone
         self.tensors = {}
+        self._put_aside = {}
         self._takes_modules = False  # whether load is given those anew
         self._in_sklearn = False  # whose estimators hold kinds of values that ours do not
 
@@ -363,9 +364,13 @@ class _Writer:
             self._takes_modules = outer
 
     def _put(self, tensor, where):
-        name = f"{len(self.tensors)} {where}"
-        self.tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return name
+        """The name under which a tensor is put aside, once: a frozen detector has it twice."""
+        place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+        if tensor.numel() == 0 or place not in self._put_aside:
+            name = f"{len(self.tensors)} {where}"
+            self.tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            self._put_aside[place] = name, tensor  # alive, or another could take its place
+        return self._put_aside[place][0]
 
 
 class _Reader:

@@ -1,0 +1,132 @@
+"""``anomalib-lite fit``."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from stories import QUICK, fit, make_story, printed_json
+from worlds import scratched
+
+from anomalib_lite import ConformalDetector, PaDiM, load
+from anomalib_lite.cli import main
+from anomalib_lite.io import read_card
+
+
+@pytest.fixture
+def home(tmp_path):
+    make_story(tmp_path)
+    return tmp_path
+
+
+def test_a_detector_is_written_and_told_of(home, capsys):
+    path = fit(home)
+    shown = capsys.readouterr()
+    detector = load(path)
+    expected = PaDiM(image_size=64, n_features=20, random_state=0, false_alarm_rate=0.04)
+    expected.fit(home / "good")
+    np.testing.assert_array_equal(detector.calibration_scores_, expected.calibration_scores_)
+    assert "PaDiM fitted on 30 images in" in shown.out
+    assert f"threshold {-detector.offset_:.5g}" in shown.out
+    assert "about 3.2 % of new good parts" in shown.out
+    assert "fitting PaDiM on 30 images" in shown.err
+    notes = read_card(path).notes
+    assert notes["images"] == f"30 from {home / 'good'}"
+    assert notes["fitted"][:2] == "20"
+
+
+def test_json_says_the_same(home, capsys):
+    path = fit(home, "--json", "--quiet")
+    values = printed_json(capsys)
+    detector = load(path)
+    assert values["images"] == 30 and values["method"] == "PaDiM"
+    assert values["threshold"] == -detector.offset_
+    assert values["expected_false_alarms"] == pytest.approx(1 / 31)
+    assert values["calibration_scores"] == 30
+    worst = np.argsort(detector.calibration_scores_)[:5]
+    assert [image["path"] for image in values["unusual"]] == [
+        str(home / "good" / f"{i:02d}.png") for i in worst
+    ]
+
+
+def test_the_most_unusual_image_is_named_first(home, capsys):
+    Image.fromarray(scratched(1)[0]).save(home / "good" / "17.png")
+    fit(home)
+    lines = capsys.readouterr().out.splitlines()
+    heading = next(i for i, line in enumerate(lines) if "do these belong" in line)
+    assert lines[heading + 1].endswith(str(home / "good" / "17.png"))
+
+
+def test_the_same_command_makes_the_same_detector(home):
+    one, two = load(fit(home)), load(fit(home, output="again.alite"))
+    np.testing.assert_array_equal(one.score_samples(home / "new"), two.score_samples(home / "new"))
+
+
+def test_conformal_detectors(home, capsys):
+    Image.fromarray(scratched(1)[0]).save(home / "good" / "17.png")
+    path = fit(home, "--conformal", "--false-alarm-rate", "0.1")
+    shown = capsys.readouterr().out
+    detector = load(path)
+    assert isinstance(detector, ConformalDetector) and detector.false_alarm_rate == 0.1
+    assert "at most 10 %, guaranteed," in shown
+    held_out = detector.calibration_indices_
+    lowest = shown.splitlines()[-5:]
+    for line, place in zip(lowest, held_out, strict=False):
+        assert line.endswith(f"{place:02d}.png")
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_file_is_overwritten_only_if_told_to(home, capsys, forced):
+    path = home / "part.alite"
+    path.write_text("precious")
+    command = ["fit", str(home / "good"), "-o", str(path), *QUICK, "--false-alarm-rate", "0.04"]
+    assert main([*command, *(["--force"] if forced else [])]) == (0 if forced else 2)
+    assert (path.read_bytes() == b"precious") is not forced
+    if not forced:
+        assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "message"),
+    [
+        ([], ["-o", "{home}/nowhere/part.alite"], "there is no folder"),
+        ([], ["-o", "{home}/good"], "got a folder"),
+        ([], ["--set", "nonsense=1"], "PaDiM has no such setting. It has backbone"),
+        ([], ["--image-size", "many"], "image_size"),
+        ([], ["--false-alarm-rate", "2"], "false_alarm_rate"),
+        (["{home}/nowhere/*.png"], [], "no image file matches"),
+        (["{home}/nowhere.png"], [], "nowhere.png"),
+        (["{home}/empty"], [], "no image files below"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told_before_anything_is_written(home, capsys, names, flags, message):
+    (home / "empty").mkdir()
+    before = sorted(os.listdir(home))
+    names, flags = ([text.format(home=home) for text in given] for given in (names, flags))
+    command = ["fit", str(home / "good"), *names, "-o", str(home / "x"), *QUICK, *flags]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert sorted(os.listdir(home)) == before
+
+
+def test_unreadable_images_stop_the_fit_or_are_left_out(home, capsys):
+    (home / "good" / "03.png").write_text("no image")
+    command = ["fit", str(home / "good"), "-o", str(home / "part.alite"), *QUICK]
+    assert main([*command, "--false-alarm-rate", "0.04"]) == 2
+    assert "03.png" in capsys.readouterr().err
+    fit(home, "--skip-unreadable", "--json")
+    values = json.loads(capsys.readouterr().out)
+    assert values["images"] == 29
+    assert values["skipped"] == [str(home / "good" / "03.png")]
+
+
+def test_a_warning_is_one_line(home, capsys):
+    assert main(["fit", str(home / "good"), "-o", str(home / "part.alite"), *QUICK]) == 0
+    error = capsys.readouterr().err
+    assert "warning: false_alarm_rate=0.01 needs 99 images" in error
+    assert all(line.startswith(("fitting", "warning: ")) for line in error.splitlines())
+    assert main(["fit", str(home / "good"), "-o", str(home / "p2"), *QUICK, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

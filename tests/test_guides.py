@@ -1,0 +1,59 @@
+"""The commands and the Python of the guides run as they are written."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from stories import make_story, saved, write_pictures
+from worlds import scratched, stripes
+
+from anomalib_lite.cli import main
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with what the guides speak of: images, and a detector."""
+    make_story(tmp_path)
+    write_pictures(tmp_path / "fresh", stripes(40, seed=3))
+    write_pictures(tmp_path / "test" / "good", stripes(6, seed=4))
+    write_pictures(tmp_path / "test" / "scratch", scratched(4, seed=8))
+    saved(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def blocks(page, language):
+    """Texts of a page's fenced blocks in a language."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
+
+
+def commands(page):
+    """What a page tells to type, as lists of arguments."""
+    lines = "".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line[2:])[1:] for line in lines if line.startswith("$ anomalib-lite")]
+
+
+@pytest.mark.parametrize("page", ["sensitivity.md"])
+def test_quick_guides(page, here, capsys):
+    run(page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["command_line.md", "retrain.md", "evaluate.md", "compare.md"])
+def test_guides_that_fit(page, here, capsys):
+    (here / "part.alite").rename(here / "a.alite")
+    run(page)
+
+
+def run(page):
+    found = commands(page)
+    assert found
+    for command in found:
+        assert main(command) in (0, 1), command
+    for code in blocks(page, "python"):
+        exec(compile(code, page, "exec"), {})
