@@ -28,6 +28,7 @@ BELOW = {
     "regions": {"validation"},
     "records": {"regions"},
     "inspection": {"runtime", "data", "regions", "records"},
+    "comparison": {"records"},
     "notes": {"runtime", "data"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
@@ -41,7 +42,7 @@ BELOW = {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
     },
 }
-BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally"}
+BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally", "comparison"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}

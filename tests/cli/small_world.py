@@ -1,6 +1,7 @@
 """Striped parts, good and scratched, as files, and small detectors of them."""
 
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def fitted(seed=0, n=40):
     """A detector of good parts, of another random projection for another seed."""
     detector = PaDiM(image_size=64, n_features=20, false_alarm_rate=0.05, random_state=seed)
     return detector.fit(worlds.stripes(n, seed=10))
+
+
+def without_threshold():
+    """A detector of so few parts that it has none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* cannot calibrate")
+        return fitted(n=2)
 
 
 def write(path, pixels):
