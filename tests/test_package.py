@@ -12,6 +12,7 @@ HOME = Path(anomalib_lite.__file__).parent
 # what a file or folder may import of the others: always something below it
 BELOW = {
     "annotations": set(),
+    "texts": set(),
     "runtime": set(),
     "contexts": {"runtime"},
     "validation": set(),
@@ -40,6 +41,7 @@ BELOW = {
     "decide": {"workers", "runtime", "contexts", "validation", "io", "data", "inspection", "base"},
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
+        *("metrics", "texts"),
     },
 }
 BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally", "comparison"}

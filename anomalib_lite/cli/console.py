@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from ..texts import printable
+
 
 class Console:
     """Prints results, messages and progress.
@@ -49,20 +51,6 @@ class Console:
     def show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
         """A warning as one line on stderr, in place of ``warnings.showwarning``."""
         self.say(f"warning: {printable(message)}")
-
-
-def printable(text: object) -> str:
-    r"""A text on one line that does nothing to a terminal: other characters as escapes.
-
-    Examples
-    --------
-    >>> print(printable("two\nlines \x1b[31m \udcff"))
-    two\nlines \x1b[31m \udcff
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in str(text)
-    )
 
 
 def _encodable(text, stream):

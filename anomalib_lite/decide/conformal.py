@@ -17,6 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import RandomState, Size
+from ..data.choosing import choosable, n_samples, take
 from ..inspection import InspectedImage, Inspection, MapLevels, ScoreLevels
 from ..io.persistence import SaveMixin
 from ..runtime import (
@@ -31,7 +32,6 @@ from ..runtime import (
 from ..validation import check_choice
 from .held_out import as_scores, look, numbered_as_given, refuse_nan, warn_of_copies
 from .ranks import p_value, ranks_among_others, shared_weights, smallest_rate, threshold_place
-from .samples import choosable, n_samples, take
 from .splits import make_splits, unit_of_each
 
 _N_FOLDS = 5  # of fit_predict, where the fit itself leaves some samples without a score

@@ -61,7 +61,7 @@ def plot_score_histogram(
     values = np.concatenate([*(of_one for _, of_one, _ in series), *([] if fit is None else [fit])])
     if len(values) == 0:
         raise ValueError("scores: expected at least one finite number, got none.")
-    edges = _edges(values, bins, offset)
+    edges = bar_edges(values, bins, offset)
 
     from matplotlib import pyplot as plt
 
@@ -127,7 +127,7 @@ def _finite(name, values):
     return array[np.isfinite(array)]
 
 
-def _edges(values, n_bins, offset):
+def bar_edges(values: np.ndarray, n_bins: int, offset: float | None) -> np.ndarray:
     """Edges of bars of one width, moved so that a threshold among them is an edge."""
     edges = np.histogram_bin_edges(values, n_bins)
     if offset is None or not edges[0] < offset < edges[-1]:

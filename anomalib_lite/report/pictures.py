@@ -1,6 +1,6 @@
 """Images, maps, masks and names as a figure can show them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional
 
-from ..data.images import ImageStream
+from ..data.images import CheckedImage, ImageStream
 from ..data.masks import read_mask
 from ..data.rasters import resized
 from ..validation import as_real
@@ -24,19 +24,31 @@ def read_pictures(
     n_pixels = Grid.of(stream.n_images or 1, n_columns).n_pixels
     if masks is not None and stream.n_images is not None:
         check_number_of("masks", masks, stream.n_images)
-    pictures, outlines = {}, {}
 
     def read(image):
-        picture = _picture(image.resized(_size_within(image.size, n_pixels)).clamp(0, 1))
-        mask = None if masks is None else checked_mask(masks[image.index], image.size, image.index)
-        return image.index, picture, mask if mask is None else smaller_map(mask, n_pixels)
+        if masks is None:
+            return small_picture(image, n_pixels), None
+        mask = checked_mask(masks[image.index], image.size, image.index)
+        return small_picture(image, n_pixels), mask if mask is None else smaller_map(mask, n_pixels)
 
+    seen = [(None, None) if pair is None else pair for pair in in_order(stream, read)]
+    outlines = None if masks is None else [outline for _, outline in seen]
+    return [picture for picture, _ in seen], outlines
+
+
+def in_order(stream: ImageStream, read: Callable[[CheckedImage], Any]) -> list[Any]:
+    """What a function says of each image, by workers; None for those skipped."""
     with borrowed_team() as team:
-        for [(index, picture, mask)] in stream.work(team, read):
-            pictures[index], outlines[index] = picture, mask
-    places = range(len(pictures) + len(stream.skipped))
-    in_order = [pictures.get(i) for i in places]
-    return in_order, None if masks is None else [outlines.get(i) for i in places]
+        answers = {
+            index: answer
+            for [(index, answer)] in stream.work(team, lambda image: (image.index, read(image)))
+        }
+    return [answers.get(i) for i in range(len(answers) + len(stream.skipped))]
+
+
+def small_picture(image: CheckedImage, n_pixels: int) -> np.ndarray:
+    """Pixels (H, W) or (H, W, 3) of an image, at most ``n_pixels`` a side, in [0, 1]."""
+    return _picture(image.resized(_size_within(image.size, n_pixels)).clamp(0, 1))
 
 
 def checked_mask(mask: Any, size: tuple[int, int], index: int) -> np.ndarray | None:

@@ -1,0 +1,43 @@
+"""Choosing some of the samples of a collection of any form."""
+
+import os
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.utils import indexable
+
+from .files import image_files
+
+
+def choosable(X: Any) -> Any:
+    """``X`` in a form whose samples can be indexed; a folder as the list of its images."""
+    if isinstance(X, str | os.PathLike):
+        return image_files(X)
+    if hasattr(X, "__array__") and not hasattr(X, "__getitem__"):
+        X = np.asarray(X)
+    counted = hasattr(X, "__len__") or hasattr(X, "shape")
+    if not counted or not (hasattr(X, "__getitem__") or issparse(X)):
+        raise ValueError(
+            f"X: expected samples that can be indexed, got {type(X).__name__}. "
+            "Pass a list or an array."
+        )
+    return indexable(X)[0]
+
+
+def n_samples(X: Any) -> int:
+    """Number of samples."""
+    return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+def take(X: Any, indices: np.ndarray) -> Any:
+    """Some of the samples, in the form of ``X``."""
+    if hasattr(X, "iloc"):
+        return X.iloc[indices]
+    if hasattr(X, "shape"):
+        return X[indices]
+    if isinstance(X, list | tuple):
+        return [X[i] for i in indices]
+    from torch.utils.data import Subset
+
+    return Subset(X, indices.tolist())

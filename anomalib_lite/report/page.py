@@ -1,0 +1,498 @@
+"""The report: what a detector says of many images, as one HTML file that needs nothing else.
+
+The page is made by Jinja2, which escapes whatever comes from file names, from templates beside this
+module. Charts are drawn here as SVG; pictures are inside the page as small JPEGs.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from os.path import commonpath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import ArrayLike
+
+from ..annotations import Images
+from ..annotations import Path as PathLike
+from ..data.choosing import choosable, take
+from ..inspection import record_of
+from ..io.card import Card
+from ..io.files import write_file
+from ..records import UNREADABLE, Record
+from ..texts import printable
+from ..validation import check_choice, check_count
+from . import charts
+from .choices import choose
+from .figures import (
+    Share,
+    Truth,
+    headline,
+    known_scores,
+    number,
+    percent,
+    plural,
+    promise,
+    settings_of,
+    size_of_file,
+)
+from .overlays import ANCHORS, colors_of
+from .pictures import file_name
+from .scales import ColorScale
+from .tiles import make_tiles, places_of
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_KINDS = ("anomalous", "normal", "undecided", UNREADABLE)
+_MOST_BYTES = 4_600_000  # of the page, where the table leaves room for pictures
+_REST = 300_000  # of these, for all but the table and the pictures
+_LEAST, _MOST = 12_000, 90_000  # bytes of a picture and its heatmap
+_N_GROUND = 9  # normal pictures whose median is under the map of places
+
+
+def write(
+    path: PathLike,
+    detector: Any,
+    images: Images,
+    *,
+    y: ArrayLike | None = None,
+    title: str | None = None,
+    card: Card | None = None,
+    max_pictures: int = 60,
+    on_error: str = "skip",
+    date: str | None = None,
+) -> None:
+    """Inspect images, and write what there is to say of them to a page.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the HTML file. It needs no other file, and no network.
+    detector : fitted detector
+        With ``iter_inspect``, such as every detector of images of this package.
+    images : array, tensor, list, folder or Dataset
+        They are read twice, so iterators and DataLoaders are refused.
+    y : array-like of shape (n_images,) or None, default=None
+        The truth: +1 good, -1 defective.
+    title : str or None, default=None
+        Such as the name of the part.
+    card : Card or None, default=None
+        What the detector's file says of itself; see :func:`anomalib_lite.io.read_card`.
+    max_pictures : int, default=60
+        Images that are shown; all of them are in the table. The page stays below 5 MB with 60.
+    on_error : {"raise", "skip"}, default="skip"
+        What an image does that cannot be read: raise a ValueError, or be listed with the reason.
+    date : str or None, default=None
+        Shown as it is. Without it nothing on the page depends on when it was written.
+
+    Raises
+    ------
+    ValueError
+        If the images cannot be read twice, not one of them can be read, or a parameter is invalid.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from anomalib_lite import PaDiM
+    >>> from anomalib_lite.report import write
+    >>> images = np.random.default_rng(0).integers(90, 110, (20, 64, 64), dtype=np.uint8)
+    >>> detector = PaDiM(image_size=64, false_alarm_rate=0.1, random_state=0).fit(images)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(os.path.join(folder, "report.html"), detector, images[:5])
+    ...     os.listdir(folder)
+    ['report.html']
+    """
+    check_choice("on_error", on_error, ("raise", "skip"))
+    images = choosable(images)
+    levels = detector.score_levels(), _map_levels(detector)
+    records = [
+        record_of(image, *levels)
+        for image in detector.iter_inspect(images, maps="network", on_error=on_error)
+    ]
+    page = Page(
+        detector,
+        records,
+        y=y,
+        title=title,
+        card=card,
+        read=lambda indices: take(images, np.array(indices)),
+        max_pictures=max_pictures,
+        date=date,
+    )
+    page.write(path)
+
+
+def write_page(path: PathLike, detector: Any, records: Sequence[Record], **options: Any) -> None:
+    """Write the page of images that have been inspected; see :class:`Page`."""
+    Page(detector, records, **options).write(path)
+
+
+class Page:
+    """The page of images that have been inspected.
+
+    Of most images their records are enough. Those that are shown are read and inspected once more
+    as the page is made; one that is gone by then is shown as gone.
+
+    Parameters
+    ----------
+    detector : fitted detector
+        That made the records.
+    records : sequence of Record
+    y, title, card, max_pictures, date
+        As for :func:`write`.
+    notes : sequence of str, default=()
+        Shown below the headline.
+    read : callable or None, default=None
+        Gives the images of a list of indices; None reads the records' paths.
+    """
+
+    def __init__(
+        self,
+        detector: Any,
+        records: Sequence[Record],
+        *,
+        y: ArrayLike | None = None,
+        title: str | None = None,
+        card: Card | None = None,
+        notes: Sequence[str] = (),
+        read: Callable[[Sequence[int]], Any] | None = None,
+        max_pictures: int = 60,
+        date: str | None = None,
+    ):
+        check_count("max_pictures", max_pictures, minimum=0)
+        self.detector = detector
+        self.records = list(records)
+        if not self.records:
+            raise ValueError("records: expected those of at least one image, got none.")
+        self.y = None if y is None else _checked_labels(y, len(self.records))
+        self.title = title
+        self.card = card
+        self.notes = notes
+        self.read = self._by_path if read is None else read
+        self.max_pictures = max_pictures
+        self.date = date
+
+    def write(self, path: PathLike) -> None:
+        """Write the page to a file, whole or not at all."""
+        write_file(Path(path), self.html().encode("utf-8"))
+
+    def html(self) -> str:
+        """The page as text; the same for the same images and detector."""
+        style, script = _source("page.css"), _source("page.js")
+        page = (
+            _environment()
+            .get_template("page.html")
+            .render(
+                **self._about(),
+                **self._charts(),
+                **self._pictures(),
+                rows=Markup(self._rows),
+                style=Markup(style),
+                script=Markup(script),
+                script_hash=_hash(script),
+                colors=_colors(),
+                number=number,
+                percent=percent,
+                plural=plural,
+            )
+        )
+        return page
+
+    # -- what is on it ----------------------------------------------------------------------------
+
+    def _about(self):
+        """Headline, counts, what the threshold promises, unreadable files, the model card."""
+        verdicts = [record.verdict for record in self.records]
+        counts = [(kind, verdicts.count(kind)) for kind in _KINDS if kind in verdicts]
+        n_decided = sum(n for kind, n in counts if kind in ("anomalous", "normal"))
+        settings = list(settings_of(self.detector))
+        return {
+            "headline": headline(self.records),
+            "title": None if self.title is None else printable(self.title),
+            "date": None if self.date is None else printable(self.date),
+            "notes": [printable(note) for note in self.notes],
+            "where": self._names.folder,
+            "n_images": len(self.records),
+            "counts": counts,
+            "share": Share.of_counts(verdicts.count("anomalous"), n_decided),
+            "promise": promise(self.detector),
+            "truth": self._truth,
+            "unreadable": [
+                (self._names.shown[i], printable(record.reason or "unknown"))
+                for i, record in enumerate(self.records)
+                if record.verdict == UNREADABLE
+            ],
+            "method": type(self.detector).__name__,
+            "facts": list(self._facts()),
+            "changed": [each for each in settings if not each.is_default],
+            "defaults": [each for each in settings if each.is_default],
+        }
+
+    def _facts(self):
+        """(name, value) of the model card."""
+        detector, card = self.detector, self.card
+        inner = next(iter(getattr(detector, "detectors_", [detector])))
+        yield (
+            "Method",
+            " of ".join(dict.fromkeys(type(each).__name__ for each in (detector, inner))),
+        )
+        if hasattr(inner, "n_images_"):
+            yield "Learned from", plural(int(inner.n_images_), "image")
+        yield "Calibrated on", plural(len(known_scores(detector)), "score")
+        levels = detector.score_levels()
+        threshold = levels.threshold if math.isfinite(levels.threshold) else None
+        yield "Median of good parts", f"anomaly score {number(levels.normal)}"
+        yield "Threshold", "none" if threshold is None else f"anomaly score {number(threshold)}"
+        if hasattr(inner, "device_"):
+            yield "Device", str(inner.device_)
+        if card is not None:
+            yield "File", f"{size_of_file(card.n_bytes)}, SHA-256 {card.digest}"
+            yield (
+                "Written by",
+                ", ".join(f"{printable(k)} {printable(v)}" for k, v in card.versions.items()),
+            )
+            for name, text in card.notes.items():
+                yield printable(name).capitalize(), printable(text)
+
+    @cached_property
+    def _truth(self):
+        return None if self.y is None else Truth.of(self.records, self.y)
+
+    def _charts(self):
+        """Histogram, scores in order and, with labels, the ROC curve."""
+        read = np.array([record.verdict != UNREADABLE for record in self.records], dtype=bool)
+        if not read.any():
+            return {"histogram": None, "timeline": None, "roc": None}
+        scores, known, threshold, unit = self._scale(read)
+        flagged = np.array([record.verdict == "anomalous" for record in self.records])[read]
+        if self.y is None:
+            series = [
+                ("normal", "others" if threshold is None else "normal", scores[~flagged]),
+                ("anomalous", "anomalous", scores[flagged]),
+            ]
+        else:
+            bad = self.y[read] == -1
+            series = [("normal", "good", scores[~bad]), ("anomalous", "defective", scores[bad])]
+        truth = self._truth
+        curve = None
+        if truth is not None and truth.curve is not None:
+            here = None
+            if truth.escapes and truth.overkill:
+                here = tuple(share.count / share.total for share in (truth.overkill, truth.escapes))
+                here = here[0], 1 - here[1]
+            curve = charts.roc(truth.curve, here)
+        return {
+            "histogram": charts.histogram(series, known, threshold, unit),
+            "timeline": charts.timeline(scores, flagged, self._times(read), known, threshold, unit),
+            "roc": curve,
+        }
+
+    def _scale(self, read):
+        """Scores of images and calibration, threshold, and the name of what they are."""
+        levels = self.detector.score_levels()
+        known = known_scores(self.detector)
+        severities = np.array([record.severity for record in self.records])[read]
+        if np.isfinite(severities).all():
+            return severities, levels.severity(known), 1.0, "severity"
+        scores = np.array([record.anomaly_score for record in self.records])[read]
+        threshold = levels.threshold if math.isfinite(levels.threshold) else None
+        return scores, known, threshold, "anomaly score"
+
+    def _times(self, read):
+        """When the files were written; None unless all of them have a time."""
+        times = [record.modified for record in self.records]
+        known = [time for time, is_read in zip(times, read, strict=True) if is_read]
+        return None if None in known else np.array(known)
+
+    def _pictures(self):
+        """Groups of pictures, and the map of places."""
+        groups = choose(self.records, self.y, self.max_pictures)
+        shown = [i for group in groups for i in group.indices]
+        room = _MOST_BYTES - _REST - len(self._rows)
+        n_bytes = len(shown) * min(max(room // max(len(shown), 1), _LEAST), _MOST)
+        levels = _map_levels(self.detector)
+        tiles, pictures = make_tiles(self.detector, shown, self.read, levels, n_bytes)
+        normal = [
+            pictures[i] for i in shown if self.records[i].verdict == "normal" and i in pictures
+        ]
+        return {
+            "groups": [
+                (group, [self._figure(i, tiles[i]) for i in group.indices]) for group in groups
+            ],
+            "has_levels": levels is not None and all(map(math.isfinite, levels)),
+            "places": places_of(self.records, normal[-_N_GROUND:]),
+        }
+
+    def _figure(self, index, tile):
+        """What is said of a picture."""
+        record = self.records[index]
+        box = None
+        if record.region is not None and record.size is not None:
+            (left, top, right, bottom), (height, width) = record.region.box, record.size
+            box = {
+                "left": 100 * left / width,
+                "top": 100 * top / height,
+                "width": 100 * (right - left) / width,
+                "height": 100 * (bottom - top) / height,
+                "text": f"box {left}, {top} to {right}, {bottom}",
+            }
+        return {
+            "index": index,
+            "tile": tile,
+            "name": self._names.short[index],
+            "path": self._names.shown[index],
+            "record": record,
+            "box": box,
+            "truth": None if self.y is None else ("good" if self.y[index] == 1 else "defective"),
+        }
+
+    def _by_path(self, indices):
+        paths = [self.records[i].path for i in indices]
+        if None in paths:
+            raise ValueError(
+                "read: expected a function that gives images, since not all of them have a path."
+            )
+        return paths
+
+    # -- names and rows ---------------------------------------------------------------------------
+
+    @cached_property
+    def _names(self):
+        return _Names.of(self.records)
+
+    @cached_property
+    def _rows(self):
+        """All images as JSON that cannot end the script element that it is in."""
+        rows = [self._row(i, record) for i, record in enumerate(self.records)]
+        text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
+        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+    def _row(self, index, record):
+        """A row as short as can be: absent values are 0 or null; see page.js."""
+        region = record.region
+        row = [
+            self._names.shown[index],
+            _KINDS.index(record.verdict),
+            _short(record.severity),
+            _short(record.anomaly_score),
+            _short(record.p_value),
+            0 if region is None else [*region.box],
+            0 if region is None else region.area,
+            0 if record.size is None else [*record.size[::-1]],
+            0 if record.modified is None else round(record.modified),
+        ]
+        if self.y is not None:
+            row.append(int(self.y[index]))
+        return row
+
+
+class _Names(NamedTuple):
+    """Printable names of images.
+
+    Attributes
+    ----------
+    folder : str
+        Where all of them are.
+    shown, short : list of str
+        Below the folder, and the last part alone.
+    """
+
+    folder: str
+    shown: list[str]
+    short: list[str]
+
+    @classmethod
+    def of(cls, records):
+        paths = [record.path for record in records]
+        folder = "" if None in paths else _common_folder(paths)
+        n = len(folder)
+        shown = [
+            f"image {i}" if path is None else printable(path[n:]) for i, path in enumerate(paths)
+        ]
+        short = [
+            name if path is None else printable(file_name(path))
+            for name, path in zip(shown, paths, strict=True)
+        ]
+        return cls(printable(folder), shown, short)
+
+
+def _common_folder(paths):
+    """The folder that all paths begin with, with its slash; empty if there is none."""
+    folders = {path[: max(path.rfind("/"), path.rfind("\\")) + 1] for path in paths}
+    if len(folders) == 1:
+        return folders.pop()
+    try:
+        common = commonpath(list(folders))
+    except ValueError:  # absolute and relative ones, or several drives
+        return ""
+    if not common:
+        return ""
+    return common if common.endswith(("/", "\\")) else common + paths[0][len(common)]
+
+
+def _short(value):
+    """A number of six digits for the table; None for what there is not."""
+    if value is None or not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.6g}")
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _map_levels(detector):
+    """Levels of the color scale; None of a detector without maps."""
+    try:
+        return detector.map_levels()
+    except (AttributeError, ValueError):
+        return None
+
+
+def _checked_labels(y, n_images):
+    labels = np.asarray(y)
+    if labels.shape != (n_images,) or not np.isin(labels, (-1, 1)).all():
+        raise ValueError(
+            f"y: expected {n_images} labels, +1 good or -1 defective, one an image, got the values "
+            f"{np.unique(labels)[:5]} in shape {labels.shape}."
+        )
+    return labels
+
+
+def _colors():
+    """Colors of the style sheet along the color scale, transparent at its beginning."""
+    places = np.linspace(0, 1, 2 * len(ANCHORS) - 1)
+    opacities = ColorScale(0.0, 1.0, 0.5).opacity(ColorScale(0.0, 1.0, 0.5).value(places))
+    return [
+        f"rgba({r:.0f},{g:.0f},{b:.0f},{a:.2g})"
+        for (r, g, b), a in zip(colors_of(places), opacities, strict=True)
+    ]
+
+
+# -- templates ------------------------------------------------------------------------------------
+
+
+@cache
+def _environment():
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _source(name):
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(script):
+    """What the page's policy says of the only script that may run."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
