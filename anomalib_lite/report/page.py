@@ -177,6 +177,7 @@ class Page:
         """The page as text; the same for the same images and detector."""
         return render(
             "page.html",
+            kind_of_page="Inspection report",
             **self._about(),
             **self._charts(),
             **self._pictures(),
