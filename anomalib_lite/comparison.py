@@ -11,10 +11,17 @@ from scipy import stats
 
 from .records import UNREADABLE, Record
 
-OUTCOMES = ("normal", "anomalous", "only a", "only b", "undecided", UNREADABLE)
-"""What becomes of an image: both call it normal, both anomalous, one of them anomalous, ..."""
+OUTCOMES = {
+    "normal": "normal by both",
+    "anomalous": "anomalous by both",
+    "only a": "anomalous by a only",
+    "only b": "anomalous by b only",
+    "undecided": "undecided",
+    UNREADABLE: UNREADABLE,
+}
+"""What becomes of an image, and how it is called."""
 
-CHANGED = ("only a", "only b")
+_CHANGED = ("only a", "only b")
 
 
 class Pair(NamedTuple):
@@ -47,7 +54,7 @@ class Pair(NamedTuple):
     @property
     def is_changed(self) -> bool:
         """Whether one detector calls it normal, and the other anomalous."""
-        return self.outcome in CHANGED
+        return self.outcome in _CHANGED
 
     @property
     def shift(self) -> float:
@@ -103,6 +110,11 @@ class Comparison:
         """Number of images by :data:`OUTCOMES`."""
         found = Counter(pair.outcome for pair in self.pairs)
         return {outcome: found[outcome] for outcome in OUTCOMES}
+
+    @property
+    def n_decided(self) -> int:
+        """Images that both detectors call normal or anomalous."""
+        return len(self.pairs) - self.counts["undecided"] - self.counts[UNREADABLE]
 
     @cached_property
     def changed(self) -> list[Pair]:

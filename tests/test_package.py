@@ -41,7 +41,7 @@ BELOW = {
     "decide": {"workers", "runtime", "contexts", "validation", "io", "data", "inspection", "base"},
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
-        *("metrics", "texts"),
+        *("metrics", "texts", "comparison"),
     },
 }
 BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally", "comparison"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..comparison import Comparison, Difference, Pair
+from ..comparison import OUTCOMES, Comparison, Difference, Pair
 from ..io.card import Card, read_card
 from ..io.files import write_file
 from ..records import UNREADABLE
@@ -20,12 +20,6 @@ from .outputs import check_may_write, clean, plural
 from .scoring import inspect_files, load_detector
 
 _TWICE = ("verdict", "severity", "anomaly_score")
-_IN_WORDS = {
-    "normal": "normal by both",
-    "anomalous": "anomalous by both",
-    "only a": "anomalous by a only",
-    "only b": "anomalous by b only",
-}
 
 
 def run(args: Namespace, console: Console) -> int:
@@ -50,6 +44,7 @@ def run(args: Namespace, console: Console) -> int:
         "b": args.b,
         "images": len(paths),
         "counts": comparison.counts,
+        "decided": comparison.n_decided,
         **clean(
             {
                 "rank_correlation": comparison.rank_correlation,
@@ -108,8 +103,8 @@ def _differences(detectors: list[Any], cards: list[Card]) -> Iterator[Difference
         else:  # of one method alone: its default is no decision of anybody's
             yield from _different("setting", name, *(one.get(name) for one in chosen))
     levels = [detector.score_levels() for detector in detectors]
-    for name in ("normal", "threshold"):
-        yield from _different("score", name, *(_number(getattr(each, name)) for each in levels))
+    for name, text in (("normal", "median score of good images"), ("threshold", "threshold")):
+        yield from _different(text, "", *(_number(getattr(each, name)) for each in levels))
     for group, parts in (
         ("note", [c.notes for c in cards]),
         ("version", [c.versions for c in cards]),
@@ -141,9 +136,7 @@ def _lines(values, detectors):
         level = _number(detector.score_levels().threshold)
         threshold = "no threshold" if level is None else f"threshold {level}"
         yield f"{which}: {printable(values[which])}: {_method(detector)}, {threshold}"
-    counts = [
-        f"{n:,} {_IN_WORDS.get(outcome, outcome)}" for outcome, n in values["counts"].items() if n
-    ]
+    counts = [f"{n:,} {OUTCOMES[outcome]}" for outcome, n in values["counts"].items() if n]
     yield f"{plural(values['images'], 'image')}: {', '.join(counts)}"
     if values["same"]:
         also = "" if not values["differences"] else " in verdicts and scores"
@@ -166,10 +159,10 @@ def _change_lines(values):
     if correlation is not None:
         yield f"rank correlation of the scores {correlation:.3f}"
     if shift is not None:
-        yield f"severity by b less that by a: median {shift:+.2f}"
-    n, n_decided = len(values["changed"]), sum(values["counts"][each] for each in _IN_WORDS)
-    if n_decided:
-        yield f"the verdict changed on {n:,} of {plural(n_decided, 'image')}{':' if n else ''}"
+        yield f"change of severity from a to b: median {shift:+.2f}"
+    n, of = len(values["changed"]), values["decided"]
+    if of:
+        yield f"the verdict changed on {n:,} of {plural(of, 'image')}{':' if n else ''}"
     for row in values["changed"]:
         by_each = (f"{which} {_side(row, which)}" for which in "ab")
         yield f"  {'  '.join(by_each)}  {printable(row['path'])}"

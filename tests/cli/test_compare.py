@@ -67,7 +67,7 @@ def test_another_threshold_changes_verdicts_and_no_ranks(saved, parts, capsys):
     sizes = [abs(row["severity_b"] - row["severity_a"]) for row in values["changed"]]
     assert sizes == sorted(sizes, reverse=True)
     thresholds = [f"{detector.score_levels().threshold:.5g}" for detector in (a, strict)]
-    (one,) = (each for each in values["differences"] if each["name"] == "threshold")
+    (one,) = (each for each in values["differences"] if each["group"] == "threshold")
     assert [one["a"], one["b"]] == thresholds
 
 
@@ -92,7 +92,7 @@ def test_what_is_printed_are_the_figures_of_json(saved, parts, capsys):
     )
     assert f"rank correlation of the scores {values['rank_correlation']:.3f}" in lines
     shift = values["median_severity_shift"]
-    assert f"severity by b less that by a: median {shift:+.2f}" in lines
+    assert f"change of severity from a to b: median {shift:+.2f}" in lines
     at = lines.index(f"the verdict changed on {len(values['changed'])} of 14 images:")
     for line, row in zip(lines[at + 1 :], values["changed"], strict=False):
         found = re.match(r"  a (\w+) +(\S+)  b (\w+) +(\S+)  (.*)", line).groups()
