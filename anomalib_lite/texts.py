@@ -1,4 +1,4 @@
-"""Texts that can be printed."""
+"""Texts for people to read."""
 
 
 def printable(text: object) -> str:
@@ -13,3 +13,14 @@ def printable(text: object) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in str(text)
     )
+
+
+def plural(n: int, noun: str) -> str:
+    """A number of things.
+
+    Examples
+    --------
+    >>> plural(1, "image"), plural(200, "image")
+    ('1 image', '200 images')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -4,6 +4,8 @@ import datetime
 import os
 from typing import Any
 
+from ..texts import plural as plural
+
 
 def check_may_write(path: str, force: bool) -> None:
     """Raise ValueError, before any work is done, if a file cannot be written there, or must not.
@@ -31,17 +33,6 @@ def now() -> str:
 def described_images(names: list[str], n_images: int) -> str:
     """Where images came from, and how many there were, for the notes of a file."""
     return f"{n_images} from {', '.join(os.path.abspath(name) for name in names)}"
-
-
-def plural(n: int, noun: str) -> str:
-    """A number of things.
-
-    Examples
-    --------
-    >>> plural(1, "image"), plural(200, "image")
-    ('1 image', '200 images')
-    """
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def clean(values: dict[str, Any]) -> dict[str, Any]:

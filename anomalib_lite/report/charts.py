@@ -22,10 +22,11 @@ class Shape(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A label at a place along an axis, in percent of it."""
+    """A label at a place along an axis, in percent of it; a time also in seconds since 1970."""
 
     at: float
     text: str
+    seconds: float | None = None
 
 
 class Rule(NamedTuple):
@@ -222,7 +223,7 @@ def timeline(
             Shape("band", f"M0 {low}V{high}H1000V{low}Z"),
             Shape("median", f"M0 {middle}H1000"),
         ]
-        legend.append(("band", "good parts, calibration: median and middle 90 %"))
+        legend.append(("band", "good parts, calibration: median and middle 90\N{NO-BREAK SPACE}%"))
     for style, chosen in (("normal", keep), ("anomalous", np.flatnonzero(is_anomalous))):
         points = zip(_thousandths(places[chosen]), _down(axis.place(scores[chosen])), strict=True)
         shapes.append(Shape(f"points {style}", "".join(f"M{x} {y}h0" for x, y in points)))
@@ -235,7 +236,7 @@ def timeline(
         legend.append(("rule", "threshold"))
     across = [Mark(0.0, "first"), Mark(100.0, "last")]
     if times is not None:
-        across = [Mark(0.0, _date(times.min())), Mark(100.0, _date(times.max()))]
+        across = [_at_time(0.0, times.min()), _at_time(100.0, times.max())]
     return Chart(
         text=f"{unit} of {n} images in order, {int(is_anomalous.sum())} of them anomalous",
         shapes=shapes,
@@ -245,7 +246,7 @@ def timeline(
         rules_up=[] if threshold is None else [Rule(100 * float(axis.place(threshold)), "")],
         across_title="in the order of the images"
         if times is None
-        else "in the order in which the files were written (UTC)",
+        else "in the order in which the files were written",
         up_title=unit,
         legend=legend,
         note="" if len(keep) == n_others else f"Of the others, {len(keep)} are drawn.",
@@ -353,8 +354,9 @@ def _down(shares):
     return _thousandths(1 - np.asarray(shares))
 
 
-def _date(seconds):
+def _at_time(at, seconds):
     try:
-        return datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d %H:%M")
+        text = datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (OverflowError, OSError, ValueError):  # a file of no sensible date
-        return "?"
+        return Mark(at, "?")
+    return Mark(at, text, float(seconds))

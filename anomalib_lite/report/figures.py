@@ -11,6 +11,7 @@ from sklearn.metrics import roc_curve
 
 from ..metrics import image_auroc, wilson_interval
 from ..records import UNREADABLE, Record
+from ..texts import plural
 
 ABSENT = "\N{EN DASH}"
 _CONFIDENCE = 0.95
@@ -38,8 +39,7 @@ class Share(NamedTuple):
         """None of nothing."""
         if total == 0:
             return None
-        low, high = wilson_interval(count, total, confidence=_CONFIDENCE)
-        return cls(count, total, low, high)
+        return cls(count, total, *wilson_interval(count, total, confidence=_CONFIDENCE))
 
     def __str__(self):
         low, high = percent(self.low).removesuffix(_PERCENT), percent(self.high)
@@ -87,17 +87,6 @@ def size_of_file(n_bytes: int) -> str:
     return f"{n_bytes} bytes"
 
 
-def plural(n: int, word: str) -> str:
-    """A number with its noun.
-
-    Examples
-    --------
-    >>> plural(1, "part"), plural(2000, "part")
-    ('1 part', '2,000 parts')
-    """
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
 # -- verdicts -------------------------------------------------------------------------------------
 
 
@@ -110,7 +99,7 @@ def headline(records: list[Record]) -> str:
         return f"None of {plural(len(records), 'picture')} could be read"
     if verdicts.count("undecided") == n_read:
         return f"{plural(n_read, 'part')} ranked, without a threshold"
-    return f"{n:,} of {plural(n_read, 'part')} {'looks' if n == 1 else 'look'} anomalous"
+    return f"{n:,} of {plural(n_read, 'part')} {'looks' if 1 in (n, n_read) else 'look'} anomalous"
 
 
 def known_scores(detector: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from ..inspection import record_of
 from ..io.card import Card
 from ..io.files import write_file
 from ..records import UNREADABLE, Record
-from ..texts import printable
+from ..texts import plural, printable
 from ..validation import check_choice, check_count
 from . import charts
 from .choices import choose
@@ -31,7 +31,11 @@ from .figures import (
     headline,
     known_scores,
     number,
+<<<<<<< HEAD
     plural,
+=======
+    percent,
+>>>>>>> report-page
     promise,
     settings_of,
     size_of_file,

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "img", "input", "br"}
+APART = {"br", "dt", "dd", "p", "td", "th", "li", "h1", "h2", "h3"}
 LOADING = {"src", "href", "srcset", "poster", "action", "formaction", "data", "background"}
 
 
@@ -19,9 +20,8 @@ class Element:
 
     @property
     def raw(self):
-        if self.tag == "br":
-            return " "
-        return "".join(p if isinstance(p, str) else p.raw for p in self.pieces)
+        before = " " if self.tag in APART else ""
+        return before + "".join(p if isinstance(p, str) else p.raw for p in self.pieces)
 
     def __iter__(self):
         yield self

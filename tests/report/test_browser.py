@@ -60,11 +60,15 @@ def large(detector, tmp_path_factory):
     images = np.concatenate([scratched(30), stripes(30, seed=2)])
     records = [
         Record(
-            f"/line/part {i}.png", "anomalous" if severity > 1 else "normal", 5 + severity, severity,
-            modified=1.7e9 + i, size=(64, 64),
+            f"/line/part {i}.png",
+            "anomalous" if severity > 1 else "normal",
+            5 + severity,
+            severity,
+            modified=1.7e9 + i,
+            size=(64, 64),
         )
         for i, severity in enumerate(severities)
-    ]  # fmt: skip
+    ]
     write_page(path, detector, records, read=lambda indices: images[: len(indices)])
     return path
 

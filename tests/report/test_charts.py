@@ -87,7 +87,7 @@ def test_points_are_in_order_of_time():
     normal = points(shape(chart, "points normal"))
     assert [x for x, _ in normal] == sorted(x for x, _ in normal) and max(normal)[0] < x
     assert y < min(y for _, y in normal)  # the canvas counts from above
-    assert chart.across[0].text == "1970-01-01 00:00"
+    assert chart.across[0].text == "1970-01-01 00:00 UTC"
     assert shape(chart, "band")
 
 

@@ -42,7 +42,7 @@ def test_a_share_of_nothing():
     [
         (["anomalous"] * 12 + ["normal"] * 38, "12 of 50 parts look anomalous"),
         (["anomalous", "normal", "unreadable"], "1 of 2 parts looks anomalous"),
-        (["normal"], "0 of 1 part look anomalous"),
+        (["normal"], "0 of 1 part looks anomalous"),
         (["undecided"] * 3, "3 parts ranked, without a threshold"),
         (["unreadable"] * 2, "None of 2 pictures could be read"),
         (["anomalous"] * 1200 + ["normal"] * 2000, "1,200 of 3,200 parts look anomalous"),

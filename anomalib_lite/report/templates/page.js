@@ -54,6 +54,9 @@
     return Number.isNaN(date.getTime()) ? "" : `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ` +
       `${two(date.getHours())}:${two(date.getMinutes())}`;
   };
+  for (const each of document.querySelectorAll("[data-seconds]")) {
+    each.textContent = time(each.dataset.seconds);  // as the clock is here, not UTC
+  }
   const has = (i) => rows.some((row) => row[i]);
   const ownColumn = (name, at) => {
     if (at === 0) return { name, at };
