@@ -1,18 +1,11 @@
-<<<<<<< HEAD
 """Areas under curves, from counts of values: what metrics and their intervals have in common.
-=======
-"""Areas under curves, from counts of values: what exact metrics and intervals have in common.
->>>>>>> report-page
 
 Arrays are of shape (..., n_values): how many normal and how many anomalous samples have each of
 some values, which ascend. Leading axes are resamples. Each needs samples of both kinds.
 """
 
-<<<<<<< HEAD
 from collections.abc import Sequence
 
-=======
->>>>>>> report-page
 import numpy as np
 
 
@@ -69,7 +62,6 @@ def area_of_segments(
     width = np.clip(max_fpr - (step.cumsum(-1) - step), 0, step)
     share = np.divide(width, step, out=np.zeros_like(width), where=step > 0)
     return (width * (before + (after - before) * share / 2)).sum(-1) / max_fpr
-<<<<<<< HEAD
 
 
 def middle(values: Sequence[float] | np.ndarray, confidence: float) -> tuple[float, float]:
@@ -77,5 +69,3 @@ def middle(values: Sequence[float] | np.ndarray, confidence: float) -> tuple[flo
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.asarray(values, dtype=float), [tail, 1 - tail])
     return float(low), float(high)
-=======
->>>>>>> report-page

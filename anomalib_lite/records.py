@@ -1,6 +1,7 @@
 """What is written down of an inspected image: one record, which is a row of every table."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ VERDICTS = {1: "normal", -1: "anomalous", 0: "undecided"}
 """Verdicts by label; an image without a score is ``unreadable``."""
 
 UNREADABLE = "unreadable"
+
+_ALL_VERDICTS = (*VERDICTS.values(), UNREADABLE)
 
 COLUMNS = (
     *("path", "verdict", "anomaly_score", "severity", "p_value"),
@@ -113,6 +116,10 @@ class Record:
         if missing:
             raise ValueError(f"row: expected the columns of a record, {missing[0]} is missing.")
         known = {name: _parsed(name, row[name]) for name in COLUMNS}
+        if known["verdict"] not in _ALL_VERDICTS:
+            raise ValueError(
+                f"row: expected a verdict ({', '.join(_ALL_VERDICTS)}), got {row['verdict']!r}."
+            )
         box = tuple(known[side] for side in ("left", "top", "right", "bottom"))
         size = known["height"], known["width"]
         return cls(
@@ -130,8 +137,59 @@ class Record:
 
 
 def as_json(record: Record) -> str:
-    """A record as one line of JSON, in ASCII."""
+    """A record as one line of JSON, in ASCII, without the end of the line."""
     return json.dumps(record.as_row(), allow_nan=False)
+
+
+def from_json(line: str) -> Record:
+    """The record of a line of JSON.
+
+    Raises
+    ------
+    ValueError
+        If the line holds anything else.
+
+    Examples
+    --------
+    >>> record = Record("a.png", "normal", 3.0, 0.5, size=(8, 6))
+    >>> from_json(as_json(record)) == record
+    True
+    """
+    row = json.loads(line)  # a JSONDecodeError is a ValueError
+    if not (isinstance(row, dict) and row.keys() == {*COLUMNS}):
+        raise ValueError("row: expected an object with the columns of a record.")
+    return Record.from_row(row)
+
+
+CSV_HEAD = ",".join(COLUMNS)
+"""The first line of a table, without its end."""
+
+
+def as_csv(record: Record) -> str:
+    """A record as a row of a CSV file, without the end of the line.
+
+    It is one line unless the path has line breaks, which are then inside quotes.
+
+    Examples
+    --------
+    >>> as_csv(Record('a "good", part.png', "normal", 3.0))
+    '"a ""good"", part.png",normal,3.0,,,,,,,,,0,,,,'
+    """
+    text = io.StringIO(newline="")
+    # what is part of the writer's line ends is quoted: a lone carriage return, too
+    csv.writer(text, lineterminator="\r\n").writerow(record.as_row().values())
+    return text.getvalue().removesuffix("\r\n")
+
+
+def from_csv(row: str) -> Record:
+    """The record of a row of a CSV file; ValueError if it is anything else."""
+    try:
+        fields = next(csv.reader([row], strict=True))
+    except (csv.Error, StopIteration) as error:
+        raise ValueError(f"row: {error or 'is empty'}.") from error
+    if len(fields) != len(COLUMNS):
+        raise ValueError(f"row: expected {len(COLUMNS)} fields, got {len(fields)}.")
+    return Record.from_row(dict(zip(COLUMNS, fields, strict=True)))
 
 
 def write_csv(records: Iterable[Record], file: IO[str]) -> None:
@@ -139,14 +197,8 @@ def write_csv(records: Iterable[Record], file: IO[str]) -> None:
 
     ``file`` is open for text with ``newline=""``.
     """
-    writer = csv_writer(file)
-    writer.writeheader()
-    writer.writerows(record.as_row() for record in records)
-
-
-def csv_writer(file: IO[str]) -> csv.DictWriter:
-    """Writer of rows with :data:`COLUMNS`."""
-    return csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    file.write(f"{CSV_HEAD}\n")
+    file.writelines(f"{as_csv(record)}\n" for record in records)
 
 
 def _known(value):

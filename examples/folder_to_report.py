@@ -1,8 +1,8 @@
 """The whole story on the command line: from folders of photographs to verdicts and a report.
 
-Writes electroluminescence photographs of solar cells to ``examples/output/cells`` as PNG and JPEG: 200
-good ones to fit on, 50 new ones (15 of them defective), 60 fresh good ones, and 100 whose truth is
-known. Then it runs five commands as you would type them, and prints how long each took.
+Writes electroluminescence photographs of solar cells to ``examples/output/cells`` as PNG and JPEG:
+200 good ones to fit on, 50 new ones (15 of them defective), 60 fresh good ones, and 100 whose truth
+is known. Then it runs five commands as you would type them, and prints how long each took.
 """
 
 import shutil

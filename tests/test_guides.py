@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from stories import make_story, saved, write_pictures
 from worlds import scratched, stripes
 

@@ -12,12 +12,14 @@ from ..comparison import OUTCOMES, Comparison, Difference, Pair
 from ..io.card import Card, read_card
 from ..io.files import write_file
 from ..records import UNREADABLE
+from ..report.comparison import write_comparison
+from ..texts import plural, printable
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
-from .console import Console, printable
+from .console import Console
 from .info import settings_in_words
 from .inputs import find_images
-from .outputs import check_may_write, clean, plural
-from .scoring import inspect_files, load_detector
+from .outputs import check_may_write, clean
+from .scoring import inspect_files, load_detector, skips_listed
 
 _TWICE = ("verdict", "severity", "anomaly_score")
 
@@ -35,7 +37,8 @@ def run(args: Namespace, console: Console) -> int:
     if not paths:
         return NOT_DONE
     console.say(f"inspecting {plural(len(paths), 'image')} by both detectors ...")
-    comparison = Comparison(*([*inspect_files(detector, paths)] for detector in detectors))
+    with skips_listed():
+        comparison = Comparison(*([*inspect_files(detector, paths)] for detector in detectors))
     differences = list(_differences(detectors, cards))
     if args.csv is not None:
         write_file(Path(args.csv), _table(comparison.pairs))
@@ -63,8 +66,6 @@ def run(args: Namespace, console: Console) -> int:
     }
     console.report(values, _lines(values, detectors))
     if args.report is not None:
-        from ..report.comparison import write_comparison
-
         write_comparison(args.report, detectors, files, comparison, differences)
     if problems or comparison.counts[UNREADABLE] or comparison.counts["undecided"]:
         return NOT_DONE

@@ -25,11 +25,11 @@ class Console:
     @property
     def shows_progress(self) -> bool:
         """Whether there are bars: on terminals, unless quiet."""
-        return not self.is_quiet and sys.stderr.isatty()
+        return not self.is_quiet and sys.stderr is not None and sys.stderr.isatty()
 
     def result(self, text: str) -> None:
         """A line of results on stdout, at once."""
-        print(_encodable(text, sys.stdout), flush=True)
+        _print(text, sys.stdout)
 
     def report(self, values: dict[str, Any], lines: Iterable[str]) -> None:
         """Results: ``values`` as one line of JSON where JSON is asked for, else the lines."""
@@ -42,15 +42,21 @@ class Console:
     def say(self, text: str) -> None:
         """A message on stderr, unless quiet."""
         if not self.is_quiet:
-            print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
+            _print(text, sys.stderr)
 
     def error(self, error: object) -> None:
         """An error on stderr, always."""
-        print(_encodable(f"error: {printable(error)}", sys.stderr), file=sys.stderr, flush=True)
+        _print(f"error: {printable(error)}", sys.stderr)
 
     def show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
         """A warning as one line on stderr, in place of ``warnings.showwarning``."""
         self.say(f"warning: {printable(message)}")
+
+
+def _print(text, stream):
+    """A line on a stream, at once; a process without a console has none."""
+    if stream is not None:
+        print(_encodable(text, stream), file=stream, flush=True)
 
 
 def _encodable(text, stream):

@@ -15,8 +15,9 @@ import torch
 import anomalib_lite
 
 from ..methods.patchcore import PatchCore
+from ..texts import printable
 from . import ALL_GOOD, NOT_DONE
-from .console import Console, printable
+from .console import Console
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
 _EXTRAS = {

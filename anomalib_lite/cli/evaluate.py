@@ -17,12 +17,14 @@ from ..metrics import (
     wilson_interval,
 )
 from ..records import UNREADABLE, Record
+from ..report.page import write_page
 from ..tally import PixelTally
+from ..texts import plural, printable
 from ..validation import check_confidence
 from . import ALL_GOOD, NOT_DONE
-from .console import Console, printable
-from .outputs import check_may_write, clean, plural
-from .scoring import load_detector, look_at
+from .console import Console
+from .outputs import check_may_write, clean
+from .scoring import load_detector, look_at, skips_listed
 
 
 def run(args: Namespace, console: Console) -> int:
@@ -34,7 +36,9 @@ def run(args: Namespace, console: Console) -> int:
     images = read_test_folder(args.test, args.masks)
     console.say(f"inspecting {plural(len(images.paths), 'image')} ...")
     tally = None if images.masks is None else PixelTally()
-    records, problems = _inspected(detector, images, tally, has_regions=args.report is not None)
+    with skips_listed():
+        has_regions = args.report is not None
+        records, problems = _inspected(detector, images, tally, has_regions=has_regions)
     for problem in problems:
         console.error(problem)
     values = {
@@ -48,8 +52,6 @@ def run(args: Namespace, console: Console) -> int:
     }
     console.report(values, _lines(values))
     if args.report is not None:
-        from ..report.page import write_page
-
         write_page(args.report, detector, records, y=images.labels, card=read_card(args.detector))
     return NOT_DONE if problems or values["unreadable"] else ALL_GOOD
 

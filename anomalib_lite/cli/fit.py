@@ -11,9 +11,10 @@ import anomalib_lite
 
 from ..data.images import ImageStream
 from ..decide.conformal import ConformalDetector
-from .console import Console, printable
+from ..texts import plural, printable
+from .console import Console
 from .inputs import find_images
-from .outputs import check_may_write, clean, described_images, now, plural
+from .outputs import check_may_write, clean, described_images, now
 from .settings import METHODS
 from .thresholds import threshold_in_words, threshold_of
 

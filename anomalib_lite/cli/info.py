@@ -6,8 +6,9 @@ from typing import Any
 
 from ..io.card import read_card
 from ..io.persistence import load
-from .console import Console, printable
-from .outputs import clean, plural
+from ..texts import plural, printable
+from .console import Console
+from .outputs import clean
 from .thresholds import threshold_in_words, threshold_of
 
 

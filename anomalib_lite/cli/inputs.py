@@ -1,12 +1,13 @@
 """Images as the command line names them: folders, files, patterns, lists."""
 
+import codecs
 import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..data.files import image_files
+from ..data.files import image_files, is_image_suffix, present_image_files
 
 _LISTS = (".txt", ".lst")
 
@@ -37,56 +38,82 @@ def find_images(names: Iterable[str]) -> Found:
     A name is that of a folder, whose image files at any depth count; of a file; a pattern, if
     there is no such file; a list of paths (``.txt``, ``.lst``), one a line, or separated by null
     characters; or ``-``, a list on standard input. Paths in a list are taken from where the command
-    runs or, if there is no such file, from the folder of the list.
+    runs or, if there is no such file, from the folder of the list. Of what a pattern matches, only
+    image files count, unless it ends in a suffix.
     """
     paths, problems = {}, []
     for name in names:
         try:
-            paths.update(dict.fromkeys(_paths_of(name)))
+            found = _paths_of(name, image_files)
+            if not found:
+                raise ValueError(f"{name}: no image file matches this pattern.")
         except (ValueError, OSError) as error:
             problems.append(str(error).removeprefix("X: "))
-    return Found(list(paths), problems)
+            continue
+        for path in found:
+            paths.setdefault(place_of(path), path)
+    return Found(list(paths.values()), problems)
 
 
-def _paths_of(name):
+def images_now(name: str) -> list[str]:
+    """The image files that a name means at the moment; there may be none.
+
+    Raises
+    ------
+    ValueError, OSError
+        If there is no such folder or file, or it cannot be read.
+    """
+    found = _paths_of(name, present_image_files)
+    if found == [name] and not os.path.lexists(name):
+        raise ValueError(f"{name}: there is no such folder or file.")
+    return found
+
+
+def place_of(path: str) -> str:
+    """One name for all the names of a file, as far as the names tell: not through links.
+
+    Examples
+    --------
+    >>> place_of("new/a.png") == place_of("./new//a.png")
+    True
+    """
+    return os.path.normcase(os.path.abspath(path))
+
+
+def _paths_of(name, in_folder):
     if name == "-":
-        return _lines(sys.stdin.buffer.read())
+        return _filled(name, _lines(sys.stdin.buffer.read()))
     if os.path.isdir(name):
-        return image_files(name)
+        return in_folder(name)
     if name.lower().endswith(_LISTS) and os.path.isfile(name):
         return _listed(name)
     if not os.path.lexists(name) and glob.has_magic(name):
-        found = sorted(_matches(name))
-        if not found:
-            raise ValueError(f"{name}: no image file matches this pattern.")
-        return found
+        return sorted(_matches(name))
     return [name]  # a file; one that is not there is unreadable, as any other
 
 
 def _matches(pattern) -> Iterator[str]:
-    """Files that match a pattern, and the image files of folders that do."""
+    """Image files that match a pattern, and those of folders that do."""
+    suffix = os.path.splitext(pattern)[1]
+    takes_all = suffix and not glob.has_magic(suffix)
     for path in glob.iglob(pattern, recursive=True):
         if os.path.isdir(path):
-            yield from _images_inside(path)
-        else:
+            yield from present_image_files(path)
+        elif takes_all or is_image_suffix(os.path.splitext(path)[1].lower()):
             yield path
-
-
-def _images_inside(folder):
-    """Image files of a folder; that there are none is no mistake of a pattern's."""
-    try:
-        return image_files(folder)
-    except ValueError:
-        return []
 
 
 def _listed(name):
     with open(name, "rb") as file:
-        lines = _lines(file.read())
-    if not lines:
-        raise ValueError(f"{name}: expected a list of paths, got an empty file.")
+        lines = _filled(name, _lines(file.read()))
     beside = os.path.dirname(name)
     return [path if os.path.lexists(path) else _beside(beside, path) for path in lines]
+
+
+def _filled(name, lines):
+    if not lines:
+        raise ValueError(f"{name}: expected a list of paths, got an empty one.")
+    return lines
 
 
 def _beside(folder, path):
@@ -95,6 +122,12 @@ def _beside(folder, path):
 
 
 def _lines(data):
-    separator = b"\0" if b"\0" in data else b"\n"
-    lines = [line.removesuffix(b"\r") for line in data.split(separator)]
+    """Paths in the bytes of a list."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes lists
+        data = data.decode("utf-16").encode("utf-8", "surrogatepass")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in data:
+        lines = data.split(b"\0")
+    else:
+        lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
     return [os.fsdecode(line) for line in lines if line.strip()]

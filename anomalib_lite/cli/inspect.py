@@ -3,30 +3,84 @@
 import time
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Iterable
 
-from ..records import UNREADABLE, as_json
+from ..records import UNREADABLE, Record, as_json
+from ..texts import plural
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .inputs import find_images
-from .scoring import counted, described, inspect_files, load_detector
+from .pictures import Pictures
+from .scoring import Inspector, counted, described, load_detector, skips_listed
 from .tables import Tables
+from .watch import Recorded, Stop, Watch, rounds, warnings_once
 
 
 def run(args: Namespace, console: Console) -> int:
     """Inspect, print, and write what was asked for."""
+    inspect = _watched if args.watch else _once
+    with Tables(args.csv, args.jsonl) as tables, skips_listed():
+        return inspect(args, console, tables)
+
+
+class _Results:
+    """Where records go, and what they add up to."""
+
+    def __init__(self, console: Console, tables: Tables, pictures: Pictures):
+        self._console, self._tables, self._pictures = console, tables, pictures
+        self._verdicts, self._start = Counter(), time.perf_counter()
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Write and print records as they come; then everything that shows many of them at once."""
+        n_before = self._verdicts.total()
+        for record in records:
+            self._tables.write(record)  # first: what is printed is not inspected again
+            self._verdicts[record.verdict] += 1
+            self._pictures.add(record)
+            self._console.result(as_json(record) if self._console.is_json else described(record))
+        if self._verdicts.total() > n_before:
+            self._tables.sync()
+            self._pictures.update()
+
+    def finish(self, n_missed: int) -> int:
+        """Say how many images had which verdict; the exit code."""
+        seconds = time.perf_counter() - self._start
+        self._console.say(f"{counted(self._verdicts)}; {seconds:.1f} s")
+        self._pictures.finish()
+        if n_missed or self._verdicts[UNREADABLE] or self._verdicts["undecided"]:
+            return NOT_DONE
+        return SOME_FLAGGED if self._verdicts["anomalous"] else ALL_GOOD
+
+
+def _once(args, console, tables):
+    tables.check_replaceable()
     detector = load_detector(args.detector)
     paths, problems = find_images(args.images)
     for problem in problems:
         console.error(problem)
-    records, start = [], time.perf_counter()
-    with Tables(args.csv, args.jsonl) as tables:
-        for record in inspect_files(detector, paths):
-            console.result(as_json(record) if args.json else described(record))
-            tables.write(record)
-            records.append(record)
-    seconds = time.perf_counter() - start
-    verdicts = Counter(record.verdict for record in records)
-    console.say(f"{counted(verdicts)}; {seconds:.1f} s")
-    if problems or verdicts[UNREADABLE] or verdicts["undecided"]:
-        return NOT_DONE
-    return SOME_FLAGGED if verdicts["anomalous"] else ALL_GOOD
+    if not paths:
+        return NOT_DONE  # a mistake; tables stay as they are
+    tables.replace()
+    results = _Results(console, tables, Pictures(args, detector, console))
+    results.take(Inspector(detector).inspect(paths))
+    return results.finish(len(problems))
+
+
+def _watched(args, console, tables):
+    with Stop() as stop, warnings_once():
+        recorded, detector = Recorded(), load_detector(args.detector)
+        inspector, pictures = Inspector(detector), Pictures(args, detector, console)
+
+        def take(record):
+            recorded.add_record(record)
+            pictures.add_old(record)
+
+        tables.resume(take)
+        console.say(f"watching; {plural(len(recorded), 'image')} in the table already")
+        watch = Watch(args.images, recorded, console.say)
+        results = _Results(console, tables, pictures)
+        for records in rounds(watch, inspector.inspect, stop, args.interval):
+            results.take(records)
+        if watch.waiting:
+            console.say(f"{plural(len(watch.waiting), 'file')} not whole, or not read yet")
+        return results.finish(watch.n_missed)

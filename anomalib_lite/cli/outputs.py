@@ -4,8 +4,6 @@ import datetime
 import os
 from typing import Any
 
-from ..texts import plural as plural
-
 
 def check_may_write(path: str, force: bool) -> None:
     """Raise ValueError, before any work is done, if a file cannot be written there, or must not.

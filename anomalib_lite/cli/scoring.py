@@ -1,14 +1,16 @@
 """Images scored by a detector from a file, for every command that looks at images."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..inspection import InspectedImage, record_of
 from ..io.persistence import load
 from ..records import UNREADABLE, VERDICTS, Record
-from .console import printable
+from ..texts import printable
 
 
 def load_detector(path: str) -> Any:
@@ -34,11 +36,31 @@ def _described(estimator):
     return f"a {name}" if inner is None else f"a {name} of {type(inner).__name__}"
 
 
+class Inspector:
+    """Gives records of image files; what is normal for the detector is asked once.
+
+    Parameters
+    ----------
+    detector : estimator
+        Of :func:`load_detector`.
+    """
+
+    def __init__(self, detector: Any):
+        self.detector = detector
+        self._levels = detector.score_levels(), detector.map_levels()
+
+    def inspect(self, paths: Sequence[str]) -> Iterator[Record]:
+        """A record of each file, in order, as they are scored; what cannot be read is unreadable.
+
+        See :func:`look_at`.
+        """
+        for image in look_at(self.detector, paths):
+            yield record_of(image, *self._levels)
+
+
 def inspect_files(detector: Any, paths: Sequence[str]) -> Iterator[Record]:
-    """A record of each file, in order, as they are scored; what cannot be read is unreadable."""
-    levels = detector.score_levels(), detector.map_levels()
-    for image in look_at(detector, paths):
-        yield record_of(image, *levels)
+    """Records of some files, once; see :meth:`Inspector.inspect`."""
+    yield from Inspector(detector).inspect(paths)
 
 
 def look_at(
@@ -61,6 +83,14 @@ def look_at(
             return
         for path in paths[n_told:]:
             yield from look_at(detector, [path], maps)
+
+
+@contextmanager
+def skips_listed() -> Iterator[None]:
+    """No warning of skipped images, each of which has a line of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ images? (was|were) skipped", UserWarning)
+        yield
 
 
 def described(record: Record) -> str:

@@ -8,9 +8,10 @@ from sklearn.frozen import FrozenEstimator
 from ..data.images import ImageStream
 from ..decide.conformal import ConformalDetector
 from ..io.card import read_card
+from ..texts import plural
 from .console import Console
 from .inputs import find_images
-from .outputs import check_may_write, clean, described_images, now, plural
+from .outputs import check_may_write, clean, described_images, now
 from .scoring import load_detector
 from .thresholds import threshold_in_words, threshold_of
 

@@ -96,11 +96,24 @@ def scan(folder: PathLike) -> tuple[list[str], Counter[str]]:
     paths, left_out = [], Counter()
     for path in _walk(folder):
         suffix = path.suffix.lower()
-        if suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and reads_heif()):
+        if is_image_suffix(suffix):
             paths.append(str(path))
         elif suffix in _OTHER_IMAGES or (suffix not in _TEXTS and _begins_like_image(path)):
             left_out[suffix or "no suffix"] += 1
     return sorted(paths), left_out
+
+
+def present_image_files(folder: PathLike) -> list[str]:
+    """Sorted paths of the image files below a folder, by name alone; there may be none.
+
+    No file is opened, so that nobody who writes or renames one is in the way.
+    """
+    return sorted(str(path) for path in _walk(folder) if is_image_suffix(path.suffix.lower()))
+
+
+def is_image_suffix(suffix: str) -> bool:
+    """Whether files with a suffix, in lower case, are read as images."""
+    return suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and reads_heif())
 
 
 def warn_of(left_out: Counter[str], folder: PathLike) -> None:

@@ -11,11 +11,11 @@ from ..annotations import Path as PathLike
 from ..comparison import OUTCOMES, Comparison, Difference
 from ..io.files import write_file
 from ..records import UNREADABLE
-from ..texts import printable
+from ..texts import plural, printable
 from . import charts
 from .choices import Group, spread
 from .document import Names, as_json, box_of, map_levels_of, render, short_number
-from .figures import ABSENT, Share, plural
+from .figures import ABSENT, Share
 from .pictures import file_name
 from .tiles import make_tiles
 

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from ..inspection import MapLevels
 from ..records import Record
-from ..texts import printable
-from .figures import number, percent, plural
+from ..texts import plural, printable
+from .figures import number, percent
 from .overlays import ANCHORS, colors_of
 from .pictures import file_name
 from .scales import ColorScale

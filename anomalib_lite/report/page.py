@@ -31,11 +31,6 @@ from .figures import (
     headline,
     known_scores,
     number,
-<<<<<<< HEAD
-    plural,
-=======
-    percent,
->>>>>>> report-page
     promise,
     settings_of,
     size_of_file,

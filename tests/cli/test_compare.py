@@ -120,7 +120,6 @@ def test_the_table_has_a_row_an_image(saved, parts, tmp_path, capsys):
         assert float(of_table["anomaly_score_b"]) == row["anomaly_score_b"]
 
 
-@pytest.mark.filterwarnings("ignore:.* skipped and got no score")
 def test_names_that_are_no_text_and_files_that_are_no_images(saved, tmp_path, capsys):
     write_parts(tmp_path / "new", 2, ["bad"], 1)
     os.rename(tmp_path / "new/good/0.png", os.fsencode(tmp_path / "new/good") + b"/\xff,'\n\".png")

@@ -207,7 +207,6 @@ def test_no_mask_that_can_be_used_is_no_pixel_figure(saved, tmp_path, capsys):
     assert values["image_auroc"]["value"] == 1
 
 
-@pytest.mark.filterwarnings("ignore:.* skipped and got no score")
 def test_unreadable_images_are_named_and_the_rest_is_measured(saved, tmp_path, capsys):
     write_parts(tmp_path, 6)
     (tmp_path / "scratch/broken\n<b>.png").write_bytes(b"no image")
@@ -225,7 +224,6 @@ def test_unreadable_images_are_named_and_the_rest_is_measured(saved, tmp_path, c
     assert any(line.strip().startswith("scratch/\\udcff") for line in lines)
 
 
-@pytest.mark.filterwarnings("ignore:.* skipped and got no score")
 def test_one_kind_of_images_is_no_test(saved, tmp_path, capsys):
     write_parts(tmp_path / "only", 4, kinds=())
     code, lines, err = run(capsys, "evaluate", saved, tmp_path / "only")
