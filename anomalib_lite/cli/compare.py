@@ -18,17 +18,19 @@ from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .info import settings_in_words
 from .inputs import find_images
-from .outputs import check_may_write, clean
+from .outputs import check_may_replace_page, check_may_write, clean, now
 from .scoring import inspect_files, load_detector, skips_listed
 
 _TWICE = ("verdict", "severity", "anomaly_score")
+_COLUMNS = ("path", *(f"{name}_{which}" for name in _TWICE for which in "ab"), "changed")
 
 
 def run(args: Namespace, console: Console) -> int:
     """Inspect twice, and say what differs."""
-    for output in (args.csv, args.report):
-        if output is not None:
-            check_may_write(output, force=True)
+    if args.csv is not None:
+        _check_may_replace_table(args.csv)
+    if args.report is not None:
+        check_may_replace_page(args.report)
     files = (args.a, args.b)
     detectors, cards = [load_detector(path) for path in files], [read_card(path) for path in files]
     paths, problems = find_images(args.images)
@@ -66,7 +68,8 @@ def run(args: Namespace, console: Console) -> int:
     }
     console.report(values, _lines(values, detectors))
     if args.report is not None:
-        write_comparison(args.report, detectors, files, comparison, differences)
+        write_comparison(args.report, detectors, files, comparison, differences, date=now())
+        console.say(f"page: {args.report}")
     if problems or comparison.counts[UNREADABLE] or comparison.counts["undecided"]:
         return NOT_DONE
     return SOME_FLAGGED if comparison.changed else ALL_GOOD
@@ -79,11 +82,23 @@ def _row(pair: Pair) -> dict[str, Any]:
     return {"path": pair.path, **twice, "changed": pair.is_changed}
 
 
+def _check_may_replace_table(path):
+    """Raise ValueError if no table can be written there, or another file would be lost."""
+    check_may_write(path, force=True)
+    head = ",".join(_COLUMNS).encode()
+    try:
+        with open(path, "rb") as file:
+            is_ours = file.read(len(head)) == head
+    except FileNotFoundError:
+        return
+    if not is_ours:
+        raise ValueError(f"{path}: exists already, and is no such table. Give another name.")
+
+
 def _table(pairs: list[Pair]) -> bytes:
     """A CSV file, of a row an image."""
     text = io.StringIO(newline="")
-    columns = [f"{name}_{which}" for name in _TWICE for which in "ab"]
-    writer = csv.DictWriter(text, ["path", *columns, "changed"], lineterminator="\n")
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(_row, pairs))
     return text.getvalue().encode("utf-8", "surrogateescape")

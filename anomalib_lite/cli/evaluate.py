@@ -23,7 +23,7 @@ from ..texts import plural, printable
 from ..validation import check_confidence
 from . import ALL_GOOD, NOT_DONE
 from .console import Console
-from .outputs import check_may_write, clean
+from .outputs import check_may_replace_page, clean, now
 from .scoring import load_detector, look_at, skips_listed
 
 
@@ -31,7 +31,7 @@ def run(args: Namespace, console: Console) -> int:
     """Inspect, compare with the truth, and say how well it went."""
     check_confidence(args.confidence)
     if args.report is not None:
-        check_may_write(args.report, force=True)
+        check_may_replace_page(args.report)
     detector = load_detector(args.detector)
     images = read_test_folder(args.test, args.masks)
     console.say(f"inspecting {plural(len(images.paths), 'image')} ...")
@@ -52,7 +52,9 @@ def run(args: Namespace, console: Console) -> int:
     }
     console.report(values, _lines(values))
     if args.report is not None:
-        write_page(args.report, detector, records, y=images.labels, card=read_card(args.detector))
+        card = read_card(args.detector)
+        write_page(args.report, detector, records, y=images.labels, card=card, date=now())
+        console.say(f"page: {args.report}")
     return NOT_DONE if problems or values["unreadable"] else ALL_GOOD
 
 

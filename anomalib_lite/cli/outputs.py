@@ -4,6 +4,9 @@ import datetime
 import os
 from typing import Any
 
+_GENERATOR = b'<meta name="generator" content="anomalib_lite"'
+_HEAD = 2048  # bytes of a page in which it is
+
 
 def check_may_write(path: str, force: bool) -> None:
     """Raise ValueError, before any work is done, if a file cannot be written there, or must not.
@@ -23,9 +26,23 @@ def check_may_write(path: str, force: bool) -> None:
         raise ValueError(f"{path}: exists already. Give another name, or --force to overwrite it.")
 
 
+def check_may_replace_page(path: str) -> None:
+    """Raise ValueError if no page can be written there, or another file would be lost."""
+    check_may_write(path, force=True)
+    try:
+        with open(path, "rb") as file:
+            is_ours = _GENERATOR in file.read(_HEAD)
+    except FileNotFoundError:
+        return
+    if not is_ours:
+        raise ValueError(
+            f"{path}: exists already, and is no page of this program. Give another name."
+        )
+
+
 def now() -> str:
     """Date and time here, to the second, with the offset from UTC."""
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    return datetime.datetime.now().astimezone().isoformat(" ", "seconds")
 
 
 def described_images(names: list[str], n_images: int) -> str:

@@ -10,7 +10,7 @@ from ..records import Record
 from ..report.overlays import FileNames, save_overlays
 from ..report.page import write_page
 from .console import Console
-from .outputs import check_may_write, now
+from .outputs import check_may_replace_page, now
 
 _AT_MOST_EVERY = 30.0  # seconds from one page to the next while a folder is watched
 
@@ -35,7 +35,7 @@ class Pictures:
         self._detector, self._console = detector, console
         self._page, self._folder = args.report, args.overlays
         if self._page is not None:
-            check_may_write(self._page, force=True)
+            check_may_replace_page(self._page)
             self._card = read_card(args.detector)
         if self._folder is not None:
             os.makedirs(self._folder, exist_ok=True)

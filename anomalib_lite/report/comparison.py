@@ -29,6 +29,8 @@ def write_comparison(
     files: Sequence[str],
     comparison: Comparison,
     differences: Sequence[Difference],
+    *,
+    date: str | None = None,
 ) -> None:
     """Write the page of a comparison.
 
@@ -42,10 +44,13 @@ def write_comparison(
         Where the detectors come from.
     comparison : Comparison
     differences : sequence of Difference
+    date : str or None, default=None
+        Shown as it is.
     """
     page = render(
         "comparison.html",
         **_about(detectors, files, comparison, differences),
+        date=None if date is None else printable(date),
         **_scatter(detectors, comparison),
         **_pictures(detectors, comparison),
         **_table(comparison),
@@ -61,7 +66,6 @@ def _about(detectors, files, comparison, differences):
     return {
         "kind_of_page": "Comparison of two detectors",
         "title": None,
-        "date": None,
         "headline": headline if n_decided else "There are no verdicts to compare",
         "where": names.folder,
         "n_images": len(comparison.pairs),

@@ -172,3 +172,23 @@ def test_a_conformal_detector_and_another_method(saved, tmp_path, capsys):
     }  # fmt: skip
     assert by_name["setting", "detector__image_size"]["b"] == "64"
     assert ("setting", "smoothing") not in by_name
+
+
+def test_no_other_file_is_replaced(saved, parts, tmp_path, capsys):
+    for flag in ("--csv", "--report"):
+        path = tmp_path / "notes"
+        path.write_text("my notes")
+        code, lines, err = run(capsys, "compare", *saved[:2], parts, flag, path)
+        assert (code, lines) == (2, []) and "exists already" in err
+        assert path.read_text() == "my notes"
+
+
+def test_a_page_and_a_table_are_replaced_by_new_ones(saved, parts, tmp_path, capsys):
+    options = ("--csv", tmp_path / "t.csv", "--report", tmp_path / "p.html")
+    _, lines, err = run(capsys, "compare", *saved[:2], parts, *options)
+    assert f"page: {tmp_path / 'p.html'}" in err
+    n_changed = sum("  a normal" in line for line in lines)
+    assert f"<h1>{n_changed} of 14 verdicts changed</h1>" in (tmp_path / "p.html").read_text()
+    run(capsys, "compare", saved[0], saved[0], parts, *options)
+    assert "<h1>No verdict changed</h1>" in (tmp_path / "p.html").read_text()
+    assert "True" not in (tmp_path / "t.csv").read_text()

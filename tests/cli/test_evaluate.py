@@ -258,3 +258,14 @@ def test_a_conformal_detector(tmp_path, parts, capsys):
 
 def test_the_same_twice(saved, parts, capsys):
     assert run(capsys, "evaluate", saved, parts) == run(capsys, "evaluate", saved, parts)
+
+
+def test_the_page_has_the_labels(saved, parts, tmp_path, capsys):
+    path = tmp_path / "page.html"
+    values = run_json(capsys, "evaluate", saved, parts, "--report", path)[1]
+    page = path.read_text(encoding="utf-8")
+    assert f"<b>{values['escapes']['count']} of 10 defective parts</b>" in page
+    assert f"<b>{values['image_auroc']['value']:.3f}</b>" in page
+    (tmp_path / "notes").write_text("my notes")
+    code, _, err = run(capsys, "evaluate", saved, parts, "--report", tmp_path / "notes")
+    assert code == 2 and "exists already" in err and "inspecting" not in err
