@@ -108,8 +108,8 @@ class PixelTally:
         defective, inside = heat[mask], regions[mask]
         self._seen.append(
             _Seen(
-                _quantiles(heat[~mask], np.ones(mask.size - len(defective))),
-                _quantiles(defective, np.ones(len(defective))),
+                _quantiles(heat[~mask]),
+                _quantiles(defective),
                 _quantiles(defective, 1 / np.bincount(inside)[inside]),
             )
         )
@@ -169,7 +169,7 @@ class PixelTally:
         together = (
             np.concatenate(parts) for parts in zip(*(s.normal for s in self._seen), strict=True)
         )
-        edges = np.unique(_quantiles(*together, _N_EDGES).values)
+        edges = np.unique(_quantiles(*together, n=_N_EDGES).values)
         return [
             np.stack([_histogram(part, edges) for part in parts])
             for parts in zip(*self._seen, strict=True)
@@ -186,10 +186,16 @@ class PixelTally:
         return weights
 
 
-def _quantiles(values, weights, n=N_QUANTILES):
-    """Not more than ``n`` of some values, sorted, which stand for all: the denser the higher."""
-    order = np.argsort(values)
-    values, weights = values[order], weights[order]
+def _quantiles(values, weights=None, n=N_QUANTILES):
+    """Not more than ``n`` of some values, sorted, which stand for all: the denser the higher.
+
+    Without weights each counts one.
+    """
+    if weights is None:
+        values, weights = np.sort(values), np.ones(len(values))
+    else:
+        order = np.argsort(values)
+        values, weights = values[order], weights[order]
     if len(values) <= n:
         return _Values(values, weights)
     sums = weights.cumsum()

@@ -62,7 +62,7 @@ def _inspected(
     detector: Any, images: LabeledImages, tally: PixelTally | None, *, has_regions: bool
 ) -> tuple[list[Record], list[str]]:
     """A record of each image, and what is wrong with masks; maps pass one after the other."""
-    levels = detector.score_levels(), detector.map_levels()
+    levels = detector.score_levels(), detector.map_levels() if has_regions else None
     records, problems = [], list(images.problems)
     maps = "network" if has_regions else False
     looked_at = look_at(detector, images.paths, maps if tally is None else True)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -215,3 +216,36 @@ def test_the_line_of_agreement_passes_where_both_say_the_same():
     (x0, y0), (x1, y1) = (map(int, part.split()) for part in line.removeprefix("M").split("L"))
     x, y = points(chart, "normal")[0]
     assert abs((x - x0) * (y1 - y0) - (y - y0) * (x1 - x0)) / math.hypot(x1 - x0, y1 - y0) < 2
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no program chromium is installed")
+def test_in_a_browser_it_sorts_filters_and_loads_nothing(tmp_path, detectors, comparison):
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    made(tmp_path, detectors, comparison)
+    said, asked = [], []
+    with driver.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "page.html").as_uri())
+        names = page.locator("#images tbody th")
+        order = comparison.largest_first(comparison.pairs)
+        assert names.all_inner_texts() == [os.path.basename(pair.path) for pair in order]
+        page.locator("#verdict").select_option("anomalous by b only")
+        changed = [os.path.basename(pair.path) for pair in comparison.changed]
+        assert names.all_inner_texts() == changed
+        page.get_by_role("button", name="Score b", exact=True).click()
+        scores = sorted((pair.b.anomaly_score for pair in comparison.changed), reverse=True)
+        cells = page.locator("#images tbody td:last-child").all_inner_texts()
+        assert [float(text) for text in cells] == pytest.approx(scores, rel=1e-3)
+        frame = page.locator("button.frame").first
+        frame.click()
+        assert frame.get_attribute("aria-pressed") == "false"
+        width = page.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert said == [] and width == 390
+    assert [url for url in asked if not url.startswith("data:")] == asked[:1]
