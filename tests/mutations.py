@@ -294,7 +294,7 @@ MUTATIONS = [
     Mutation(
         "search/nearest.py",
         'limit = nearest.float().scatter_reduce_(0, row, high, "amin")',
-        'limit = nearest.float().scatter_reduce_(0, row, low, "amin") * 0.9',
+        'limit = nearest.float().scatter_reduce_(0, row, rough, "amin") * 0.9',
         "search",
     ),
     Mutation(

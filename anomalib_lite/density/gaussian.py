@@ -14,9 +14,13 @@ from ..contexts import plain
 from ..io.persistence import SaveMixin
 from ..runtime import aside, check_tensor, checked_table, exact_dtype, resolve_device
 from ..validation import check_count
-from ..workers import map_on
+from ..workers import FEW, map_on
 
 _PLACES = 64  # whose statistics are updated together
+_FACTORIZED = 64  # features at most of a matrix that is factorized as a whole
+_ALIKE = 4  # images whose rows are multiplied together
+_IN_CACHE = 112  # places whose whiteners, 4.5 MB of 100 features, are read once for all images
+_SHARE = 4 * _IN_CACHE  # places of a worker's task
 
 
 class GaussianStatistics:
@@ -54,26 +58,36 @@ class GaussianStatistics:
     def from_rows(cls, rows: torch.Tensor) -> Self:
         """Statistics of rows (P, n, D) at P places, in float64 where the device has it."""
         n_places, _, n_features = rows.shape
-        dtype = exact_dtype(rows.device)
-        statistics = cls(
-            0,
-            rows.new_zeros(n_places, n_features, dtype=dtype),
-            rows.new_zeros(n_places, n_features, n_features, dtype=dtype),
-        )
+        statistics = cls.of_no_rows(n_places, n_features, rows.device)
         statistics.update(rows)
         return statistics
 
+    @classmethod
+    def of_no_rows(cls, n_places: int, n_features: int, device: torch.device) -> Self:
+        """Statistics to be updated; until then the scatter has no values, which saves a pass."""
+        dtype = exact_dtype(device)
+        return cls(
+            0,
+            torch.zeros(n_places, n_features, dtype=dtype, device=device),
+            torch.empty(n_places, n_features, n_features, dtype=dtype, device=device),
+        )
+
+    def at(self, places: slice) -> Self:
+        """Statistics of some places, which share the memory of these, but not the count."""
+        return type(self)(self.count, self.mean[places], self.scatter[places])
+
     def update(self, rows: torch.Tensor) -> None:
         """Add rows (P, n, D), in place."""
-        n_rows, dtype = rows.shape[1], self.mean.dtype
+        n_rows = rows.shape[1]
 
         def update(block):
             part, mean, scatter = block
-            here = rows[part].to(dtype)
-            their_mean = here.mean(1)
-            gap = self._gap(their_mean, mean, n_rows)
-            here = torch.cat([here - their_mean[:, None], gap], 1)
-            scatter.baddbmm_(here.mT, here)
+            here = rows[part]
+            their_mean = here.mean(1, dtype=mean.dtype)
+            centered = mean.new_empty(len(mean), n_rows + 1, mean.shape[1])
+            torch.sub(here, their_mean[:, None], out=centered[:, :n_rows])
+            centered[:, n_rows:] = self._gap(their_mean, mean, n_rows)
+            scatter.baddbmm_(centered.mT, centered, beta=int(self.count > 0))
             mean += (their_mean - mean) * (n_rows / (self.count + n_rows))
 
         map_on(rows.device, update, self._blocks())
@@ -94,8 +108,7 @@ class GaussianStatistics:
 
     def _blocks(self):
         """(places, their means, their scatters), a few at a time, to stay in the cache."""
-        for first in range(0, len(self.mean), _PLACES):
-            part = slice(first, first + _PLACES)
+        for part in slices(0, len(self.mean), _PLACES):
             yield part, self.mean[part], self.scatter[part]
 
     def copy(self) -> "GaussianStatistics":
@@ -121,16 +134,47 @@ class GaussianStatistics:
         return cls(**state)
 
 
+def slices(start: int, stop: int, size: int) -> list[slice]:
+    """Slices of ``size`` from ``start`` to ``stop``; the last may be shorter.
+
+    Examples
+    --------
+    >>> slices(0, 5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
 def whiteners(covariance: torch.Tensor) -> torch.Tensor:
     """Transposed inverse Cholesky factors (n, D, D) of covariances; ValueError if one is singular.
 
     A row times its whitener has uncorrelated coordinates of variance 1.
     """
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if failed.any():
-        raise ValueError("a covariance is singular: too few images, or constant ones.")
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, identity, upper=False).mT
+    whitener = torch.zeros_like(covariance)
+    _write_whiteners(covariance, whitener)
+    return whitener
+
+
+def _write_whiteners(covariance, whitener):
+    """Whiten the first half of the coordinates, then what it leaves of the others.
+
+    All but the halves are products of matrices, faster than factorizations.
+    """
+    n_features = covariance.shape[-1]
+    if n_features <= _FACTORIZED or covariance.device.type != "cpu":
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed.any():
+            raise ValueError("a covariance is singular: too few images, or constant ones.")
+        identity = torch.eye(n_features, dtype=factor.dtype, device=factor.device)
+        whitener.copy_(torch.linalg.solve_triangular(factor, identity, upper=False).mT)
+        return
+    half = n_features // 2
+    first, last = whitener[:, :half, :half], whitener[:, half:, half:]
+    _write_whiteners(covariance[:, :half, :half], first)
+    shared = covariance[:, half:, :half] @ first
+    left = torch.baddbmm(covariance[:, half:, half:], shared, shared.mT, alpha=-1)
+    _write_whiteners(left, last)
+    torch.neg(first @ (shared.mT @ last), out=whitener[:, :half, half:])
 
 
 def squared_mahalanobis(
@@ -151,6 +195,44 @@ def squared_mahalanobis(
     """
     centered = (rows - mean).transpose(0, 1)  # (P, B, d)
     return torch.bmm(centered, whitener).square_().sum(2).T
+
+
+def squared_mahalanobis_apart(
+    rows: torch.Tensor, mean: torch.Tensor, whitener: torch.Tensor
+) -> torch.Tensor:
+    """The same on a CPU, without any influence of the images (B, P, d) on each other's last bits.
+
+    Products round by their shapes. Here all have the same: of the rows of four images, zeros where
+    there are fewer. Whiteners are read once for all images.
+    """
+    n_images, n_places, n_features = rows.shape
+    n_groups = -(-n_images // _ALIKE)
+    squares = rows.new_empty(n_groups, n_places, _ALIKE)
+
+    def measure(share):
+        rows, mean, whitener, squares = share
+        size = min(_IN_CACHE, len(mean))
+        centered = rows.new_zeros(n_groups * _ALIKE, size, n_features)
+        white = rows.new_empty(n_groups, size, _ALIKE, n_features)
+        cached = whitener.new_empty(size, n_features, n_features)
+        for here in zip(*_parts(rows, mean, whitener, squares, size), strict=True):
+            rows, mean, whitener, squares = here
+            if len(mean) < size:
+                centered, white = centered[:, : len(mean)], white[:, : len(mean)]
+                cached = cached[: len(mean)]
+            torch.sub(rows, mean, out=centered[:n_images])
+            cached.copy_(whitener)  # products read slowly what is not in the cache
+            for group, found in zip(centered.split(_ALIKE), white, strict=True):
+                torch.bmm(group.transpose(0, 1), cached, out=found)
+            torch.sum(white.square_(), 3, out=squares)
+
+    shares = zip(*_parts(rows, mean, whitener, squares, _SHARE), strict=True)
+    map_on(rows.device, measure, shares, at_once=FEW)
+    return squares.transpose(1, 2).flatten(0, 1)[:n_images]
+
+
+def _parts(rows, mean, whitener, squares, size):
+    return rows.split(size, 1), mean.split(size), whitener.split(size), squares.split(size, 1)
 
 
 def leave_one_out_squares(

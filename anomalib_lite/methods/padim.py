@@ -8,22 +8,24 @@ from torch import nn
 
 from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
-from ..backbones.patches import RowStore, grid_rows, patch_embedding, rebatch
+from ..backbones.patches import RowStore, grid_rows, patch_embedding
 from ..base import BaseDetector, PartialFitMixin
 from ..density.gaussian import (
     GaussianStatistics,
     leave_one_out_squares,
+    slices,
     squared_mahalanobis,
+    squared_mahalanobis_apart,
     whiteners,
 )
 from ..runtime import parse_memory
 from ..validation import check_count, check_finite, check_number
 from ..workers import map_on
 
-_PLACES = 32  # places whose covariances are factorized together
+_TASK = 64  # places of a worker's task
+_PLACES = 16  # places that are learned together on a CPU: their scatters take 1.3 MB
 _BLOCK = 32  # images whose rows enter the statistics together
 _TOGETHER = 8  # images that are measured together on a CPU, each with its own products
-_IN_CACHE = 64  # places whose whiteners, 2.5 MB, are read once for these
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
 
@@ -188,35 +190,62 @@ class PaDiM(PartialFitMixin, BaseDetector):
         return self.backbone_.input
 
     def _learn(self, batches, n_images, generator):
-        statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
-        store, n_read = None, 0
-        for rows in rebatch(self._rows(batches), _BLOCK):  # (n, P, d)
-            places, n_read = rows.transpose(0, 1), n_read + len(rows)
-            if statistics is None:
-                statistics = GaussianStatistics.from_rows(places)
-            else:
-                statistics.update(places)
-            if store is None:
-                room = max(1, parse_memory("memory_budget", self.memory_budget) // rows[0].nbytes)
-                store = RowStore(None if n_images is None else min(n_images, room))
-            store.append(rows[: room - store.n_images])
-        if statistics.count < 2:
+        statistics, kept, waiting, n_read = self._read(batches, n_images)
+        if statistics.count + sum(map(len, waiting)) < 2:
             raise ValueError(
                 "X: expected at least 2 images, got 1 sample. One image has no covariance."
             )
         self.statistics_ = statistics
+        squares = self._finish(kept, waiting)
         scores = torch.full((self.n_images_,), torch.nan, dtype=torch.float64, device="cpu")
         if self._suspects_:
             scores[self._suspects_[0]] = self._old_scores().cpu().double()
         first = self.n_images_ - n_read
-        images = torch.arange(first, first + store.n_images, device="cpu")
-        scores[images] = self._calibrate(store.by_image, images).cpu().double()
+        images = torch.arange(first, first + len(squares), device="cpu")
+        scores[images] = self._out_of_sample(squares.amax(1), images).cpu().double()
+        self._suspect(images, squares, kept)
         return scores
 
-    def _rows(self, batches):
-        for images, (rows, _) in batches.map(self._embed):
-            check_finite(rows, images)
-            yield rows
+    def _read(self, batches, n_images):
+        """Statistics, blocks of rows (n, P, d) kept and waiting to be learned, number of images.
+
+        Blocks are learned in their order, so that the budget changes no bit of the statistics.
+        """
+        statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
+        kept, waiting, n_read = [], [], 0
+        for block in self._blocks(batches, n_images):
+            if statistics is None:
+                statistics = GaussianStatistics.of_no_rows(*block.shape[1:], block.device)
+            room = max(1, parse_memory("memory_budget", self.memory_budget) // block[0].nbytes)
+            waiting.append(block)
+            if n_read < room:
+                kept.append(block[: room - n_read])
+            else:
+                for each in waiting:
+                    statistics.update(each.transpose(0, 1))
+                waiting = []
+            n_read += len(block)
+        return statistics, kept, waiting, n_read
+
+    def _blocks(self, batches, n_images):
+        """Rows (n, P, d) of _BLOCK images at a time, at the end fewer, whatever the batches are."""
+        size = _BLOCK if n_images is None else min(_BLOCK, n_images)
+        store = RowStore(size)
+        for _, rows in batches.each(self._checked_rows):
+            while len(rows):
+                room = size - store.n_images
+                store.append(rows[:room])
+                rows = rows[room:]
+                if store.n_images == size:
+                    yield store.by_image
+                    store = RowStore(size)
+        if store.n_images:
+            yield store.by_image
+
+    def _checked_rows(self, images, batch):
+        rows, _ = self._embed(batch)
+        check_finite(rows, images)
+        return rows
 
     @property
     def _n_together(self):
@@ -226,46 +255,64 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _embed(self, batch):
         """Patch rows (B, P, d) and their grid (h, w); on a CPU of one image after the other."""
         if len(batch) > 1 and batch.device.type == "cpu":
-            embedded = [self._embed(image) for image in batch.split(1)]
+            embedded = map_on(batch.device, self._embed, batch.split(1))
             return torch.cat([rows for rows, _ in embedded]), embedded[0][1]
         maps, first = [], 0
         for grid in self.backbone_.trainable_maps(batch):  # (B, C, h, w)
             last = first + grid.shape[1]
             kept = self.channels_[(self.channels_ >= first) & (self.channels_ < last)] - first
-            maps.append(grid.index_select(1, kept))
+            maps.append(grid.movedim(1, 3).index_select(3, kept).movedim(3, 1))  # channels last
             first = last
         embedding = patch_embedding(maps, neighborhood=1)
         return grid_rows(embedding), embedding.shape[-2:]
 
-    def _calibrate(self, rows, images):
-        """Make whiteners of the statistics; gives leave-one-out scores of new images (n, P, d)."""
-        mean = self.statistics_.mean
-        self.whiteners_ = rows.new_empty(self.statistics_.scatter.shape)
-        squares = rows.new_empty(rows.shape[:2], dtype=mean.dtype)  # (n, P)
+    def _finish(self, kept, waiting):
+        """Squared distances (n, P) of the rows kept, after an update with the waiting ones.
 
-        def calibrate(places):
-            whitener = self._whitener(places)
-            self.whiteners_[places] = whitener.float()
-            squares[:, places] = squared_mahalanobis(rows[:, places], mean[places], whitener)
+        All that a few places need is done while their Gaussians are in the cache.
+        """
+        statistics, device = self.statistics_, self.device_
+        squares = [block.new_empty(block.shape[:2], dtype=statistics.mean.dtype) for block in kept]
+        self.whiteners_ = kept[0].new_empty(statistics.scatter.shape)
 
-        places = torch.arange(len(mean), device=rows.device)
-        map_on(rows.device, calibrate, places.split(_PLACES))
-        places = squares.topk(min(_N_SUSPECTS, len(mean))).indices  # (n, k)
-        worst = rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))  # (n, k, d)
-        suspects = images, places, worst
+        def finish(places):
+            here = statistics.at(places)
+            for block in waiting:
+                here.update(block[:, places].transpose(0, 1))
+            whitener = self._whitener(here.covariance())
+            self.whiteners_[places] = whitener
+            for block, found in zip(kept, squares, strict=True):
+                found[:, places] = squared_mahalanobis(block[:, places], here.mean, whitener)
+
+        def finish_all(task):
+            size = _PLACES if device.type == "cpu" else _TASK
+            for places in slices(task.start, task.stop, size):
+                finish(places)
+
+        map_on(device, finish_all, slices(0, len(statistics.mean), _TASK))
+        statistics.count += sum(map(len, waiting))
+        return torch.cat(squares)
+
+    def _suspect(self, images, squares, kept):
+        """Keep the patches with the largest squares (n, P) of the rows kept of new images."""
+        places = squares.topk(min(_N_SUSPECTS, squares.shape[1])).indices  # (n, k)
+        worst = [
+            block.gather(1, here[:, :, None].expand(-1, -1, block.shape[2]))
+            for block, here in zip(kept, places.split([*map(len, kept)]), strict=True)
+        ]
+        suspects = images, places, torch.cat(worst)
         if self._suspects_:
             suspects = tuple(map(torch.cat, zip(self._suspects_, suspects, strict=True)))
         self._suspects_ = suspects  # images (n,), their worst places (n, k), and rows (n, k, d)
-        return self._out_of_sample(squares.amax(1), images)
 
     def _old_scores(self):
         """Leave-one-out scores of the earlier images, by what the statistics have become."""
-        mean = self.statistics_.mean
         images, *suspects = self._suspects_
-        squares = [
-            squared_mahalanobis(rows[None], mean[places], self._whitener(places)).amax()
-            for places, rows in zip(*suspects, strict=True)
-        ]
+        squares = []
+        for places, rows in zip(*suspects, strict=True):
+            whitener = self._whitener(self.statistics_.covariance(places))
+            mean = self.statistics_.mean[places]
+            squares.append(squared_mahalanobis(rows[None], mean, whitener).amax())
         return self._out_of_sample(torch.stack(squares), images)
 
     def _out_of_sample(self, squares, images):
@@ -275,8 +322,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
         copies = copies.view(-1, *[1] * (squares.ndim - 1)).to(squares.device)
         return leave_one_out_squares(squares, self.statistics_.count, copies).sqrt()
 
-    def _whitener(self, places):
-        covariance = self.statistics_.covariance(places)
+    def _whitener(self, covariance):
         covariance.diagonal(dim1=1, dim2=2).add_(self.eps)
         try:
             return whiteners(covariance)
@@ -296,17 +342,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _squares(self, batch):
         """Squared distances (B, P) of patches from the Gaussians of their places, and the grid."""
         rows, grid = self._embed(batch)  # (B, P, d)
-        mean, together = self.statistics_.mean.float(), rows.device.type != "cpu"
-        size = len(mean) if together else _IN_CACHE
-        images = [rows] if together else rows.split(1)
-        blocks = zip(
-            mean.split(size),
-            self.whiteners_.split(size),
-            zip(*(image.split(size, 1) for image in images), strict=True),
-            strict=True,
-        )
-        squares = [
-            torch.cat([squared_mahalanobis(part, mean, whitener) for part in parts])
-            for mean, whitener, parts in blocks
-        ]
-        return torch.cat(squares, 1), grid
+        measure = squared_mahalanobis
+        if rows.device.type == "cpu":
+            measure = squared_mahalanobis_apart
+        return measure(rows, self.statistics_.mean.float(), self.whiteners_), grid

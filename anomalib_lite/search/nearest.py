@@ -21,14 +21,16 @@ from .queries import TINY, Queries
 
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
 CHUNK = 64  # neighboring products that are scanned by their minimum only
-_ROWS, _PRODUCTS = 784, 2**21  # rows searched for together, and products of a block: 8 MB
+_ROWS, _PRODUCTS = 784, 2**22  # rows searched for together, and products of a block: 16 MB
 _ROWS_ELSEWHERE, _PRODUCTS_ELSEWHERE = 8192, 2**26  # on accelerators: 256 MB
 _SHARED, _SHARE = 2**23, 196  # products that a team is bothered with, and rows that a worker is
-_COVER = 2048  # stored rows, at most, that give the first, rough distances: a third of a short bank
+_SHORT = 4096  # stored rows that a search for the farthest goes through in one step
+_COVER = 2048  # of more stored rows, those that give the first, rough distances
 _ROUGH = 24  # components of these
-_LIKELY = 32  # rows that a search for the farthest measures first
-_FEW = 1  # candidates of a row that are not looked through before they are measured
-_PAIRS = 2**18  # collected before they are measured: 5 MB
+_LIKELY = 64  # rows that a search for the farthest looks at first; so few are measured at once
+_FEW_VALUES = 2**19  # of pairs that are measured without a rough look first
+_FEW_CHUNKS = 1024  # promising chunks of a block that are not worth a first measurement
+_PAIRS = 2**20  # products that are looked through before pairs are measured: 4 MB
 _PAIR_VALUES = 2**22  # values of the pairs measured at once: 16 MB of float32
 _CODE_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)  # candidates of cheapest_codes
 _SAMPLE, _SAMPLE_STORED = 128, 16384  # rows from which it chooses
@@ -148,7 +150,7 @@ class NearestRows:
         """Make room for ``capacity`` rows in all."""
         rows, codes = self._rows, self._codes
         padded = -(-capacity // CHUNK) * CHUNK
-        self._rows = rows.new_empty(capacity, rows.shape[1])
+        self._rows = rows.new_empty(padded, rows.shape[1])
         self._codes = codes.new_zeros(padded, codes.shape[1])
         self._rows[: self.n_stored] = rows[: self.n_stored]
         self._codes[: self.n_stored] = codes[: self.n_stored]
@@ -228,8 +230,7 @@ class NearestRows:
             The lowest on exact ties; -1 where every stored row is left out.
         """
         queries, nearest, index = self._start(rows)
-        every = torch.arange(len(rows), device=rows.device)
-        self._tighten_all(queries, every, nearest, index, exclude=exclude, ranges=ranges)
+        self._tighten_all(queries, None, nearest, index, exclude=exclude, ranges=ranges)
         return nearest.sqrt_(), index
 
     @plain
@@ -238,10 +239,11 @@ class NearestRows:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The ``n`` of ``rows`` that are farthest from their nearest stored row.
 
-        The distance to any stored row is an upper bound. Few rows are searched for to the end at
-        first, those that are far from the first stored rows. The search then takes in more and more
-        stored rows for fewer and fewer rows: those that may still be farther. This is quick where
-        the first stored rows cover the others, as those of a greedy coreset do.
+        The distance to any stored row is an upper bound. Rows far from the first stored rows are
+        compared with all of them, which gives a guess how far the farthest are. The search then
+        takes in more and more stored rows for fewer and fewer rows: those that may still be
+        farther. Only the last of these are searched for to the end. This is quick where the first
+        stored rows cover the others, as those of a greedy coreset do.
 
         Parameters
         ----------
@@ -293,10 +295,12 @@ class NearestRows:
             products.index_fill_(1, exclude, torch.inf)
         distances, indices = [], []
         for row, product, square in zip(rows, products, queries.squares, strict=True):
-            available = int(product.isfinite().sum())
             # an upper bound on the k-th distance: measure the k most promising rows
-            likely = product.topk(min(k, available), largest=False).indices
-            farthest = squared_distance(row, self._rows[likely]).amax() if available else -torch.inf
+            lowest, likely = product.topk(min(k, len(product)), largest=False)
+            likely = likely[lowest.isfinite()]
+            farthest = -torch.inf
+            if len(likely):
+                farthest = squared_distance(row, self._rows[likely]).amax()
             near = (product <= _product_bound(farthest, square)).nonzero()[:, 0]
             measured = squared_distance(row, self._rows[near])
             order = measured.argsort(stable=True)[:k]
@@ -326,54 +330,58 @@ class NearestRows:
         exclude, ranges
             As for :meth:`query`.
         """
-        squares = queries.squares
-        bound = _product_bound(nearest, squares)
-        pairs = _Pairs()
-        for left, chunks, lowest in self._products(queries.vectors, exclude, ranges):
-            hit = (lowest.amin(1) < bound).nonzero()[:, 0]
-            if len(hit) == 0:
-                continue
-            lowest, limit = lowest[hit], bound[hit]
-            promising = (lowest < limit[:, None]).nonzero()
-            if len(promising) > _FEW * len(hit):
+        bound = _product_bound(nearest, queries.squares)
+        chunks = _Chunks()
+        for left, products, lowest in self._products(queries.vectors, exclude, ranges):
+            is_near = lowest < bound[:, None]
+            if int(is_near.count_nonzero()) > max(_FEW_CHUNKS, len(queries)):
                 # the most promising pair of each row first: it usually rules out the others
-                near = self._most_promising(queries, hit, chunks, lowest, left)
-                limit = torch.minimum(limit, _product_bound(near, squares[hit]))
-                bound[hit] = limit
-                promising = (lowest < limit[:, None]).nonzero()
-            for first in range(0, promising.shape[0], _PAIRS // CHUNK):
-                which, chunk = promising[first : first + _PAIRS // CHUNK].unbind(1)
-                row = hit[which]
-                products = _gather(chunks, row, chunk)
-                which, column = (products < bound[row, None]).nonzero().unbind(1)
-                pairs.add(row[which], left + chunk[which] * CHUNK + column, products[which, column])
-                if pairs.n_pairs > _PAIRS:
-                    self._measure(queries, nearest, index, *pairs.take(bound))
-                    bound = torch.minimum(bound, _product_bound(nearest, squares))
-        if pairs.n_pairs:
-            self._measure(queries, nearest, index, *pairs.take(bound))
+                high = self._most_promising(queries, products, lowest, left)
+                bound = torch.minimum(bound, high.sub_(queries.squares))
+                is_near = lowest < bound[:, None]
+            for part in _pieces(is_near.nonzero(), _PAIRS // CHUNK):
+                chunks.add(products, left, *part.unbind(1))
+                if chunks.n_products > _PAIRS:
+                    self._measure(queries, nearest, index, *chunks.take(bound))
+                    bound = torch.minimum(bound, _product_bound(nearest, queries.squares))
+        if chunks.n_products:
+            self._measure(queries, nearest, index, *chunks.take(bound))
 
     # -- their steps ------------------------------------------------------------------------------
 
     def _farthest(self, rows, n, exclude):
         """:meth:`farthest` in many small steps."""
         queries, nearest, index = self._start(rows)
-        undecided = torch.arange(len(rows))  # rows that may be among the farthest
-        end = min(_COVER, max(CHUNK, self.n_stored // 3 // CHUNK * CHUNK))
-        self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(0, end)])
-        likely = nearest.topk(min(max(n, _LIKELY), len(rows))).indices
-        self._tighten_all(queries, likely, nearest, index, exclude=exclude)
-        limit = nearest[likely].topk(n).values[-1]
-        undecided[likely] = -1
-        undecided = undecided[(undecided >= 0) & (nearest >= limit)]
-        while end < self.n_stored and len(undecided):
-            first, end = end, 2 * end if 4 * end < self.n_stored else self.n_stored
-            self._probe_all(queries, undecided, nearest, exclude=exclude, ranges=[(first, end)])
-            undecided = undecided[nearest[undecided] >= limit]
-        self._tighten_all(queries, undecided, nearest, index, exclude=exclude)
-        found = torch.cat([likely, undecided]).sort().values
+        found, undecided = None, self._likely_farthest(queries, nearest, n, exclude)
+        while len(undecided):
+            self._tighten_all(queries, undecided, nearest, index, exclude=exclude, ranges=None)
+            found = undecided if found is None else torch.cat([found, undecided])
+            limit = nearest[found].topk(n).values[-1]
+            undecided = _places((nearest >= limit).index_fill_(0, found, False))
+        found = found.sort().values  # the lower first on ties
         found = found[nearest[found].argsort(descending=True, stable=True)[:n]]
         return found, nearest[found].sqrt_(), index[found]
+
+    def _likely_farthest(self, queries, nearest, n, exclude):
+        """Places of n rows or more, among which the farthest usually are.
+
+        They would be, were the best pair of a row always the one with the lowest product. Lowers
+        all squared distances to upper bounds.
+        """
+        end = self.n_stored if self.n_stored <= _SHORT else _COVER
+        self._probe_all(queries, None, nearest, _ROUGH + 1, exclude=exclude, ranges=[(0, end)])
+        likely = nearest.topk(min(max(n, _LIKELY), len(nearest))).indices
+        if end == self.n_stored:
+            return likely
+        self._probe_all(queries, likely, nearest, None, exclude=exclude, ranges=None)
+        limit = nearest[likely].topk(n).values[-1]
+        undecided = _places((nearest >= limit).index_fill_(0, likely, False))
+        while end < self.n_stored and len(undecided) > _LIKELY:
+            ranges = [(end, 4 * end if 6 * end < self.n_stored else self.n_stored)]
+            self._probe_all(queries, undecided, nearest, _ROUGH + 1, exclude=exclude, ranges=ranges)
+            undecided = undecided[nearest[undecided] >= limit]
+            end = ranges[0][1]
+        return _places(nearest >= limit)
 
     def _start(self, rows):
         """Queries, and squared distances and indices of which nothing is known yet."""
@@ -382,44 +390,60 @@ class NearestRows:
         return Queries(self.codes, rows), nearest, index
 
     def _tighten_all(self, queries, some, nearest, index, **which):
-        """:meth:`tighten` for some of the queries, block by block."""
+        """:meth:`tighten` for some of the queries, or for all (None), block by block."""
 
         def tighten(block):
+            if block is None:
+                self.tighten(queries, nearest, index, **which)
+                return
             near, where = nearest[block], index[block]
             self.tighten(queries.take(block), near, where, **which)
             nearest[block], index[block] = near, where
 
-        map_on(some.device, tighten, self._blocks(some), at_once=FEW)
+        blocks = self._blocks(some, nearest, which["ranges"])
+        map_on(nearest.device, tighten, blocks, at_once=FEW)
 
-    def _probe_all(self, queries, some, nearest, **which):
-        """Lower squared distances of some of the queries to upper bounds, block by block."""
+    def _probe_all(self, queries, some, nearest, width, **which):
+        """Lower squared distances of queries to upper bounds, in the same blocks."""
 
         def probe(block):
-            nearest[block] = torch.minimum(
-                nearest[block], self._probe(queries.take(block), **which)
-            )
+            if block is None:
+                nearest.copy_(self._probe(queries, nearest, width, **which))
+            else:
+                nearest[block] = self._probe(queries.take(block), nearest[block], width, **which)
 
-        map_on(some.device, probe, self._blocks(some), at_once=FEW)
+        blocks = self._blocks(some, nearest, which["ranges"])
+        map_on(nearest.device, probe, blocks, at_once=FEW)
 
-    def _blocks(self, some):
+    def _blocks(self, some, every, ranges):
         """Places (n,) in blocks; where there is enough to do, one at least for each worker.
 
-        Results are the same in any blocks.
+        None stands for all places, those of ``every``. Results are the same in any blocks.
         """
-        large = in_large_steps(some.device)
+        n, large = len(every if some is None else some), in_large_steps(every.device)
+        if n == 0:
+            return ()
         size = _ROWS_ELSEWHERE if large else _ROWS
-        if not large and len(some) * self.n_stored >= _SHARED:
+        n_stored = sum(end - first for first, end in self._ranges(ranges))
+        if not large and n * n_stored >= _SHARED:
             with borrowed_team() as workers:
-                size = min(size, max(_SHARE, -(-len(some) // workers.n_workers)))
-        return some.split(size) if len(some) else ()
+                size = min(size, max(_SHARE, -(-n // workers.n_workers)))
+        if some is None:
+            if n <= size:
+                return (None,)
+            some = torch.arange(n, device=every.device)
+        return _pieces(some, size)
 
-    def _probe(self, queries, **which):
-        """Upper bounds of squared distances to the nearest stored row, from rough products."""
-        bound = queries.squares.new_full((len(queries),), torch.inf)
-        for left, chunks, lowest in self._products(queries.vectors[:, : _ROUGH + 1], **which):
-            promising = self._most_promising(queries, None, chunks, lowest, left)
-            bound = torch.minimum(bound, promising)
-        return bound
+    def _probe(self, queries, nearest, width, **which):
+        """Upper bounds of squared distances to the nearest stored row, none above ``nearest``.
+
+        They are distances to the rows with the lowest products; of rough ones, where these are of
+        the first ``width`` numbers of vectors. None takes all.
+        """
+        for left, products, lowest in self._products(queries.vectors[:, :width], **which):
+            high = self._most_promising(queries, products, lowest, left)
+            nearest = torch.minimum(nearest, high)
+        return nearest
 
     def _products(self, vectors, exclude, ranges):
         """Products of (n, k) query vectors with stored ones, of which they are the first numbers.
@@ -428,13 +452,11 @@ class NearestRows:
         the lowest of each chunk (n, m). Products with rows that do not count are infinite. The next
         block takes the place of the one before.
         """
-        ranges = [(0, self.n_stored)] if ranges is None else ranges
         n, k = vectors.shape
         widest = (_PRODUCTS_ELSEWHERE if in_large_steps(vectors.device) else _PRODUCTS) // n
         widest = max(widest // CHUNK, 1) * CHUNK
         blocks = []
-        for first, end in ranges:
-            end = min(end, self.n_stored)
+        for first, end in self._ranges(ranges):
             whole = range(first // CHUNK * CHUNK, -(-end // CHUNK) * CHUNK)  # chunks
             blocks += [
                 (left, min(left + widest, whole.stop), first, end) for left in whole[::widest]
@@ -454,63 +476,74 @@ class NearestRows:
             chunks = products.view(n, -1, CHUNK)
             yield left, chunks, chunks.amin(2)
 
-    def _most_promising(self, queries, some, chunks, lowest, left):
-        """Upper bounds of the nearest squared distances of some queries, from their best pairs.
+    def _ranges(self, ranges):
+        """Ranges of stored rows that there are; None means all."""
+        n = self.n_stored
+        return [(0, n)] if ranges is None else [(first, min(end, n)) for first, end in ranges]
 
-        Infinite where all of a row's pairs are excluded. None means all queries; ``lowest`` is
-        theirs alone.
+    def _most_promising(self, queries, products, lowest, left):
+        """Upper bounds of the nearest squared distances, from each row's best pair of a block.
+
+        Infinite where all of a row's pairs are excluded.
         """
-        if some is None:
-            some = torch.arange(len(queries), device=lowest.device)
         lowest, chunk = lowest.min(1)
-        best = left + chunk * CHUNK + _gather(chunks, some, chunk).argmin(1)
-        _, near = self._distance_bounds(queries, some, best.clamp_max_(self.n_stored - 1))
-        return near.where(lowest.isfinite(), torch.inf)
+        every = torch.arange(len(lowest), device=lowest.device)
+        best = _gather(products, every, chunk).argmin(1).add_(chunk, alpha=CHUNK)
+        rough = self._rough_distance(queries, None, self._rows[left:], best)
+        high = rough.mul_(1 + self._roundoff).add_(TINY)
+        return high.where(lowest < torch.inf, torch.inf)
 
     def _measure(self, queries, nearest, index, all_rows, all_stored):
         """Lower ``nearest`` by the true distances of pairs (all_rows[i], all_stored[i])."""
         n_pairs = max(1, _PAIR_VALUES // queries.n_features)
-        for first in range(0, len(all_rows), n_pairs):
-            row, stored = (pairs[first : first + n_pairs] for pairs in (all_rows, all_stored))
-            if len(row) > _FEW * len(nearest):
-                low, high = self._distance_bounds(queries, row, stored)
+        pieces = (_pieces(pairs, n_pairs) for pairs in (all_rows, all_stored))
+        for row, stored in zip(*pieces, strict=True):
+            if len(row) > len(nearest) and len(row) * queries.n_features > _FEW_VALUES:
+                rough = self._rough_distance(queries, row, self._rows, stored)
+                high = rough * (1 + self._roundoff) + TINY
                 limit = nearest.float().scatter_reduce_(0, row, high, "amin")
-                near = (low <= limit[row]).nonzero()[:, 0]
+                near = (rough * (1 - self._roundoff) - TINY <= limit[row]).nonzero()[:, 0]
                 row, stored = row[near], stored[near]
-            distance = squared_distance(queries.rows(row), self._rows[stored])
+            distance = squared_distance(queries.rows(row), self._rows.index_select(0, stored))
             if index is not None:
                 before = nearest.clone()
             nearest.scatter_reduce_(0, row, distance, "amin")
             if index is not None:
                 index.masked_fill_(nearest < before, len(self._rows))
-                won = stored.where(distance == nearest[row], len(self._rows))
+                won = stored.masked_fill(distance > nearest[row], len(self._rows))
                 index.scatter_reduce_(0, row, won, "amin")
 
-    def _distance_bounds(self, queries, row, stored):
-        """Lower and upper bounds of the squared distances of pairs, from float32 differences."""
-        rough = queries.rows(row).sub_(self._rows.index_select(0, stored))
-        rough = rough.square_().sum(1)
-        error = (queries.n_features + 8) * 2.0**-23
-        return rough * (1 - error) - TINY, rough * (1 + error) + TINY
+    def _rough_distance(self, queries, row, stored, place):
+        """Squared distances in float32, whose relative error is below ``_roundoff``.
+
+        Those of the pairs (row[i], stored[place[i]]), or (i, stored[place[i]]) for ``row`` None.
+        """
+        apart = stored.index_select(0, place).float().sub_(queries.rows(row))
+        return apart.square_().sum(1)
+
+    @property
+    def _roundoff(self):
+        return (self._rows.shape[1] + 8) * 2.0**-23
 
 
-class _Pairs:
-    """Pairs of rows that may have to be measured, with the products that say so."""
+class _Chunks:
+    """Chunks of products that may have to be measured, copied from block after block."""
 
     def __init__(self):
-        self.n_pairs = 0
+        self.n_products = 0
         self._parts = []
 
-    def add(self, row, stored, product):
-        self.n_pairs += len(row)
-        self._parts.append((row, stored, product))
+    def add(self, products, left, row, chunk):
+        """Copy some chunks (row[i], chunk[i]) of the block that begins with the row ``left``."""
+        self.n_products += len(row) * CHUNK
+        self._parts.append((row, chunk * CHUNK + left, _gather(products, row, chunk)))
 
     def take(self, bound):
-        """(row, stored) of the pairs whose product is still below the row's bound; forgets all."""
-        row, stored, product = (torch.cat(part) for part in zip(*self._parts, strict=True))
-        self.n_pairs, self._parts = 0, []
-        near = (product < bound[row]).nonzero()[:, 0]
-        return row[near], stored[near]
+        """(row, stored) of the pairs whose product is below the row's bound; forgets all."""
+        row, first, products = (_joined(part) for part in zip(*self._parts, strict=True))
+        self.n_products, self._parts = 0, []
+        which, column = (products < bound[row][:, None]).nonzero().unbind(1)
+        return row[which], first[which].add_(column)
 
 
 def _scratch(n, like):
@@ -527,9 +560,24 @@ def _scratch(n, like):
     return kept[:n]
 
 
+def _pieces(tensor, size):
+    """The tensor in pieces of a size, without an operation where it is one piece."""
+    return tensor.split(max(size, 1)) if len(tensor) > size else (tensor,)
+
+
+def _places(mask):
+    """Where a mask (n,) is true."""
+    return mask.nonzero()[:, 0]
+
+
+def _joined(tensors):
+    """Tensors as one, without a copy where it is one."""
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+
+
 def _gather(chunks, row, chunk):
     """``chunks[row, chunk]`` of (n, m, CHUNK), copied chunk by chunk, not number by number."""
-    return chunks.flatten(0, 1).index_select(0, row * chunks.shape[1] + chunk)
+    return chunks.flatten(0, 1).index_select(0, torch.add(chunk, row, alpha=chunks.shape[1]))
 
 
 def _product_bound(nearest, squares):

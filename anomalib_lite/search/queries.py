@@ -33,8 +33,8 @@ class Queries:
         codes.encode_into(rows, self.vectors[:, 1:])
         lengths = torch.linalg.vector_norm(self.vectors[:, 1:], dim=1)
         self.squares = lengths.square_().mul_(shrink).sub_(TINY)
-        self.vectors[:, 1:] *= -2
-        self.vectors[:, 0] = shrink
+        self.vectors[:, 1:].mul_(-2)
+        self.vectors[:, 0].fill_(shrink)
 
     def __len__(self):
         return len(self.vectors)
@@ -52,10 +52,12 @@ class Queries:
         """The codes (k, n_codes) at some places (k,)."""
         return self.vectors[some, 1:] * -0.5
 
-    def rows(self, some: torch.Tensor) -> torch.Tensor:
-        """A copy (k, D) of the rows at some places (k,)."""
-        places = some if self._places is None else self._places.index_select(0, some)
-        return self._rows.index_select(0, places)
+    def rows(self, some: torch.Tensor | None) -> torch.Tensor:
+        """The rows (k, D) at some places (k,), or all rows (None)."""
+        places = self._places
+        if some is not None:
+            places = some if places is None else places.index_select(0, some)
+        return self._rows if places is None else self._rows.index_select(0, places)
 
     @property
     def n_features(self) -> int:

@@ -29,7 +29,7 @@ def test_a_detector_is_written_and_told_of(home, capsys):
     np.testing.assert_array_equal(detector.calibration_scores_, expected.calibration_scores_)
     assert "PaDiM fitted on 30 images in" in shown.out
     assert f"threshold {-detector.offset_:.5g}" in shown.out
-    assert "about 3.2 % of new good parts" in shown.out
+    assert "Of 100 new good parts, about 4 will be called anomalous." in shown.out
     assert "fitting PaDiM on 30 images" in shown.err
     notes = read_card(path).notes
     assert notes["images"] == f"30 from {home / 'good'}"
@@ -69,7 +69,7 @@ def test_conformal_detectors(home, capsys):
     shown = capsys.readouterr().out
     detector = load(path)
     assert isinstance(detector, ConformalDetector) and detector.false_alarm_rate == 0.1
-    assert "at most 10 %, guaranteed," in shown
+    assert "with a probability of at most 10 %: a guarantee." in shown
     held_out = detector.calibration_indices_
     lowest = shown.splitlines()[-5:]
     for line, place in zip(lowest, held_out, strict=False):

@@ -40,7 +40,7 @@ def test_a_wrapped_detector_is_told_of_too(home, capsys):
     assert main(["info", path]) == 0
     shown = capsys.readouterr().out
     assert "ConformalDetector of PaDiM" in shown
-    assert "detector__image_size=64" in shown and "guaranteed" in shown
+    assert "detector__image_size=64" in shown and "guarantee" in shown
 
 
 def test_other_files_are_told_of_or_refused(home, capsys):

@@ -28,7 +28,8 @@ def test_a_page_and_pictures_are_written(home, capsys):
     for i in range(6):
         assert f"{i:02d}.png" in page
     assert sorted(path.name for path in (home / "pictures").iterdir()) == ["04.jpg", "05.jpg"]
-    assert Image.open(home / "pictures" / "04.jpg").size == (64, 64)
+    with Image.open(home / "pictures" / "04.jpg") as picture:
+        assert picture.size == (64, 64)
     assert f"page: {home / 'new.html'}" in capsys.readouterr().err
 
 

@@ -62,7 +62,7 @@ def test_a_threshold_can_be_set_by_hand(home, capsys):
     assert load(path).offset_ == -31.5
     assert read_card(path).notes["threshold set"].endswith("by hand")
     shown = capsys.readouterr().out
-    assert "now:    threshold 31.5: fewer than 1 in 31 of new good parts" in shown
+    assert "now:    threshold 31.5: The threshold was set by hand" in shown
     assert main(["threshold", saved(home, conformal=True), "--score", "31.5"]) == 2
     assert "Give a --false-alarm-rate" in capsys.readouterr().err
 

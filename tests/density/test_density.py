@@ -16,6 +16,7 @@ from anomalib_lite.density import (
     squared_mahalanobis,
     whiteners,
 )
+from anomalib_lite.density.gaussian import squared_mahalanobis_apart
 from anomalib_lite.search import GreedyCoreset
 
 # -- statistics -----------------------------------------------------------------------------------
@@ -74,6 +75,15 @@ def test_a_large_mean_costs_no_digits():
     assert (np.abs(naive.numpy() - truth) > 0.1 * np.abs(truth)).all()
 
 
+def test_statistics_at_some_places_share_their_memory():
+    rows = draws(n_places=5)
+    statistics = GaussianStatistics.from_rows(rows[:, :20])
+    for places in (slice(0, 2), slice(2, 5)):
+        statistics.at(places).update(rows[places, 20:])
+    statistics.count += 30
+    assert_describes(statistics, rows)
+
+
 def test_copies_are_independent():
     statistics = GaussianStatistics.from_rows(draws())
     copied = statistics.copy()
@@ -109,9 +119,32 @@ def test_whitened_rows_have_unit_covariance_and_give_mahalanobis_distances():
         np.testing.assert_allclose(squares[:, place], (white**2).sum(1))
 
 
-def test_singular_covariances_are_refused():
+@pytest.mark.parametrize("d", [63, 130, 131])
+def test_whiteners_of_many_features_are_those_of_a_whole_factorization(d):
+    covariance = GaussianStatistics.from_rows(draws(2, 200, d)).covariance()
+    covariance.diagonal(dim1=1, dim2=2).add_(0.01)
+    whitener = whiteners(covariance)
+    expected = torch.linalg.cholesky(covariance).inverse().mT
+    error = (whitener - expected).abs().amax((1, 2)) / expected.abs().amax((1, 2))
+    assert (error < 1e-9).all()
+    assert torch.equal(whitener, whitener.triu())
+
+
+@pytest.mark.parametrize("d", [3, 130])
+def test_singular_covariances_are_refused(d):
+    covariance = torch.eye(d, dtype=torch.float64).repeat(2, 1, 1)
+    covariance[1, -1, -1] = 0
     with pytest.raises(ValueError, match="a covariance is singular"):
-        whiteners(torch.zeros(2, 3, 3))
+        whiteners(covariance)
+
+
+def test_images_measured_apart_do_not_change_each_others_bits():
+    rows = draws(9, 500, 20).contiguous()  # more places than a task has
+    mean, whitener = rows.mean(0), draws(500, 20, 20, seed=1).triu()
+    squares = squared_mahalanobis_apart(rows, mean, whitener)
+    np.testing.assert_allclose(squares, squared_mahalanobis(rows, mean, whitener), rtol=1e-4)
+    for some in ([0], [8, 3], [7, 6, 5, 4, 3, 2, 1], [2] * 5):
+        assert torch.equal(squared_mahalanobis_apart(rows[some], mean, whitener), squares[some])
 
 
 def test_leave_one_out_distances_need_no_refit():

@@ -70,6 +70,18 @@ def test_more_images_than_a_block_are_one_fit():
     np.testing.assert_array_equal(known, np.arange(40) < 34)
 
 
+def test_images_are_learned_in_blocks_of_their_own():
+    images = stripes(45)  # tasks of 8, 8 and 3 images
+    first, *others = (small(n_jobs=n_jobs).fit(images) for n_jobs in (1, 2, 16))
+    for other in others:
+        assert torch.equal(first.statistics_.scatter, other.statistics_.scatter)
+        assert torch.equal(first.whiteners_, other.whiteners_)
+        np.testing.assert_array_equal(first.calibration_scores_, other.calibration_scores_)
+    part = small(memory_budget=5 * IMAGE_BYTES).fit(images)
+    assert torch.equal(first.statistics_.scatter, part.statistics_.scatter)
+    np.testing.assert_array_equal(first.calibration_scores_[:5], part.calibration_scores_[:5])
+
+
 def test_failed_partial_fit_changes_nothing(tmp_path):
     detector = small().fit(NORMAL)
     detector.save(tmp_path / "before.alite")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import slow_nearest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_lite.search import NearestRows, PrincipalCodes, cheapest_codes, squared_distance
 from anomalib_lite.search import codes as codes_module
@@ -211,6 +212,63 @@ def test_results_do_not_depend_on_code_length_or_memory(monkeypatch, n_component
     assert_plain(nearest.query(rows), rows, stored)
 
 
+@pytest.mark.parametrize("few_chunks", [0, 10**9])
+@pytest.mark.parametrize("few_values", [0, 10**9])
+@pytest.mark.parametrize("make_rows", [gaussian_rows, lattice_rows])
+def test_results_do_not_depend_on_what_is_looked_at_first(
+    monkeypatch, few_chunks, few_values, make_rows
+):
+    monkeypatch.setattr(nearest_module, "_FEW_CHUNKS", few_chunks)
+    monkeypatch.setattr(nearest_module, "_FEW_VALUES", few_values)
+    monkeypatch.setattr(nearest_module, "_PRODUCTS", 50 * 256)
+    stored, rows = make_rows(900, 10), make_rows(50, 10, seed=1)
+    exclude = torch.arange(300, 700)  # more than one whole block
+    found = NearestRows.from_rows(stored).query(rows, exclude=exclude)
+    assert_plain(found, rows, stored, exclude)
+
+
+@pytest.mark.parametrize("n_stored", [300, 6000])
+def test_rows_that_are_not_finite_find_nothing_and_disturb_nobody(n_stored):
+    stored, rows = gaussian_rows(n_stored, 12), gaussian_rows(90, 12, seed=1)
+    nearest, odd = NearestRows.from_rows(stored), [3, 40]
+    expected = nearest.query(rows)
+    rows[3], rows[40, 5] = torch.nan, torch.inf
+    distance, index = nearest.query(rows)
+    assert distance[odd].isinf().all()
+    assert (index[odd] == -1).all()
+    sound = torch.ones(90, dtype=torch.bool).index_fill_(0, torch.tensor(odd), False)
+    assert torch.equal(distance[sound], expected[0][sound])
+    assert torch.equal(index[sound], expected[1][sound])
+    position, _, _ = nearest.farthest(rows, 2)
+    assert position.tolist() == odd
+
+
+class _Operations(TorchDispatchMode):
+    """Counts what is asked of PyTorch."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("n_stored", "most_of_query", "most_of_farthest"), [(1500, 110, 150), (12000, 200, 300)]
+)
+def test_searches_take_few_operations(n_stored, most_of_query, most_of_farthest):
+    # each takes Python's lock, for which the other workers wait
+    stored, rows = gaussian_rows(n_stored, 40), gaussian_rows(700, 40, seed=1)
+    nearest = NearestRows.of(PrincipalCodes(stored, 20), stored)
+    with team(1):
+        with _Operations() as of_query:
+            nearest.query(rows)
+        with _Operations() as of_farthest:
+            nearest.farthest(rows, 1)
+    assert 50 < of_query.n <= most_of_query
+    assert 50 < of_farthest.n <= most_of_farthest
+
+
 @pytest.fixture
 def measured(monkeypatch):
     """The pairs (row, stored row) that searches measure, as they go on."""
@@ -269,6 +327,41 @@ def test_search_for_the_farthest_measures_few_rows_to_the_end(monkeypatch):
     position, _, _ = NearestRows.from_rows(stored).farthest(rows, 1)
     assert position == 3
     assert 0 < sum(measured) < 50
+
+
+@pytest.mark.parametrize("make_rows", [gaussian_rows, lattice_rows])
+@pytest.mark.parametrize("n", [1, 7])
+@pytest.mark.parametrize("exclude", [None, torch.arange(0, 500)])
+def test_farthest_rows_in_many_steps(monkeypatch, make_rows, n, exclude):
+    for name, value in {"_SHORT": 0, "_COVER": 64, "_LIKELY": 5}.items():
+        monkeypatch.setattr(nearest_module, name, value)
+    stored, rows = make_rows(3000, 5), make_rows(150, 5, seed=1)
+    nearest, steps, probe = NearestRows.from_rows(stored), [], NearestRows._probe
+    monkeypatch.setattr(
+        NearestRows, "_probe", lambda *a, **which: (steps.append(which), probe(*a, **which))[1]
+    )
+    found = nearest.farthest(rows, n, exclude=exclude)
+    assert len(steps) > 3
+    distance, index = plain_query(rows, stored, exclude=exclude)
+    order = distance.argsort(descending=True, stable=True)[:n]
+    np.testing.assert_array_equal(found[0], order)
+    np.testing.assert_allclose(found[1], distance[order], rtol=1e-12)
+    np.testing.assert_array_equal(found[2], index[order])
+
+
+def test_farthest_rows_are_found_after_a_wrong_guess(monkeypatch):
+    stored, rows = gaussian_rows(6000, 5), gaussian_rows(150, 5, seed=1)
+    nearest = NearestRows.from_rows(stored)
+    expected, guess = nearest.farthest(rows, 3), NearestRows._likely_farthest
+    guesses = []
+
+    def wrong(*args):
+        guesses.append(guess(*args))
+        return torch.tensor([i for i in range(150) if i not in expected[0]][:3])
+
+    monkeypatch.setattr(NearestRows, "_likely_farthest", wrong)
+    assert all(map(torch.equal, nearest.farthest(rows, 3), expected))
+    assert guesses
 
 
 @pytest.mark.parametrize("n_stored", [1, 70, 400])
