@@ -1,8 +1,10 @@
-"""Areas under curves, from counts of values: what exact metrics and intervals have in common.
+"""Areas under curves, from counts of values: what metrics and their intervals have in common.
 
 Arrays are of shape (..., n_values): how many normal and how many anomalous samples have each of
 some values, which ascend. Leading axes are resamples. Each needs samples of both kinds.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,3 +62,10 @@ def area_of_segments(
     width = np.clip(max_fpr - (step.cumsum(-1) - step), 0, step)
     share = np.divide(width, step, out=np.zeros_like(width), where=step > 0)
     return (width * (before + (after - before) * share / 2)).sum(-1) / max_fpr
+
+
+def middle(values: Sequence[float] | np.ndarray, confidence: float) -> tuple[float, float]:
+    """Ends of the middle part, of a share ``confidence``, of some values."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.asarray(values, dtype=float), [tail, 1 - tail])
+    return float(low), float(high)

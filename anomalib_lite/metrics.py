@@ -19,7 +19,7 @@ from scipy import ndimage, special
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from . import curves
-from .validation import as_mask, as_real, check_count, check_fraction
+from .validation import as_mask, as_real, check_confidence, check_count
 
 _N_TOGETHER = 1_000_000  # counts of resamples that are looked at together
 
@@ -322,7 +322,7 @@ def bootstrap_interval(
     (0.82, 0.96)
     """
     check_count("n_resamples", n_resamples)
-    _check_confidence(confidence)
+    check_confidence(confidence)
     y_true, scores = _check_scores(y_true, scores)
     rng = np.random.default_rng(random_state)
     if metric in _OF_COUNTS:
@@ -335,14 +335,7 @@ def bootstrap_interval(
                 [kind[rng.integers(len(kind), size=len(kind))] for kind in kinds]
             )
             values.append(metric(y_true[drawn], scores[drawn]))
-    return percentile_interval(values, confidence)
-
-
-def percentile_interval(values: ArrayLike, confidence: float) -> Interval:
-    """The middle part, of a share ``confidence``, of a metric's values in resamples."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.asarray(values, dtype=float), [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    return Interval(*curves.middle(values, confidence))
 
 
 def wilson_interval(n_hits: int, n: int, *, confidence: float = 0.95) -> Interval:
@@ -381,7 +374,7 @@ def wilson_interval(n_hits: int, n: int, *, confidence: float = 0.95) -> Interva
     check_count("n_hits", n_hits, minimum=0)
     if n_hits > n:
         raise ValueError(f"n_hits: expected at most n, got {n_hits} of {n}.")
-    _check_confidence(confidence)
+    check_confidence(confidence)
     z = float(special.ndtri((1 + confidence) / 2))
     share, squared = n_hits / n, z**2 / n
     center = share + squared / 2
@@ -411,12 +404,6 @@ def _resampled_counts(figure, y_true, scores, n_resamples, rng):
 def _redrawn(values, rng):
     """As many of some values, drawn with replacement."""
     return values[rng.integers(len(values), size=len(values))]
-
-
-def _check_confidence(confidence):
-    check_fraction("confidence", confidence)
-    if confidence == 0:
-        raise ValueError("confidence: expected a number in (0, 1), got 0.")
 
 
 def _check_scores(y_true, scores):

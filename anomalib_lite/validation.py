@@ -45,6 +45,12 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")
 
 
+def check_confidence(value: Any) -> None:
+    """Raise ValueError unless ``value`` is a number in (0, 1)."""
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < 1):
+        raise ValueError(f"confidence: expected a number in (0, 1), got {value!r}.")
+
+
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:

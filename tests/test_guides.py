@@ -37,7 +37,7 @@ def commands(page):
     return [shlex.split(line[2:])[1:] for line in lines if line.startswith("$ anomalib-lite")]
 
 
-@pytest.mark.parametrize("page", ["inspect.md", "sensitivity.md"])
+@pytest.mark.parametrize("page", ["inspect.md", "sensitivity.md", "report.md"])
 def test_quick_guides(page, here, capsys):
     run(page)
 

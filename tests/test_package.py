@@ -29,6 +29,7 @@ BELOW = {
     "regions": {"validation"},
     "records": {"regions"},
     "inspection": {"runtime", "data", "regions", "records"},
+    "comparison": {"records"},
     "notes": {"runtime", "data"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
@@ -40,10 +41,10 @@ BELOW = {
     "decide": {"workers", "runtime", "contexts", "validation", "io", "data", "inspection", "base"},
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
-        *("metrics", "texts"),
+        *("metrics", "texts", "comparison"),
     },
 }
-BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally"}
+BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally", "comparison"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}

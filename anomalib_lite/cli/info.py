@@ -20,7 +20,7 @@ def run(args: Namespace, console: Console) -> int:
         "file": args.detector,
         "method": card.estimator,
         "detector": type(inner).__name__,
-        "settings": _settings(estimator),
+        "settings": settings_in_words(estimator),
         "images": getattr(inner, "n_images_", None),
         "image_size": list(inner.input_.image_size) if hasattr(inner, "input_") else None,
         **(clean(threshold_of(estimator)) if hasattr(estimator, "score_levels") else {}),
@@ -29,19 +29,19 @@ def run(args: Namespace, console: Console) -> int:
         "bytes": card.n_bytes,
         "sha256": card.digest,
     }
-    changed = _settings(estimator, only_changed=True)
+    changed = settings_in_words(estimator, only_changed=True)
     console.report(values, _lines(values, changed))
     return 0
 
 
-def _settings(estimator: Any, *, only_changed: bool = False) -> dict[str, str]:
+def settings_in_words(estimator: Any, *, only_changed: bool = False) -> dict[str, str]:
     """Parameters as Python writes them; those of a nested estimator as ``detector__name``."""
     found = {}
     for name, value in estimator.get_params(deep=False).items():
         inner = getattr(value, "estimator", value)  # a frozen one
         if hasattr(inner, "get_params"):
             found[name] = type(inner).__name__
-            nested = _settings(inner, only_changed=only_changed)
+            nested = settings_in_words(inner, only_changed=only_changed)
             found.update({f"{name}__{key}": text for key, text in nested.items()})
         elif not (only_changed and value == _default(estimator, name)):
             found[name] = repr(value)

@@ -1,7 +1,6 @@
 """``anomalib-lite inspect``: verdicts on new images."""
 
 import time
-import warnings
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .inputs import find_images
 from .pictures import Pictures
-from .scoring import Inspector, counted, described, load_detector
+from .scoring import Inspector, counted, described, load_detector, skips_listed
 from .tables import Tables
 from .watch import Recorded, Stop, Watch, rounds, warnings_once
 
@@ -20,9 +19,7 @@ from .watch import Recorded, Stop, Watch, rounds, warnings_once
 def run(args: Namespace, console: Console) -> int:
     """Inspect, print, and write what was asked for."""
     inspect = _watched if args.watch else _once
-    with Tables(args.csv, args.jsonl) as tables, warnings.catch_warnings():
-        # each of them has a line of its own
-        warnings.filterwarnings("ignore", r"\d+ images? (was|were) skipped", UserWarning)
+    with Tables(args.csv, args.jsonl) as tables, skips_listed():
         return inspect(args, console, tables)
 
 

@@ -1,8 +1,10 @@
 """Images scored by a detector from a file, for every command that looks at images."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..inspection import InspectedImage, record_of
@@ -50,26 +52,45 @@ class Inspector:
     def inspect(self, paths: Sequence[str]) -> Iterator[Record]:
         """A record of each file, in order, as they are scored; what cannot be read is unreadable.
 
-        If none of them can be read, or all look scaled in another way than the images of fit, so
-        that their scores would mean nothing, each is unreadable for its own reason.
+        See :func:`look_at`.
         """
-        n_told = 0
-        try:
-            for image in self.detector.iter_inspect(paths, maps="network", on_error="skip"):
-                yield record_of(image, *self._levels)
-                n_told += 1
-        except ValueError as error:
-            if len(paths) == 1:
-                reason = str(error).removeprefix("X: none of 1 images can be read. ")
-                yield record_of(InspectedImage(math.nan, 0, None, paths[0], reason), None, None)
-                return
-            for path in paths[n_told:]:
-                yield from self.inspect([path])
+        for image in look_at(self.detector, paths):
+            yield record_of(image, *self._levels)
 
 
 def inspect_files(detector: Any, paths: Sequence[str]) -> Iterator[Record]:
     """Records of some files, once; see :meth:`Inspector.inspect`."""
     yield from Inspector(detector).inspect(paths)
+
+
+def look_at(
+    detector: Any, paths: Sequence[str], maps: bool | str = "network"
+) -> Iterator[InspectedImage]:
+    """What a detector says of each file, in order, with maps as ``iter_inspect`` has them.
+
+    If none of them can be read, or all look scaled in another way than the images of fit, so that
+    their scores would mean nothing, each is skipped for its own reason.
+    """
+    n_told = 0
+    try:
+        for image in detector.iter_inspect(paths, maps=maps, on_error="skip"):
+            yield image
+            n_told += 1
+    except ValueError as error:
+        if len(paths) == 1:
+            reason = str(error).removeprefix("X: none of 1 images can be read. ")
+            yield InspectedImage(math.nan, 0, None, paths[0], reason)
+            return
+        for path in paths[n_told:]:
+            yield from look_at(detector, [path], maps)
+
+
+@contextmanager
+def skips_listed() -> Iterator[None]:
+    """No warning of skipped images, each of which has a line of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ images? (was|were) skipped", UserWarning)
+        yield
 
 
 def described(record: Record) -> str:

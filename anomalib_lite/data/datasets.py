@@ -12,7 +12,8 @@ import numpy as np
 
 from ..annotations import Path as PathLike
 from .decoding import upright_size
-from .files import IMAGE_SUFFIXES, describe, scan, subfolders, warn_of
+from .files import IMAGE_SUFFIXES, describe, subfolders, warn_of
+from .layouts import GroundTruth, images_in, is_good, part_of, refuse_loose_images
 from .masks import read_mask
 
 
@@ -61,14 +62,24 @@ class AnomalyDataset:
         name = f"the mask of {os.fsdecode(image) if is_file else f'test image {index}'}"
         if isinstance(mask, str | os.PathLike):
             name = os.fsdecode(mask)
-        empty = np.zeros(size, dtype=bool)
-        mask = empty if mask is None else read_mask(mask, size=size, name=name)
-        if mask.any() == (self.test_labels[index] == 1):
-            raise ValueError(
-                f"{name}: expected {'no' if mask.any() else 'a'} defective pixel, since its image "
-                f"is labeled {str(self.test_defects[index])!r}. Correct the mask or the label."
-            )
-        return mask
+        is_normal, kind = self.test_labels[index] == 1, str(self.test_defects[index])
+        return labeled_mask(mask, size, is_normal=is_normal, kind=kind, name=name)
+
+
+def labeled_mask(
+    mask: object, size: tuple[int, int], *, is_normal: bool, kind: str, name: str
+) -> np.ndarray:
+    """The mask (H, W) of an image, which must agree with its label.
+
+    ``mask`` is what :func:`read_mask` takes, or None for one that is empty.
+    """
+    mask = np.zeros(size, dtype=bool) if mask is None else read_mask(mask, size=size, name=name)
+    if mask.any() == is_normal:
+        raise ValueError(
+            f"{name}: expected {'no' if mask.any() else 'a'} defective pixel, since its image "
+            f"is labeled {kind!r}. Correct the mask or the label."
+        )
+    return mask
 
 
 def _size_of_file(path):
@@ -91,8 +102,8 @@ def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
     Folders are read as `fit` reads them (:mod:`anomalib_lite.data.files`): images in folders below
     ``good`` and ``<defect>`` count, their masks lie in the same folders below ``ground_truth``.
     Masks may have any suffix of an image file, and leave out ``_mask``. The case of folder names
-    does not matter, and ``good`` may be called ``ok``. Without ``ground_truth`` there are labels,
-    but no masks.
+    does not matter, and ``good`` may be called ``ok`` or ``normal``. Without ``ground_truth`` there
+    are labels, but no masks.
 
     Parameters
     ----------
@@ -136,22 +147,23 @@ def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
     (AnomalyDataset(name='bottle'), 1, array([1]))
     """
     folder = Path(root) if category is None else Path(root) / category
-    train_good, test_folder = _train_good(folder), _part(folder, "test")
+    train_good, test_folder = _train_good(folder), part_of(folder, "test")
     missing = "train/good" if not train_good else "test" if test_folder is None else None
     if missing:
         inside = _categories_below(root)
         hint = f" Categories below {root}: {', '.join(inside)}." if inside else ""
         raise ValueError(f"expected a folder {folder / missing}, found none.{hint}")
-    truth, left_out = _GroundTruth(folder), Counter()
-    train = [path for part in train_good for path in _scan(part, left_out)]
+    truth, left_out = GroundTruth(part_of(folder, "ground_truth")), Counter()
+    train = [path for part in train_good for path in images_in(part, left_out)]
     test, defects, masks = [], [], []
     for kind in subfolders(test_folder):
-        is_good = _is_good(kind)
-        for path in _scan(kind, left_out):
+        holds_good = is_good(kind)
+        for path in images_in(kind, left_out):
             test.append(path)
-            defects.append("good" if is_good else kind.name)
-            masks.append(None if is_good else truth.mask(path, kind))
-    _refuse_loose_images(test_folder)
+            defects.append("good" if holds_good else kind.name)
+            place = Path(path).relative_to(test_folder)
+            masks.append(None if holds_good else truth.mask(path, place))
+    refuse_loose_images(test_folder)
     if not train or not test:
         empty = test_folder if train else train_good[0]
         raise ValueError(
@@ -165,66 +177,9 @@ def load_mvtec(root: PathLike, category: str | None = None) -> AnomalyDataset:
     return AnomalyDataset(name, train, test, labels, defects, masks if truth.masks else None)
 
 
-class _GroundTruth:
-    """The mask files of a category."""
-
-    def __init__(self, category):
-        found = _part(category, "ground_truth")
-        self.folder = found or category / "ground_truth"
-        self.masks = {}
-        for path in [] if found is None else scan(found)[0]:
-            place = Path(path).relative_to(found).with_suffix("")
-            self.masks.setdefault(_folded(place), []).append(path)
-
-    def mask(self, path, kind):
-        """The mask file of an image of a kind, or None if there are no masks at all."""
-        if not self.masks:
-            return None
-        place = Path(kind.name, Path(path).relative_to(kind)).with_suffix("")
-        masked = place.with_name(f"{place.name}_mask")
-        found = self.masks.get(_folded(masked)) or self.masks.get(_folded(place), [])
-        if len(found) != 1:
-            wanted = self.folder / masked.with_name(f"{masked.name}.png")
-            several = f"{len(found)}: {', '.join(found)}" if found else "none"
-            raise ValueError(f"{path}: expected its mask at {wanted}, found {several}.")
-        return found[0]
-
-
-def _folded(place):
-    """The folder of a path in lower case, and its name: the case of folders does not matter."""
-    return place.parent.as_posix().lower(), place.name
-
-
 def _train_good(category):
-    train = _part(category, "train")
-    return [] if train is None else [path for path in subfolders(train) if _is_good(path)]
-
-
-def _part(folder, name):
-    """A folder inside another by its name in any case, preferably this one; None if missing."""
-    inside = subfolders(folder) if folder.is_dir() else []
-    alike = [path for path in inside if path.name.lower() == name]
-    return next((path for path in alike if path.name == name), alike[0] if alike else None)
-
-
-def _is_good(folder):
-    return folder.name.lower() in ("good", "ok")
-
-
-def _scan(folder, left_out):
-    """Image files below a folder; files that only look like images are added to ``left_out``."""
-    paths, others = scan(folder)
-    left_out.update(others)
-    return paths
-
-
-def _refuse_loose_images(test_folder):
-    loose = [path for path in scan(test_folder)[0] if Path(path).parent == test_folder]
-    if loose:
-        raise ValueError(
-            f"{loose[0]}: expected images in folders that name their kind, such as "
-            f"{test_folder / 'good'}."
-        )
+    train = part_of(category, "train")
+    return [] if train is None else [path for path in subfolders(train) if is_good(path)]
 
 
 def mvtec_categories(root: PathLike) -> list[str]:

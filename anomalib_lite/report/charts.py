@@ -253,6 +253,63 @@ def timeline(
     )
 
 
+def scatter(
+    series: Sequence[tuple[str, str, np.ndarray]],
+    thresholds: tuple[float | None, float | None],
+    titles: tuple[str, str],
+    *,
+    same_scale: bool,
+) -> Chart:
+    """Scores of the same images by two detectors, against each other.
+
+    Parameters
+    ----------
+    series : sequence of (style, name, ndarray of shape (n, 2))
+        Finite values, at least one pair in all; later ones are drawn above.
+    thresholds : pair of (float or None)
+    titles : pair of str
+        Of the axes.
+    same_scale : bool
+        Whether both are on one scale, so that a line shows where they agree.
+    """
+    values = np.concatenate([of_one for *_, of_one in series])
+    across, up = (
+        Axis.of(column, np.zeros(0), threshold)
+        for column, threshold in zip(values.T, thresholds, strict=True)
+    )
+    shapes, legend = [], []
+    if same_scale:
+        ends = np.array([max(across.low, up.low), min(across.high, up.high)])
+        (x, right), (y, top) = _thousandths(across.place(ends)), _down(up.place(ends))
+        shapes.append(Shape("diagonal", f"M{x} {y}L{right} {top}"))
+    for style, name, of_one in series:
+        x, y = _thousandths(across.place(of_one[:, 0])), _down(up.place(of_one[:, 1]))
+        places = dict.fromkeys(zip(x, y, strict=True))  # those that hide each other only once
+        shapes.append(Shape(f"points {style}", "".join(f"M{x} {y}h0" for x, y in places)))
+        if len(of_one):
+            legend.append((f"points {style}", f"{name} ({len(of_one)})"))
+    rules = [
+        [] if threshold is None else [Rule(100 * float(axis.place(threshold)), text)]
+        for axis, threshold, text in zip((across, up), thresholds, ("threshold", ""), strict=True)
+    ]
+    if any(rules):
+        legend.append(("rule", "thresholds"))
+    return Chart(
+        text=f"{titles[1]} over {titles[0]} of {len(values)} images",
+        shapes=shapes,
+        across=across.marks(),
+        up=up.marks(),
+        rules_across=rules[0],
+        rules_up=rules[1],
+        across_title=titles[0],
+        up_title=titles[1],
+        legend=legend,
+        note="Beyond the end of a scale, images are at its end."
+        if across.is_cut or up.is_cut
+        else "",
+    )
+
+
 def roc(curve: np.ndarray, here: tuple[float, float] | None) -> Chart:
     """A ROC curve (n, 2), and where the threshold is on it."""
     path = "M0 1000" + "".join(

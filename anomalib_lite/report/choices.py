@@ -82,7 +82,7 @@ def choose(records: list[Record], y: np.ndarray | None = None, n_most: int = 60)
         Group(
             "Normal" if any(records[i].verdict == "normal" for i in normal) else "Others",
             "A few of the others, from high scores to low ones.",
-            _spread(normal, left - left // 2 - 2 * (3 * left // 20)),
+            spread(normal, left - left // 2 - 2 * (3 * left // 20)),
         ),
     ]
     return [group for group in groups if group.indices]
@@ -108,8 +108,8 @@ def _borderline(records, worst_first, is_flagged, n_each):
     return above[len(above) - min(n_above, len(above)) :] + below[:n_below]
 
 
-def _spread(indices, n):
+def spread(some: list, n: int) -> list:
     """At most n of a list, evenly spread over it."""
-    if len(indices) <= n:
-        return indices
-    return [indices[round(place)] for place in np.linspace(0, len(indices) - 1, n)] if n else []
+    if len(some) <= n:
+        return some
+    return [some[round(place)] for place in np.linspace(0, len(some) - 1, n)] if n else []

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import roc_curve
 
-from ..metrics import image_auroc
+from ..metrics import image_auroc, wilson_interval
 from ..records import UNREADABLE, Record
 from ..texts import plural
 
@@ -39,13 +39,7 @@ class Share(NamedTuple):
         """None of nothing."""
         if total == 0:
             return None
-        z = stats.norm.isf((1 - _CONFIDENCE) / 2)
-        share, squares = count / total, z * z / total
-        center = (share + squares / 2) / (1 + squares)
-        reach = z * math.sqrt((share * (1 - share) + squares / 4) / total) / (1 + squares)
-        low = 0.0 if count == 0 else max(center - reach, 0.0)
-        high = 1.0 if count == total else min(center + reach, 1.0)
-        return cls(count, total, low, high)
+        return cls(count, total, *wilson_interval(count, total, confidence=_CONFIDENCE))
 
     def __str__(self):
         low, high = percent(self.low).removesuffix(_PERCENT), percent(self.high)

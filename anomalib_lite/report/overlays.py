@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..annotations import Path as PathLike
+from ..contexts import plain
 from ..data.images import ImageStream
 from ..inspection import InspectedImage
 from ..io.files import write_file
@@ -145,6 +146,7 @@ def _safe_stem(path):
     return safe.strip("._-")[:_LONGEST_NAME] or "image"
 
 
+@plain
 def save_overlays(
     folder: PathLike,
     detector: Any,
@@ -179,7 +181,9 @@ def save_overlays(
     levels = detector.map_levels()
     written = []
     for image in looked_at(detector, paths):
-        picture = None if image.map is None else _read(image.path)
+        if image.map is None:
+            continue
+        picture = _read(image.path)
         if picture is not None:
             target = Path(folder, names.name_of(image.path))
             write_file(target, as_jpeg(overlay(picture, image.map, levels)))

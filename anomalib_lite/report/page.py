@@ -4,23 +4,18 @@ The page is made by Jinja2, which escapes whatever comes from file names, from t
 module. Charts are drawn here as SVG; pictures are inside the page as small JPEGs.
 """
 
-import base64
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
-from os.path import commonpath
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import ArrayLike
 
 from ..annotations import Images
 from ..annotations import Path as PathLike
+from ..contexts import plain
 from ..data.choosing import choosable, take
 from ..inspection import record_of
 from ..io.card import Card
@@ -30,23 +25,19 @@ from ..texts import plural, printable
 from ..validation import check_choice, check_count
 from . import charts
 from .choices import choose
+from .document import Names, as_json, box_of, map_levels_of, render, short_number
 from .figures import (
     Share,
     Truth,
     headline,
     known_scores,
     number,
-    percent,
     promise,
     settings_of,
     size_of_file,
 )
-from .overlays import ANCHORS, colors_of
-from .pictures import file_name
-from .scales import ColorScale
 from .tiles import make_tiles, places_of
 
-_TEMPLATES = Path(__file__).with_name("templates")
 _KINDS = ("anomalous", "normal", "undecided", UNREADABLE)
 _MOST_BYTES = 4_600_000  # of the page, where the table leaves room for pictures
 _REST = 300_000  # of these, for all but the table and the pictures
@@ -54,6 +45,7 @@ _LEAST, _MOST = 12_000, 90_000  # bytes of a picture and its heatmap
 _N_GROUND = 9  # normal pictures whose median is under the map of places
 
 
+@plain
 def write(
     path: PathLike,
     detector: Any,
@@ -110,7 +102,7 @@ def write(
     """
     check_choice("on_error", on_error, ("raise", "skip"))
     images = choosable(images)
-    levels = detector.score_levels(), _map_levels(detector)
+    levels = detector.score_levels(), map_levels_of(detector)
     records = [
         record_of(image, *levels)
         for image in detector.iter_inspect(images, maps="network", on_error=on_error)
@@ -182,27 +174,17 @@ class Page:
         """Write the page to a file, whole or not at all."""
         write_file(Path(path), self.html().encode("utf-8"))
 
+    @plain
     def html(self) -> str:
         """The page as text; the same for the same images and detector."""
-        style, script = _source("page.css"), _source("page.js")
-        page = (
-            _environment()
-            .get_template("page.html")
-            .render(
-                **self._about(),
-                **self._charts(),
-                **self._pictures(),
-                rows=Markup(self._rows),
-                style=Markup(style),
-                script=Markup(script),
-                script_hash=_hash(script),
-                colors=_colors(),
-                number=number,
-                percent=percent,
-                plural=plural,
-            )
+        return render(
+            "page.html",
+            kind_of_page="Inspection report",
+            **self._about(),
+            **self._charts(),
+            **self._pictures(),
+            rows=self._rows,
         )
-        return page
 
     # -- what is on it ----------------------------------------------------------------------------
 
@@ -316,7 +298,7 @@ class Page:
         shown = [i for group in groups for i in group.indices]
         room = _MOST_BYTES - _REST - len(self._rows)
         n_bytes = len(shown) * min(max(room // max(len(shown), 1), _LEAST), _MOST)
-        levels = _map_levels(self.detector)
+        levels = map_levels_of(self.detector)
         tiles, pictures = make_tiles(self.detector, shown, self.read, levels, n_bytes)
         normal = [
             pictures[i] for i in shown if self.records[i].verdict == "normal" and i in pictures
@@ -332,23 +314,13 @@ class Page:
     def _figure(self, index, tile):
         """What is said of a picture."""
         record = self.records[index]
-        box = None
-        if record.region is not None and record.size is not None:
-            (left, top, right, bottom), (height, width) = record.region.box, record.size
-            box = {
-                "left": 100 * left / width,
-                "top": 100 * top / height,
-                "width": 100 * (right - left) / width,
-                "height": 100 * (bottom - top) / height,
-                "text": f"box {left}, {top} to {right}, {bottom}",
-            }
         return {
             "index": index,
             "tile": tile,
             "name": self._names.short[index],
             "path": self._names.shown[index],
             "record": record,
-            "box": box,
+            "box": box_of(record),
             "truth": None if self.y is None else ("good" if self.y[index] == 1 else "defective"),
         }
 
@@ -364,14 +336,12 @@ class Page:
 
     @cached_property
     def _names(self):
-        return _Names.of(self.records)
+        return Names.of(self.records)
 
     @cached_property
     def _rows(self):
-        """All images as JSON that cannot end the script element that it is in."""
-        rows = [self._row(i, record) for i, record in enumerate(self.records)]
-        text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
-        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        """All images as JSON for the page's script."""
+        return as_json([self._row(i, record) for i, record in enumerate(self.records)])
 
     def _row(self, index, record):
         """A row as short as can be: absent values are 0 or null; see page.js."""
@@ -379,9 +349,9 @@ class Page:
         row = [
             self._names.shown[index],
             _KINDS.index(record.verdict),
-            _short(record.severity),
-            _short(record.anomaly_score),
-            _short(record.p_value),
+            short_number(record.severity),
+            short_number(record.anomaly_score),
+            short_number(record.p_value),
             0 if region is None else [*region.box],
             0 if region is None else region.area,
             0 if record.size is None else [*record.size[::-1]],
@@ -392,66 +362,6 @@ class Page:
         return row
 
 
-class _Names(NamedTuple):
-    """Printable names of images.
-
-    Attributes
-    ----------
-    folder : str
-        Where all of them are.
-    shown, short : list of str
-        Below the folder, and the last part alone.
-    """
-
-    folder: str
-    shown: list[str]
-    short: list[str]
-
-    @classmethod
-    def of(cls, records):
-        paths = [record.path for record in records]
-        folder = "" if None in paths else _common_folder(paths)
-        n = len(folder)
-        shown = [
-            f"image {i}" if path is None else printable(path[n:]) for i, path in enumerate(paths)
-        ]
-        short = [
-            name if path is None else printable(file_name(path))
-            for name, path in zip(shown, paths, strict=True)
-        ]
-        return cls(printable(folder), shown, short)
-
-
-def _common_folder(paths):
-    """The folder that all paths begin with, with its slash; empty if there is none."""
-    folders = {path[: max(path.rfind("/"), path.rfind("\\")) + 1] for path in paths}
-    if len(folders) == 1:
-        return folders.pop()
-    try:
-        common = commonpath(list(folders))
-    except ValueError:  # absolute and relative ones, or several drives
-        return ""
-    if not common:
-        return ""
-    return common if common.endswith(("/", "\\")) else common + paths[0][len(common)]
-
-
-def _short(value):
-    """A number of six digits for the table; None for what there is not."""
-    if value is None or not math.isfinite(value):
-        return None
-    rounded = float(f"{value:.6g}")
-    return int(rounded) if rounded == int(rounded) else rounded
-
-
-def _map_levels(detector):
-    """Levels of the color scale; None of a detector without maps."""
-    try:
-        return detector.map_levels()
-    except (AttributeError, ValueError):
-        return None
-
-
 def _checked_labels(y, n_images):
     labels = np.asarray(y)
     if labels.shape != (n_images,) or not np.isin(labels, (-1, 1)).all():
@@ -460,38 +370,3 @@ def _checked_labels(y, n_images):
             f"{np.unique(labels)[:5]} in shape {labels.shape}."
         )
     return labels
-
-
-def _colors():
-    """Colors of the style sheet along the color scale, transparent at its beginning."""
-    places = np.linspace(0, 1, 2 * len(ANCHORS) - 1)
-    opacities = ColorScale(0.0, 1.0, 0.5).opacity(ColorScale(0.0, 1.0, 0.5).value(places))
-    return [
-        f"rgba({r:.0f},{g:.0f},{b:.0f},{a:.2g})"
-        for (r, g, b), a in zip(colors_of(places), opacities, strict=True)
-    ]
-
-
-# -- templates ------------------------------------------------------------------------------------
-
-
-@cache
-def _environment():
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-@cache
-def _source(name):
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _hash(script):
-    """What the page's policy says of the only script that may run."""
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

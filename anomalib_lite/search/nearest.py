@@ -151,6 +151,7 @@ class NearestRows:
         rows, codes = self._rows, self._codes
         padded = -(-capacity // CHUNK) * CHUNK
         self._rows = rows.new_empty(padded, rows.shape[1])
+        self._rows[capacity:] = 0  # looked at, and never the nearest
         self._codes = codes.new_zeros(padded, codes.shape[1])
         self._rows[: self.n_stored] = rows[: self.n_stored]
         self._codes[: self.n_stored] = codes[: self.n_stored]

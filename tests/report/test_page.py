@@ -118,6 +118,15 @@ def test_pictures_are_in_the_page_with_heatmaps_boxes_and_captions(detector, wor
     assert "bad0.png" in figure.one("button").attributes["aria-label"]
 
 
+def test_the_box_is_where_the_region_is_whatever_the_size_of_the_picture(detector):
+    record = Record(
+        "a", "anomalous", 9.0, 3.0, region=Region((100, 20, 300, 80), 9, 9.0), size=(200, 400)
+    )
+    page = made(detector, [record], read=lambda indices: scratched(1))
+    style = page.one("span", kind="box").attributes["style"]
+    assert style == "left: 25.00%; top: 10.00%; width: 50.00%; height: 30.00%"
+
+
 def test_headings_go_down_one_by_one_and_names_of_columns_have_a_scope(detector, world):
     page = made(detector, [*world[1], Record("/gone.png", "unreadable", reason="empty")])
     levels = [int(each.tag[1]) for each in page if re.fullmatch("h[1-6]", each.tag)]

@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
-  const KINDS = ["anomalous", "normal", "undecided", "unreadable"];
+  const own = $("columns") && JSON.parse($("columns").textContent);  // of a page with a table of its own
+  const KINDS = own ? own.kinds : ["anomalous", "normal", "undecided", "unreadable"];
   const PAGE = 100;
 
   // -- theme: as the system has it, until the button says otherwise --
@@ -57,7 +58,13 @@
     each.textContent = time(each.dataset.seconds);  // as the clock is here, not UTC
   }
   const has = (i) => rows.some((row) => row[i]);
-  let columns = [
+  const ownColumn = (name, at) => {
+    if (at === 0) return { name, at };
+    if (at === 1) return { name, at, text: (row) => KINDS[row[1]] };
+    const key = at === own.change ? (row) => row[at] && Math.abs(row[at]) : undefined;
+    return { name, at, text: (row) => number(row[at]), isAmount: true, key };
+  };
+  const columns = own ? own.columns.map(ownColumn) : [
     { name: "Name", at: 0 },
     { name: "Verdict", at: 1, text: (row) => KINDS[row[1]] },
     { name: "Severity", at: 2, text: (row) => number(row[2]), isAmount: true },
@@ -172,6 +179,6 @@
   $("verdict").addEventListener("change", (event) => { state.kind = KINDS.indexOf(event.target.value); find(); });
   $("previous").addEventListener("click", () => turn(-1));
   $("next").addEventListener("click", () => turn(1));
-  const score = columns.find((column) => column.at === 3);
-  sortBy(score || columns[0], score ? -1 : 1);
+  const amount = columns.find((column) => column.at === (own ? own.change : 3));
+  sortBy(amount || columns[0], amount ? -1 : 1);
 })();
