@@ -13,6 +13,7 @@ from ..io.card import Card, read_card
 from ..io.files import write_file
 from ..records import UNREADABLE
 from ..report.comparison import write_comparison
+from ..report.figures import method_of
 from ..texts import plural, printable
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
@@ -109,7 +110,7 @@ def _table(pairs: list[Pair]) -> bytes:
 
 def _differences(detectors: list[Any], cards: list[Card]) -> Iterator[Difference]:
     """What differs between two detectors: method, settings, threshold, notes, versions."""
-    methods = [_method(detector) for detector in detectors]
+    methods = [method_of(detector) for detector in detectors]
     yield from _different("method", "", *methods)
     settings = [settings_in_words(detector) for detector in detectors]
     chosen = [settings_in_words(detector, only_changed=True) for detector in detectors]
@@ -135,11 +136,6 @@ def _different(group, name, a, b):
         yield Difference(group, name, a, b)
 
 
-def _method(detector):
-    inner = detector.detectors_[0] if hasattr(detector, "detectors_") else detector
-    return " of ".join(dict.fromkeys(type(each).__name__ for each in (detector, inner)))
-
-
 def _number(value):
     return f"{value:.5g}" if math.isfinite(value) else None
 
@@ -151,7 +147,7 @@ def _lines(values, detectors):
     for which, detector in zip("ab", detectors, strict=True):
         level = _number(detector.score_levels().threshold)
         threshold = "no threshold" if level is None else f"threshold {level}"
-        yield f"{which}: {printable(values[which])}: {_method(detector)}, {threshold}"
+        yield f"{which}: {printable(values[which])}: {method_of(detector)}, {threshold}"
     counts = [f"{n:,} {OUTCOMES[outcome]}" for outcome, n in values["counts"].items() if n]
     yield f"{plural(values['images'], 'image')}: {', '.join(counts)}"
     if values["same"]:

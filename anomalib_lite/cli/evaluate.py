@@ -17,6 +17,7 @@ from ..metrics import (
     wilson_interval,
 )
 from ..records import UNREADABLE, Record
+from ..report.figures import method_of
 from ..report.page import write_page
 from ..tally import PixelTally
 from ..texts import plural, printable
@@ -43,7 +44,7 @@ def run(args: Namespace, console: Console) -> int:
         console.error(problem)
     values = {
         "detector": args.detector,
-        "method": type(detector).__name__,
+        "method": method_of(detector),
         "test": args.test,
         "confidence": args.confidence,
         **_measured(records, images, tally, args.confidence),

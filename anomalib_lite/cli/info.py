@@ -1,11 +1,11 @@
 """``anomalib-lite info``: what a detector is."""
 
 from argparse import Namespace
-from inspect import signature
 from typing import Any
 
 from ..io.card import read_card
 from ..io.persistence import load
+from ..report.figures import method_of, settings_of, size_of_file
 from ..texts import plural, printable
 from .console import Console
 from .outputs import clean
@@ -18,8 +18,7 @@ def run(args: Namespace, console: Console) -> int:
     inner = estimator.detectors_[0] if hasattr(estimator, "detectors_") else estimator
     values = {
         "file": args.detector,
-        "method": card.estimator,
-        "detector": type(inner).__name__,
+        "method": method_of(estimator),
         "settings": settings_in_words(estimator),
         "images": getattr(inner, "n_images_", None),
         "image_size": list(inner.input_.image_size) if hasattr(inner, "input_") else None,
@@ -35,27 +34,17 @@ def run(args: Namespace, console: Console) -> int:
 
 
 def settings_in_words(estimator: Any, *, only_changed: bool = False) -> dict[str, str]:
-    """Parameters as Python writes them; those of a nested estimator as ``detector__name``."""
-    found = {}
-    for name, value in estimator.get_params(deep=False).items():
-        inner = getattr(value, "estimator", value)  # a frozen one
-        if hasattr(inner, "get_params"):
-            found[name] = type(inner).__name__
-            nested = settings_in_words(inner, only_changed=only_changed)
-            found.update({f"{name}__{key}": text for key, text in nested.items()})
-        elif not (only_changed and value == _default(estimator, name)):
-            found[name] = repr(value)
-    return found
-
-
-def _default(estimator, name):
-    return signature(type(estimator)).parameters[name].default
+    """Parameters by name, those of a nested estimator as ``detector__name``."""
+    return {
+        setting.name: setting.value
+        for setting in settings_of(estimator)
+        if not (only_changed and setting.is_default)
+    }
 
 
 def _lines(values, changed):
-    of = "" if values["detector"] == values["method"] else f" of {values['detector']}"
-    size = values["bytes"] / 1e6
-    yield f"{printable(values['file'])}: {values['method']}{of}, {size:.1f} MB"
+    size = size_of_file(values["bytes"]).replace("\N{NO-BREAK SPACE}", " ")
+    yield f"{printable(values['file'])}: {values['method']}, {size}"
     if values["images"] is not None:
         height, width = values["image_size"]
         yield f"learned from  {plural(values['images'], 'image')}, resized to {width} x {height}"

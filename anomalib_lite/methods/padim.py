@@ -342,7 +342,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
     def _squares(self, batch):
         """Squared distances (B, P) of patches from the Gaussians of their places, and the grid."""
         rows, grid = self._embed(batch)  # (B, P, d)
-        measure = squared_mahalanobis
-        if rows.device.type == "cpu":
-            measure = squared_mahalanobis_apart
+        measure = squared_mahalanobis_apart
+        if rows.device.type != "cpu" or rows.requires_grad:  # as of images that are probed
+            measure = squared_mahalanobis
         return measure(rows, self.statistics_.mean.float(), self.whiteners_), grid

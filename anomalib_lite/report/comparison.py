@@ -15,7 +15,7 @@ from ..texts import plural, printable
 from . import charts
 from .choices import Group, spread
 from .document import Names, as_json, box_of, map_levels_of, render, short_number
-from .figures import ABSENT, Share
+from .figures import ABSENT, Share, method_of
 from .pictures import file_name
 from .tiles import make_tiles
 
@@ -70,7 +70,7 @@ def _about(detectors, files, comparison, differences):
         "where": names.folder,
         "n_images": len(comparison.pairs),
         "detectors": [
-            (which, printable(file_name(file)), type(detector).__name__)
+            (which, printable(file_name(file)), method_of(detector))
             for which, file, detector in zip("ab", files, detectors, strict=True)
         ],
         "counts": [

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_curve
 
 from ..metrics import image_auroc, wilson_interval
@@ -248,8 +249,21 @@ class Setting(NamedTuple):
     is_default: bool
 
 
+def method_of(detector: Any) -> str:
+    """What a detector is, and what it wraps.
+
+    Examples
+    --------
+    >>> from anomalib_lite import PaDiM
+    >>> method_of(PaDiM())
+    'PaDiM'
+    """
+    inner = next(iter(getattr(detector, "detectors_", [detector])))
+    return " of ".join(dict.fromkeys(type(each).__name__ for each in (detector, inner)))
+
+
 def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
-    """Parameters of a detector, and of the estimators among them.
+    """Parameters of a detector, and of the estimators among them as ``detector__name``.
 
     Examples
     --------
@@ -260,10 +274,11 @@ def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
     signature = inspect.signature(type(detector).__init__).parameters
     for name, value in sorted(detector.get_params(deep=False).items()):
         default = signature[name].default if name in signature else inspect.Parameter.empty
+        value = value.estimator if isinstance(value, FrozenEstimator) else value
         text = _plainly(value)
         yield Setting(prefix + name, text, text == _plainly(default))
         if hasattr(value, "get_params") and not isinstance(value, type):
-            yield from settings_of(value, f"{prefix}{name}.")
+            yield from settings_of(value, f"{prefix}{name}__")
 
 
 def _plainly(value):

@@ -31,6 +31,7 @@ from .figures import (
     Truth,
     headline,
     known_scores,
+    method_of,
     number,
     promise,
     settings_of,
@@ -210,7 +211,7 @@ class Page:
                 for i, record in enumerate(self.records)
                 if record.verdict == UNREADABLE
             ],
-            "method": type(self.detector).__name__,
+            "method": method_of(self.detector),
             "facts": list(self._facts()),
             "changed": [each for each in settings if not each.is_default],
             "defaults": [each for each in settings if each.is_default],
@@ -220,10 +221,7 @@ class Page:
         """(name, value) of the model card."""
         detector, card = self.detector, self.card
         inner = next(iter(getattr(detector, "detectors_", [detector])))
-        yield (
-            "Method",
-            " of ".join(dict.fromkeys(type(each).__name__ for each in (detector, inner))),
-        )
+        yield "Method", method_of(detector)
         if hasattr(inner, "n_images_"):
             yield "Learned from", plural(int(inner.n_images_), "image")
         yield "Calibrated on", plural(len(known_scores(detector)), "score")

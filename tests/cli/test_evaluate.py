@@ -250,7 +250,7 @@ def test_a_conformal_detector(tmp_path, parts, capsys):
     detector.save(tmp_path / "part.alite")
     code, values = run_json(capsys, "evaluate", tmp_path / "part.alite", parts)
     _, y, scores, flagged, _ = seen(parts, detector)
-    assert (code, values["method"]) == (0, "ConformalDetector")
+    assert (code, values["method"]) == (0, "ConformalDetector of PaDiM")
     assert values["image_auroc"]["value"] == image_auroc(y, scores)
     assert values["escapes"]["count"] == (y & ~flagged).sum()
     assert all(0 < image["p_value"] <= 1 for image in values["escapes"]["images"])

@@ -137,7 +137,7 @@ def test_settings_that_differ_also_of_a_nested_detector():
     changed = {each.name: each.value for each in settings_of(detector) if not each.is_default}
     assert changed == {
         "detector": "PatchCore",
-        "detector.coreset": "30",
+        "detector__coreset": "30",
         "random_state": "RandomState",
     }
     assert all("0x" not in each.value for each in settings_of(detector))
