@@ -45,7 +45,10 @@ def test_quick_guides(page, here, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["command_line.md", "retrain.md", "evaluate.md", "compare.md"])
 def test_guides_that_fit(page, here, capsys):
-    (here / "part.alite").rename(here / "a.alite")
+    part = here / "part.alite"
+    (here / "a.alite").write_bytes(part.read_bytes())
+    if "fit good -o part.alite\n" in (DOCS / page).read_text(encoding="utf-8"):
+        part.unlink()  # or it would not be overwritten
     run(page)
 
 
