@@ -114,7 +114,7 @@ def write(
         y=y,
         title=title,
         card=card,
-        read=lambda indices: take(images, np.array(indices)),
+        read=lambda indices: take(images, np.array(indices, dtype=int)),
         max_pictures=max_pictures,
         date=date,
     )

@@ -444,3 +444,8 @@ def test_images_are_read_again_only_where_they_are_shown(detector, world):
 
     Page(detector, invented(500), read=again).html()
     assert len(asked) == 2 and asked[0] == asked[1] and len(asked[0]) <= 60
+
+
+def test_no_pictures_of_images_in_memory(detector, tmp_path):
+    write(tmp_path / "page.html", detector, stripes(3), max_pictures=0)
+    assert "<img" not in (tmp_path / "page.html").read_text(encoding="utf-8")
