@@ -5,6 +5,7 @@ command, and with it PyTorch, loads when the command runs.
 """
 
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             console.error("interrupted")
             return _INTERRUPTED
+        except Exception as error:  # a mistake of ours, which must not look like a verdict
+            console.say(traceback.format_exc())
+            console.error(f"{type(error).__name__}: {error}")
+            return NOT_DONE
 
 
 def _after_broken_pipe():

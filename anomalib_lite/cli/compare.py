@@ -19,7 +19,7 @@ from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .info import settings_in_words
 from .inputs import find_images
-from .outputs import check_may_replace_page, check_may_write, clean, now
+from .outputs import check_all_differ, check_may_replace_page, check_may_write, clean, now
 from .scoring import inspect_files, load_detector, skips_listed
 
 _TWICE = ("verdict", "severity", "anomaly_score")
@@ -28,6 +28,7 @@ _COLUMNS = ("path", *(f"{name}_{which}" for name in _TWICE for which in "ab"), "
 
 def run(args: Namespace, console: Console) -> int:
     """Inspect twice, and say what differs."""
+    check_all_differ(args.csv, args.report)
     if args.csv is not None:
         _check_may_replace_table(args.csv)
     if args.report is not None:

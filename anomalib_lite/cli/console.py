@@ -1,5 +1,6 @@
 """What commands print: results on stdout, everything else on stderr."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable
@@ -42,15 +43,28 @@ class Console:
     def say(self, text: str) -> None:
         """A message on stderr, unless quiet."""
         if not self.is_quiet:
-            _print(text, sys.stderr)
+            _tell(text)
 
     def error(self, error: object) -> None:
         """An error on stderr, always."""
-        _print(f"error: {printable(error)}", sys.stderr)
+        _tell(f"error: {printable(_in_words(error))}")
 
     def show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
         """A warning as one line on stderr, in place of ``warnings.showwarning``."""
         self.say(f"warning: {printable(message)}")
+
+
+def _in_words(error):
+    """What went wrong; with the file first, and without the name of a parameter in Python."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    return str(error).removeprefix("X: ")
+
+
+def _tell(text):
+    """A line on stderr, if anybody listens: results and the exit code do not depend on it."""
+    with contextlib.suppress(OSError):
+        _print(text, sys.stderr)
 
 
 def _print(text, stream):

@@ -11,10 +11,11 @@ import anomalib_lite
 
 from ..data.images import ImageStream
 from ..decide.conformal import ConformalDetector
+from ..report.figures import method_of
 from ..texts import plural, printable
 from .console import Console
 from .inputs import find_images
-from .outputs import check_may_write, clean, described_images, now
+from .outputs import check_may_write_detector, clean, described_places, now
 from .settings import METHODS
 from .thresholds import threshold_in_words, threshold_of
 
@@ -24,7 +25,7 @@ _SEED = 0  # the same images make the same detector
 
 def run(args: Namespace, console: Console) -> int:
     """Fit, save, and say what was learned."""
-    check_may_write(args.output, args.force)
+    check_may_write_detector(args.output, args.force)
     paths = find_images(args.good).all_or_error()
     detector = _make(args, console)
     images, start = paths, time.perf_counter()
@@ -34,16 +35,17 @@ def run(args: Namespace, console: Console) -> int:
     detector.fit(images)
     values = {
         "output": args.output,
-        "method": METHODS[args.method],
+        "method": method_of(detector),
         "images": len(images),
         "skipped": sorted({*paths} - {*images}),
         "seconds": round(time.perf_counter() - start, 2),
         **clean(threshold_of(detector)),
         "unusual": _unusual(detector, images),
     }
-    check_may_write(args.output, args.force)  # again: a fit may take hours
+    check_may_write_detector(args.output, args.force)  # again: a fit may take hours
     detector.save(
-        args.output, notes={"fitted": now(), "images": described_images(args.good, len(images))}
+        args.output,
+        notes={"fitted": now(), "images": f"{len(images)} from {described_places(args.good)}"},
     )
     console.report(values, _lines(values))
     return 0

@@ -16,12 +16,13 @@ def run(args: Namespace, console: Console) -> int:
     """Print what a file says, and the detector in it."""
     card, estimator = read_card(args.detector), load(args.detector)
     inner = estimator.detectors_[0] if hasattr(estimator, "detectors_") else estimator
+    looks_at = getattr(inner, "input_", None)  # None where it learned from a table
     values = {
         "file": args.detector,
         "method": method_of(estimator),
         "settings": settings_in_words(estimator),
         "images": getattr(inner, "n_images_", None),
-        "image_size": list(inner.input_.image_size) if hasattr(inner, "input_") else None,
+        "image_size": None if looks_at is None else list(looks_at.image_size),
         **(clean(threshold_of(estimator)) if hasattr(estimator, "score_levels") else {}),
         "notes": card.notes,
         "versions": card.versions,
@@ -42,12 +43,18 @@ def settings_in_words(estimator: Any, *, only_changed: bool = False) -> dict[str
     }
 
 
+def _learned_from(values):
+    if values["image_size"] is None:
+        return plural(values["images"], "row")
+    height, width = values["image_size"]
+    return f"{plural(values['images'], 'image')}, resized to {width} x {height}"
+
+
 def _lines(values, changed):
     size = size_of_file(values["bytes"]).replace("\N{NO-BREAK SPACE}", " ")
     yield f"{printable(values['file'])}: {values['method']}, {size}"
     if values["images"] is not None:
-        height, width = values["image_size"]
-        yield f"learned from  {plural(values['images'], 'image')}, resized to {width} x {height}"
+        yield f"learned from  {_learned_from(values)}"
     for name, text in values["notes"].items():
         yield f"{printable(name):<13} {printable(text)}"
     if "threshold" in values:

@@ -1,5 +1,6 @@
 """``anomalib-lite inspect``: verdicts on new images."""
 
+import math
 import time
 from argparse import Namespace
 from collections import Counter
@@ -10,17 +11,26 @@ from ..texts import plural
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .inputs import find_images
+from .outputs import check_all_differ
 from .pictures import Pictures
 from .scoring import Inspector, counted, described, load_detector, skips_listed
 from .tables import Tables
+from .thresholds import threshold_of
 from .watch import Recorded, Stop, Watch, rounds, warnings_once
 
 
 def run(args: Namespace, console: Console) -> int:
     """Inspect, print, and write what was asked for."""
     inspect = _watched if args.watch else _once
+    check_all_differ(args.csv, args.jsonl, args.report)
     with Tables(args.csv, args.jsonl) as tables, skips_listed():
         return inspect(args, console, tables)
+
+
+def _tell_if_undecided(detector, console):
+    """Say that there is no threshold, or one that no image can reach."""
+    if not math.isfinite(detector.score_levels().threshold):
+        console.say(f"warning: {threshold_of(detector)['promise']}")
 
 
 class _Results:
@@ -55,13 +65,15 @@ class _Results:
 def _once(args, console, tables):
     tables.check_replaceable()
     detector = load_detector(args.detector)
+    _tell_if_undecided(detector, console)
     paths, problems = find_images(args.images)
     for problem in problems:
         console.error(problem)
     if not paths:
         return NOT_DONE  # a mistake; tables stay as they are
+    pictures = Pictures(args, detector, console)  # a mistake there leaves tables as they are
     tables.replace()
-    results = _Results(console, tables, Pictures(args, detector, console))
+    results = _Results(console, tables, pictures)
     results.take(Inspector(detector).inspect(paths))
     return results.finish(len(problems))
 
@@ -69,6 +81,7 @@ def _once(args, console, tables):
 def _watched(args, console, tables):
     with Stop() as stop, warnings_once():
         recorded, detector = Recorded(), load_detector(args.detector)
+        _tell_if_undecided(detector, console)
         inspector, pictures = Inspector(detector), Pictures(args, detector, console)
 
         def take(record):

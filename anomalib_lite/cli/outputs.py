@@ -6,6 +6,7 @@ from typing import Any
 
 _GENERATOR = b'<meta name="generator" content="anomalib_lite"'
 _HEAD = 2048  # bytes of a page in which it is
+_HEADER_AT = 8  # where the header of a detector's file begins, after its length
 
 
 def check_may_write(path: str, force: bool) -> None:
@@ -17,6 +18,8 @@ def check_may_write(path: str, force: bool) -> None:
     force : bool
         Whether a file that exists may be overwritten.
     """
+    if not path:
+        raise ValueError("expected the name of a file to write, got an empty one.")
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError(f"{path}: there is no folder {folder}. Make it first.")
@@ -24,6 +27,27 @@ def check_may_write(path: str, force: bool) -> None:
         raise ValueError(f"{path}: expected the name of a file, got a folder.")
     if os.path.lexists(path) and not force:
         raise ValueError(f"{path}: exists already. Give another name, or --force to overwrite it.")
+
+
+def check_may_write_detector(path: str, force: bool) -> None:
+    """Like :func:`check_may_write`, and whatever is no detector is kept even so.
+
+    With ``-o *.png`` the shell makes a photograph the output.
+    """
+    check_may_write(path, force)
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            head = file.read(_HEADER_AT + 1)
+        if head and head[_HEADER_AT:] != b"{":  # what is empty may go
+            raise ValueError(f"{path}: exists already, and is no detector. Give another name.")
+
+
+def check_all_differ(*paths: str | None) -> None:
+    """Raise ValueError if two outputs would be written to the same file."""
+    places = [os.path.realpath(path) for path in paths if path is not None]
+    twice = [place for place in places if places.count(place) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]}: expected a file for each output, got the same for two.")
 
 
 def check_may_replace_page(path: str) -> None:
@@ -45,9 +69,9 @@ def now() -> str:
     return datetime.datetime.now().astimezone().isoformat(" ", "seconds")
 
 
-def described_images(names: list[str], n_images: int) -> str:
-    """Where images came from, and how many there were, for the notes of a file."""
-    return f"{n_images} from {', '.join(os.path.abspath(name) for name in names)}"
+def described_places(names: list[str]) -> str:
+    """Where images came from, for the notes of a file."""
+    return ", ".join(os.path.abspath(name) for name in names)
 
 
 def clean(values: dict[str, Any]) -> dict[str, Any]:

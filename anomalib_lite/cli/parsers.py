@@ -1,6 +1,7 @@
 """What the commands take."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
@@ -50,7 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if argv[:1] == ["fit"]:
         _add_settings(commands.choices["fit"], argv)
     args = parser.parse_args(argv)
-    _check(parser, args)
+    _check(commands.choices[args.command], args)
     return args
 
 
@@ -189,7 +190,8 @@ def _threshold(parser):
     """Set a detector's threshold: by fresh good parts, by a rate of false alarms, or by hand.
 
     GOOD are fresh images of good parts, as after a change of lamp or camera. Without them the
-    threshold is read again from the images of fit.
+    threshold is read again from the scores that it was last read from: those of fit, or of the GOOD
+    that were given since.
     """
     _add_detector(parser)
     parser.add_argument("good", nargs="*", metavar="GOOD", help=_IMAGES)
@@ -249,7 +251,10 @@ def _add_detector(parser):
 
 
 def _positive(text):
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < 86400:
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text}")
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
     return value

@@ -2,7 +2,10 @@
 
 import os
 import time
+import warnings
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..io.card import read_card
@@ -13,6 +16,14 @@ from .console import Console
 from .outputs import check_may_replace_page, now
 
 _AT_MOST_EVERY = 30.0  # seconds from one page to the next while a folder is watched
+
+
+@contextmanager
+def _warned_already() -> Iterator[None]:
+    """No warnings of images, which gave them when they were inspected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 class Pictures:
@@ -59,7 +70,8 @@ class Pictures:
     def update(self) -> None:
         """Write pictures of what is new, and the page unless it was written a moment ago."""
         if self._new:
-            save_overlays(self._folder, self._detector, self._new, names=self._names)
+            with _warned_already():
+                save_overlays(self._folder, self._detector, self._new, names=self._names)
             self._new = []
         if time.monotonic() - self._written >= _AT_MOST_EVERY:
             self._write()
@@ -72,5 +84,6 @@ class Pictures:
 
     def _write(self):
         if len(self._shown) > self._n_written:
-            write_page(self._page, self._detector, self._shown, card=self._card, date=now())
+            with _warned_already():
+                write_page(self._page, self._detector, self._shown, card=self._card, date=now())
             self._written, self._n_written = time.monotonic(), len(self._shown)

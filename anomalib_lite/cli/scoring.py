@@ -22,12 +22,17 @@ def load_detector(path: str) -> Any:
         If the file holds something else.
     """
     detector = load(path)
-    if not hasattr(detector, "iter_inspect"):
+    if not hasattr(detector, "iter_inspect") or _learned_from_a_table(detector):
         raise ValueError(
             f"{path}: expected a detector of images, got {_described(detector)}, which has no "
             "maps. Score its rows in Python."
         )
     return detector
+
+
+def _learned_from_a_table(detector):
+    fitted = getattr(detector, "detectors_", [detector])[0]
+    return getattr(fitted, "input_", True) is None
 
 
 def _described(estimator):
@@ -106,8 +111,13 @@ def described(record: Record) -> str:
     if record.region is not None and record.verdict == "anomalous":
         left, top, right, bottom = record.region.box
         share = record.region.area / (record.size[0] * record.size[1])
-        parts.append(f"box {left},{top},{right},{bottom}  area {100 * share:.2g} %")
+        parts.append(f"box {left},{top},{right},{bottom}  area {_percent(share)}")
     return "  ".join([*parts, printable(record.path)])
+
+
+def _percent(share):
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.2g} %"
 
 
 def counted(records_by_verdict: Counter[str]) -> str:

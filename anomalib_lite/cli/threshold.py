@@ -11,7 +11,7 @@ from ..io.card import read_card
 from ..texts import plural
 from .console import Console
 from .inputs import find_images
-from .outputs import check_may_write, clean, described_images, now
+from .outputs import check_may_write_detector, clean, described_places, now
 from .scoring import load_detector
 from .thresholds import threshold_in_words, threshold_of
 
@@ -19,7 +19,7 @@ from .thresholds import threshold_in_words, threshold_of
 def run(args: Namespace, console: Console) -> int:
     """Set the threshold, write the file anew, and say what changed."""
     output = args.detector if args.output is None else args.output
-    check_may_write(output, args.force or args.output is None)
+    check_may_write_detector(output, args.force or args.output is None)
     detector, notes = load_detector(args.detector), read_card(args.detector).notes
     before, old = threshold_of(detector), detector.offset_
     values = {"output": output}
@@ -31,10 +31,10 @@ def run(args: Namespace, console: Console) -> int:
         detector = _calibrated(detector, images, args)
         values["images"] = len(images)
         values["flagged_before"] = int((detector.calibration_scores_ < old).sum())
-        what = f"by {described_images(args.good, len(images))}"
+        what = f"by {plural(len(images), 'image')} from {described_places(args.good)}"
     else:
         detector = _set_by_hand(detector, args)
-        what = "by the images of fit" if args.score is None else "by hand"
+        what = "by the known scores of good parts" if args.score is None else "by hand"
     detector.save(output, notes={**notes, "threshold set": f"{now()}, {what}"})
     values |= {**clean(threshold_of(detector)), "before": clean(before)}
     console.report(values, _lines(values, what))
@@ -74,6 +74,6 @@ def _lines(values, what):
     yield f"now:    {threshold_in_words(values)}"
     if "images" in values:
         yield (
-            f"the old threshold would have called {values['flagged_before']} of these "
-            f"{values['images']} good parts anomalous"
+            f"the old threshold would have called {values['flagged_before']:,} of the "
+            f"{plural(values['images'], 'good part')} anomalous"
         )

@@ -192,3 +192,9 @@ def test_a_page_and_a_table_are_replaced_by_new_ones(saved, parts, tmp_path, cap
     run(capsys, "compare", saved[0], saved[0], parts, *options)
     assert "<h1>No verdict changed</h1>" in (tmp_path / "p.html").read_text()
     assert "True" not in (tmp_path / "t.csv").read_text()
+
+
+def test_a_page_and_a_table_are_two_files(tmp_path, capsys):
+    path = str(tmp_path / "out")
+    code, _, err = run(capsys, "compare", "a", "b", "c", "--csv", path, "--report", path)
+    assert code == 2 and "the same for two" in err

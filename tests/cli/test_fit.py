@@ -79,10 +79,11 @@ def test_conformal_detectors(home, capsys):
 @pytest.mark.parametrize("forced", [False, True])
 def test_a_file_is_overwritten_only_if_told_to(home, capsys, forced):
     path = home / "part.alite"
-    path.write_text("precious")
+    older = bytes(8) + b"{ an older detector"
+    path.write_bytes(older)
     command = ["fit", str(home / "good"), "-o", str(path), *QUICK, "--false-alarm-rate", "0.04"]
     assert main([*command, *(["--force"] if forced else [])]) == (0 if forced else 2)
-    assert (path.read_bytes() == b"precious") is not forced
+    assert (path.read_bytes() == older) is not forced
     if not forced:
         assert "--force" in capsys.readouterr().err
 
@@ -130,3 +131,30 @@ def test_a_warning_is_one_line(home, capsys):
     assert all(line.startswith(("fitting", "warning: ")) for line in error.splitlines())
     assert main(["fit", str(home / "good"), "-o", str(home / "p2"), *QUICK, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_photograph_is_never_overwritten(home, capsys):
+    """As with ``-o good/*.png``, of which the shell makes an output and images."""
+    first, *others = sorted(map(str, (home / "good").iterdir()))
+    data = (home / "good" / os.path.basename(first)).read_bytes()
+    assert main(["fit", *QUICK, "--force", "-o", first, *others]) == 2
+    assert "is no detector" in capsys.readouterr().err
+    assert (home / "good" / os.path.basename(first)).read_bytes() == data
+
+
+def test_an_output_without_a_name_is_refused_before_the_fit(home, capsys):
+    assert main(["fit", str(home / "good"), *QUICK, "-o", ""]) == 2
+    shown = capsys.readouterr().err
+    assert "expected the name of a file" in shown and "fitting" not in shown
+
+
+def test_json_names_the_conformal_detector(home, capsys):
+    fit(home, "--json", "--quiet", "--conformal", "--false-alarm-rate", "0.1")
+    assert printed_json(capsys)["method"] == "ConformalDetector of PaDiM"
+
+
+@pytest.mark.parametrize("value", ["{[]: 1}", "-" * 100_000 + "1"])
+def test_settings_that_python_cannot_read_are_texts(home, capsys, value):
+    command = ["fit", str(home / "good"), *QUICK, "-o", str(home / "x.alite")]
+    assert main([*command, "--set", f"n_features={value}"]) == 2
+    assert "n_features: expected" in capsys.readouterr().err

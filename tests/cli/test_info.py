@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from stories import make_story, printed_json, saved
 
-from anomalib_lite import GaussianDensity, load
+from anomalib_lite import CANCE, GaussianDensity, NCEDensity, load
 from anomalib_lite.cli import doctor, main
 from anomalib_lite.io import read_card
 
@@ -81,3 +81,16 @@ def test_the_doctor_measures_speed(capsys):
     speed = printed_json(capsys)["speed"]
     assert {*speed} == {"torch", "onnxruntime"}
     assert all(value > 0 for of_one in speed.values() for value in of_one.values())
+
+
+def test_a_detector_of_a_table(tmp_path, capsys):
+    rows = np.random.default_rng(0).normal(size=(40, 6))
+    density = NCEDensity(epochs=1, hidden=(8,), learning_rate=0.003)
+    detector = CANCE(backbone="pca", latent_dim=2, n_folds=3, density=density, random_state=0)
+    path = str(tmp_path / "rows.alite")
+    detector.fit(rows).save(path)
+    assert main(["info", path]) == 0
+    assert "learned from  40 rows" in capsys.readouterr().out
+    for command in (["inspect", path, "x.png"], ["threshold", path, "x.png"]):
+        assert main(command) == 2
+        assert "expected a detector of images, got a CANCE" in capsys.readouterr().err

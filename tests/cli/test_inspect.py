@@ -1,6 +1,8 @@
 """``anomalib-lite inspect``: lines, tables and codes."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import subprocess
@@ -13,7 +15,7 @@ from PIL import Image
 from stories import make_story, printed_json, saved
 from worlds import scratched, stripes
 
-from anomalib_lite import PaDiM, load
+from anomalib_lite import ConformalDetector, PaDiM, load
 from anomalib_lite.cli import main
 from anomalib_lite.records import COLUMNS, from_json
 
@@ -224,3 +226,61 @@ def test_an_interrupt_leaves_whole_lines(home):
     assert process.returncode == 130 and err.decode().splitlines()[-1] == "error: interrupted"
     table = (home / "t.csv").read_text()
     assert table.endswith("\n") and 2 <= table.count("\n") < 300
+
+
+def test_a_mistake_leaves_the_table_as_it_is(home, capsys):
+    inspect("new", "--csv", "out.csv")
+    data = Path("out.csv").read_bytes()
+    assert inspect("new/01.png", "--csv", "out.csv", "--report", "nowhere/page.html") == 2
+    assert inspect("new/01.png", "--csv", "out.csv", "--overlays", "part.alite") == 2
+    assert Path("out.csv").read_bytes() == data
+
+
+def test_a_page_and_a_table_are_two_files(home, capsys):
+    assert inspect("new", "--csv", "out", "--report", "./out") == 2
+    assert "the same for two" in capsys.readouterr().err
+    assert not os.path.exists("out")
+
+
+def test_all_of_an_image_is_100_percent(home, capsys):
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save("new/white.png")
+    assert inspect("new/white.png") == 1
+    assert "area 100 %" in capsys.readouterr().out
+
+
+def test_that_nothing_can_be_anomalous_is_said(home, capsys):
+    detector = ConformalDetector(PaDiM(image_size=64, n_features=20, random_state=0))
+    with pytest.warns(UserWarning, match="needs at least 19"):
+        detector.fit(stripes(8))
+    detector.save("part.alite")
+    assert inspect(*GOOD) == 0
+    assert "warning: Nothing is called anomalous: too few" in capsys.readouterr().err
+
+
+def test_a_warning_is_given_once_with_pictures_too(home, capsys):
+    gray = Image.fromarray(scratched(1)[0]).convert("L")
+    gray.convert("LA").save("new/alpha.png")
+    inspect("new", "--report", "page.html", "--overlays", "overlays")
+    assert capsys.readouterr().err.count("alpha channel is dropped") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_messages_that_cannot_be_written_change_nothing(home):
+    for names, code in ((GOOD, 0), (["new/none.png"], 2)):
+        full = io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True)
+        with contextlib.closing(full), contextlib.redirect_stderr(full):
+            assert inspect(*names) == code
+
+
+def test_a_missing_detector_is_named_first(home, capsys):
+    assert main(["inspect", "none.alite", "new"]) == 2
+    assert capsys.readouterr().err == "error: none.alite: No such file or directory.\n"
+
+
+def test_a_mistake_of_ours_is_not_a_verdict(home, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr("anomalib_lite.cli.inspect.load_detector", fail)
+    assert inspect("new") == 2
+    assert "error: RuntimeError: oops" in capsys.readouterr().err

@@ -104,3 +104,15 @@ def test_flags_set_them(method):
 
 def test_methods_may_be_written_in_any_case():
     assert parse(["fit", "good", "-o", "x", "--method", "PatchCore"]).method == "patchcore"
+
+
+def test_the_usage_shown_is_that_of_the_command(capsys):
+    for command, what in (
+        (["threshold", "a"], "expected GOOD images"),
+        (["inspect", "a", "b", "--watch"], "--watch needs"),
+        (["inspect", "a", "b", "--interval", "abc"], "expected seconds, more than 0, got 'abc'"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(command)
+        shown = capsys.readouterr().err
+        assert f"usage: anomalib-lite {command[0]}" in shown and what in shown

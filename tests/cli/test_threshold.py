@@ -28,10 +28,10 @@ def test_the_file_is_calibrated_anew(home, capsys):
     assert after.offset_ == np.quantile(scores, 0.1, method="weibull")
     assert after.false_alarm_rate == 0.1
     flagged = (scores < before.offset_).sum()
-    assert f"the old threshold would have called {flagged} of these 40 good parts" in shown
+    assert f"the old threshold would have called {flagged} of the 40 good parts" in shown
     notes = read_card(path).notes
     assert {name: notes[name] for name in card.notes} == card.notes
-    assert notes["threshold set"].endswith(f"by 40 from {home / 'fresh'}")
+    assert notes["threshold set"].endswith(f"by 40 images from {home / 'fresh'}")
 
 
 def test_another_file_can_be_written(home, capsys):
@@ -104,3 +104,20 @@ def test_detectors_of_folds_are_refused(home, capsys):
     detector.fit(home / "good").save(home / "folds.alite")
     assert main(["threshold", str(home / "folds.alite"), str(home / "fresh")]) == 2
     assert "holds 2 detectors, one for each fold" in capsys.readouterr().err
+
+
+def test_the_rate_of_an_earlier_calibration_is_not_said_to_be_of_fit(home, capsys):
+    path = saved(home)
+    main(["threshold", path, str(home / "fresh"), "--false-alarm-rate", "0.1"])
+    main(["threshold", path, "--false-alarm-rate", "0.2"])
+    assert "images of fit" not in capsys.readouterr().out
+    assert len(load(path).calibration_scores_) == 40
+
+
+def test_a_photograph_is_never_overwritten(home, capsys):
+    path = saved(home)
+    photograph = sorted((home / "fresh").iterdir())[0]
+    data = photograph.read_bytes()
+    command = ["threshold", path, str(home / "fresh"), "--force", "-o", str(photograph)]
+    assert main(command) == 2
+    assert photograph.read_bytes() == data
