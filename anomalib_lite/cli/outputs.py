@@ -27,6 +27,14 @@ def check_may_write(path: str, force: bool) -> None:
         raise ValueError(f"{path}: expected the name of a file, got a folder.")
     if os.path.lexists(path) and not force:
         raise ValueError(f"{path}: exists already. Give another name, or --force to overwrite it.")
+    for place in (folder, path):
+        if os.path.exists(place) and not _is_writable(place):
+            raise ValueError(f"{path}: {place} is read-only. Give another name.")
+
+
+def _is_writable(path):
+    """Whether this user may write there; a folder that says yes may still refuse."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def check_may_write_detector(path: str, force: bool) -> None:

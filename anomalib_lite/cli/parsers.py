@@ -72,7 +72,7 @@ def _fit(parser):
     """Learn what good parts look like, and write a detector."""
     parser.add_argument("good", nargs="+", metavar="GOOD", help=_IMAGES)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the detector")
-    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE, if it is a detector")
     parser.add_argument(
         "--method",
         default="patchcore",

@@ -158,3 +158,14 @@ def test_settings_that_python_cannot_read_are_texts(home, capsys, value):
     command = ["fit", str(home / "good"), *QUICK, "-o", str(home / "x.alite")]
     assert main([*command, "--set", f"n_features={value}"]) == 2
     assert "n_features: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [".", "part.alite"])
+def test_what_is_read_only_is_refused_before_the_fit(home, capsys, monkeypatch, place):
+    """Pretended, since some users may write anywhere."""
+    (home / "part.alite").write_bytes(b"")
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("anomalib_lite.cli.outputs._is_writable", lambda path: path != place)
+    assert main(["fit", "good", *QUICK, "-o", "part.alite", "--force"]) == 2
+    shown = capsys.readouterr().err
+    assert f"error: part.alite: {place} is read-only" in shown and "fitting" not in shown
