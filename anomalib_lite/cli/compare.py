@@ -46,10 +46,22 @@ def run(args: Namespace, console: Console) -> int:
     differences = list(_differences(detectors, cards))
     if args.csv is not None:
         write_file(Path(args.csv), _table(comparison.pairs))
-    values = {
+    values = _values(args, comparison, differences, problems)
+    console.report(values, _lines(values, detectors))
+    if args.report is not None:
+        write_comparison(args.report, detectors, files, comparison, differences, date=now())
+        console.say(f"page: {args.report}")
+    if problems or comparison.counts[UNREADABLE] or comparison.counts["undecided"]:
+        return NOT_DONE
+    return SOME_FLAGGED if comparison.changed else ALL_GOOD
+
+
+def _values(args, comparison, differences, problems):
+    """All results, as JSON has them."""
+    return {
         "a": args.a,
         "b": args.b,
-        "images": len(paths),
+        "images": len(comparison.pairs),
         "counts": comparison.counts,
         "decided": comparison.n_decided,
         **clean(
@@ -68,13 +80,6 @@ def run(args: Namespace, console: Console) -> int:
         "differences": [difference._asdict() for difference in differences],
         "problems": problems,
     }
-    console.report(values, _lines(values, detectors))
-    if args.report is not None:
-        write_comparison(args.report, detectors, files, comparison, differences, date=now())
-        console.say(f"page: {args.report}")
-    if problems or comparison.counts[UNREADABLE] or comparison.counts["undecided"]:
-        return NOT_DONE
-    return SOME_FLAGGED if comparison.changed else ALL_GOOD
 
 
 def _row(pair: Pair) -> dict[str, Any]:

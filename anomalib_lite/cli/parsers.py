@@ -9,13 +9,13 @@ import anomalib_lite
 from .settings import METHODS, parse_value, settings_of
 
 _IMAGES = (
-    "folders, image files, patterns ('new/*.png') and lists of paths (a .txt file, or - for "
-    "standard input)"
+    "folders, image files, patterns ('new/*.png') and lists of paths (a .txt or .lst file, or - "
+    "for standard input)"
 )
 _EPILOG = """\
 exit codes:
-  0  no image is called anomalous
-  1  some are; compare: some verdicts differ
+  0  done, and no image is called anomalous
+  1  some images are called anomalous; compare: some verdicts differ
   2  something could not be read or done; the rest is still scored and listed
 
 Each command explains itself: anomalib-lite fit --help
@@ -44,7 +44,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             description="\n\n".join([summary, *details]),
             allow_abbrev=False,
         )
-        command.add_argument("--json", action="store_true", help="results as JSON, one a line")
+        command.add_argument(
+            "--json", action="store_true", help="results as JSON, one object per line"
+        )
         command.add_argument("--quiet", "-q", action="store_true", help="results and errors only")
         add(command)
     if argv[:1] == ["fit"]:
