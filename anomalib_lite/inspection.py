@@ -2,8 +2,10 @@
 
 import math
 import os
+import pathlib
 import re
 from collections.abc import Sequence
+from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from .annotations import Path
 from .data.images import SkippedImage
+from .io.files import write_file
 from .records import ALL_VERDICTS, UNREADABLE, VERDICTS, Record, write_csv
 from .regions import Region, find_regions
 from .runtime import warn_user
@@ -175,9 +178,10 @@ class Inspection(NamedTuple):
         return pandas.DataFrame([record.as_row() for record in self.records()])
 
     def to_csv(self, path: Path) -> None:
-        """Write the table of :meth:`to_frame` to a CSV file (UTF-8); needs no pandas."""
-        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            write_csv(self.records(), file)
+        """Write the table of :meth:`to_frame` to a CSV file (UTF-8), whole; needs no pandas."""
+        text = StringIO(newline="")
+        write_csv(self.records(), text)
+        write_file(pathlib.Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
     def __repr__(self):
         """Counts, and the worst image, in one line."""

@@ -29,7 +29,7 @@ BELOW = {
     "backbones": {"workers", "runtime", "contexts", "validation", "data", "nn"},
     "regions": {"validation"},
     "records": {"regions"},
-    "inspection": {"runtime", "data", "regions", "records"},
+    "inspection": {"runtime", "io", "data", "regions", "records"},
     "comparison": {"records"},
     "notes": {"runtime", "data"},
     "batches": {"runtime", "workers", "data", "notes"},
