@@ -2,8 +2,10 @@
 
 import math
 import os
+import pathlib
 import re
 from collections.abc import Sequence
+from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from .annotations import Path
 from .data.images import SkippedImage
-from .records import UNREADABLE, VERDICTS, Record, write_csv
+from .io.files import write_file
+from .records import ALL_VERDICTS, UNREADABLE, VERDICTS, Record, write_csv
 from .regions import Region, find_regions
 from .runtime import warn_user
 
@@ -175,15 +178,15 @@ class Inspection(NamedTuple):
         return pandas.DataFrame([record.as_row() for record in self.records()])
 
     def to_csv(self, path: Path) -> None:
-        """Write the table of :meth:`to_frame` to a CSV file (UTF-8); needs no pandas."""
-        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            write_csv(self.records(), file)
+        """Write the table of :meth:`to_frame` to a CSV file (UTF-8), whole; needs no pandas."""
+        text = StringIO(newline="")
+        write_csv(self.records(), text)
+        write_file(pathlib.Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
     def __repr__(self):
         """Counts, and the worst image, in one line."""
-        verdicts = [record.verdict for record in self._replace(maps=None).records()]
-        kinds = [*VERDICTS.values(), UNREADABLE]
-        counts = [f"{verdicts.count(kind)} {kind}" for kind in kinds if kind in verdicts]
+        verdicts = [*map(_verdict, self.scores, self.labels)]
+        counts = [f"{verdicts.count(kind)} {kind}" for kind in ALL_VERDICTS if kind in verdicts]
         known = self.scores[~np.isnan(self.scores)]
         worst = f"; highest anomaly score {-known.min():.4g}" if len(known) else ""
         n = len(self.scores)
@@ -244,10 +247,9 @@ def record_of(
 
 
 def _record(score, label, path, regions, *, size, p_value, reason, levels):
-    is_read = not math.isnan(score)
     return Record(
         path=path,
-        verdict=VERDICTS[label] if is_read else UNREADABLE,
+        verdict=_verdict(score, label),
         anomaly_score=-score,
         severity=math.nan if levels is None else float(levels.severity(-score)),
         p_value=None if p_value is None or math.isnan(p_value) else float(p_value),
@@ -257,6 +259,10 @@ def _record(score, label, path, regions, *, size, p_value, reason, levels):
         modified=_modified(path),
         reason=None if reason is None else _NUMBERED.sub("", reason),
     )
+
+
+def _verdict(score, label):
+    return UNREADABLE if math.isnan(score) else VERDICTS[label]
 
 
 def _modified(path):

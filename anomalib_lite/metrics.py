@@ -331,9 +331,7 @@ def bootstrap_interval(
         kinds = np.flatnonzero(~y_true), np.flatnonzero(y_true)
         values = []
         for _ in range(n_resamples):
-            drawn = np.concatenate(
-                [kind[rng.integers(len(kind), size=len(kind))] for kind in kinds]
-            )
+            drawn = np.concatenate([_redrawn(kind, rng) for kind in kinds])
             values.append(metric(y_true[drawn], scores[drawn]))
     return Interval(*curves.middle(values, confidence))
 

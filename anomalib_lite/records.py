@@ -15,7 +15,7 @@ VERDICTS = {1: "normal", -1: "anomalous", 0: "undecided"}
 
 UNREADABLE = "unreadable"
 
-_ALL_VERDICTS = (*VERDICTS.values(), UNREADABLE)
+ALL_VERDICTS = (*VERDICTS.values(), UNREADABLE)
 
 COLUMNS = (
     *("path", "verdict", "anomaly_score", "severity", "p_value"),
@@ -41,8 +41,8 @@ class Record:
     anomaly_score : float
         Higher = more anomalous; NaN for an unreadable image.
     severity : float
-        The same on a scale of the detector's: 0 is the median normal image, 1 the threshold. NaN
-        without a threshold.
+        The anomaly score on the detector's own scale: 0 is the median normal image, 1 the
+        threshold. NaN without a threshold.
     p_value : float or None
         Of a ``ConformalDetector``.
     region : Region or None
@@ -116,9 +116,9 @@ class Record:
         if missing:
             raise ValueError(f"row: expected the columns of a record, {missing[0]} is missing.")
         known = {name: _parsed(name, row[name]) for name in COLUMNS}
-        if known["verdict"] not in _ALL_VERDICTS:
+        if known["verdict"] not in ALL_VERDICTS:
             raise ValueError(
-                f"row: expected a verdict ({', '.join(_ALL_VERDICTS)}), got {row['verdict']!r}."
+                f"row: expected a verdict ({', '.join(ALL_VERDICTS)}), got {row['verdict']!r}."
             )
         box = tuple(known[side] for side in ("left", "top", "right", "bottom"))
         size = known["height"], known["width"]

@@ -89,7 +89,7 @@ MUTATIONS = [
     ),
     Mutation(
         "data/datasets.py",
-        "mask.any() == (self.test_labels[index] == 1)",
+        "mask.any() == is_normal",
         "False",
         "data/test_masks.py",
     ),
@@ -204,9 +204,9 @@ MUTATIONS = [
         "validation.py", "0 <= value < 1", "0 <= value <= 1", "test_base.py test_validation.py"
     ),
     Mutation(
-        "io/persistence.py",
-        "if _digest(text, tensors) != digest:",
-        "if not digest:",
+        "io/container.py",
+        "if digest(text, tensors) != written:",
+        "if not written:",
         "io/test_persistence.py",
     ),
     Mutation(
@@ -409,9 +409,9 @@ MUTATIONS = [
     Mutation("decide/probing.py", "one.clamp_(0, 1)", "one.clamp_(0, 2)", "decide/test_probing.py"),
     Mutation("metrics.py", "structure=np.ones((3, 3))", "structure=None", "test_metrics.py"),
     Mutation(
-        "metrics.py",
-        "np.clip(max_fpr - fpr_before, 0, step)",
-        "np.clip(max_fpr - fpr_before, 0, None)",
+        "curves.py",
+        "np.clip(max_fpr - (step.cumsum(-1) - step), 0, step)",
+        "np.clip(max_fpr - (step.cumsum(-1) - step), 0, None)",
         "test_metrics.py",
     ),
     Mutation(

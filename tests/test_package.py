@@ -5,6 +5,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+from mutations import MUTATIONS
 
 import anomalib_lite
 
@@ -28,7 +29,7 @@ BELOW = {
     "backbones": {"workers", "runtime", "contexts", "validation", "data", "nn"},
     "regions": {"validation"},
     "records": {"regions"},
-    "inspection": {"runtime", "data", "regions", "records"},
+    "inspection": {"runtime", "io", "data", "regions", "records"},
     "comparison": {"records"},
     "notes": {"runtime", "data"},
     "batches": {"runtime", "workers", "data", "notes"},
@@ -82,6 +83,11 @@ def test_nothing_below_is_circular():
         ready = [name for name in BELOW if name not in order and BELOW[name] <= set(order)]
         assert ready, set(BELOW) - set(order)
         order += ready
+
+
+def test_planted_bugs_fit_the_code():
+    for bug in MUTATIONS:
+        assert (HOME / bug.file).read_text(encoding="utf-8").count(bug.old) == 1, bug
 
 
 def test_methods_import_no_method():

@@ -19,8 +19,8 @@ from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .info import settings_in_words
 from .inputs import find_images
-from .outputs import check_all_differ, check_may_replace_page, check_may_write, clean, now
-from .scoring import inspect_files, load_detector, skips_listed
+from .outputs import check_all_differ, check_may_replace, check_may_replace_page, clean, now
+from .scoring import Inspector, load_detector, skips_listed, unreadable_lines
 
 _TWICE = ("verdict", "severity", "anomaly_score")
 _COLUMNS = ("path", *(f"{name}_{which}" for name in _TWICE for which in "ab"), "changed")
@@ -30,7 +30,8 @@ def run(args: Namespace, console: Console) -> int:
     """Inspect twice, and say what differs."""
     check_all_differ(args.csv, args.report)
     if args.csv is not None:
-        _check_may_replace_table(args.csv)
+        head = ",".join(_COLUMNS).encode()
+        check_may_replace(args.csv, lambda data: data.startswith(head), "a table of compare")
     if args.report is not None:
         check_may_replace_page(args.report)
     files = (args.a, args.b)
@@ -42,14 +43,26 @@ def run(args: Namespace, console: Console) -> int:
         return NOT_DONE
     console.say(f"inspecting {plural(len(paths), 'image')} by both detectors ...")
     with skips_listed():
-        comparison = Comparison(*([*inspect_files(detector, paths)] for detector in detectors))
+        comparison = Comparison(*([*Inspector(detector).inspect(paths)] for detector in detectors))
     differences = list(_differences(detectors, cards))
     if args.csv is not None:
         write_file(Path(args.csv), _table(comparison.pairs))
-    values = {
+    values = _values(args, comparison, differences, problems)
+    console.report(values, _lines(values, detectors))
+    if args.report is not None:
+        write_comparison(args.report, detectors, files, comparison, differences, date=now())
+        console.say(f"page: {args.report}")
+    if problems or comparison.counts[UNREADABLE] or comparison.counts["undecided"]:
+        return NOT_DONE
+    return SOME_FLAGGED if comparison.changed else ALL_GOOD
+
+
+def _values(args, comparison, differences, problems):
+    """All results, as JSON has them."""
+    return {
         "a": args.a,
         "b": args.b,
-        "images": len(paths),
+        "images": len(comparison.pairs),
         "counts": comparison.counts,
         "decided": comparison.n_decided,
         **clean(
@@ -68,13 +81,6 @@ def run(args: Namespace, console: Console) -> int:
         "differences": [difference._asdict() for difference in differences],
         "problems": problems,
     }
-    console.report(values, _lines(values, detectors))
-    if args.report is not None:
-        write_comparison(args.report, detectors, files, comparison, differences, date=now())
-        console.say(f"page: {args.report}")
-    if problems or comparison.counts[UNREADABLE] or comparison.counts["undecided"]:
-        return NOT_DONE
-    return SOME_FLAGGED if comparison.changed else ALL_GOOD
 
 
 def _row(pair: Pair) -> dict[str, Any]:
@@ -82,19 +88,6 @@ def _row(pair: Pair) -> dict[str, Any]:
     rows = {"a": pair.a.as_row(), "b": pair.b.as_row()}
     twice = {f"{name}_{which}": rows[which][name] for name in _TWICE for which in "ab"}
     return {"path": pair.path, **twice, "changed": pair.is_changed}
-
-
-def _check_may_replace_table(path):
-    """Raise ValueError if no table can be written there, or another file would be lost."""
-    check_may_write(path, force=True)
-    head = ",".join(_COLUMNS).encode()
-    try:
-        with open(path, "rb") as file:
-            is_ours = file.read(len(head)) == head
-    except FileNotFoundError:
-        return
-    if not is_ours:
-        raise ValueError(f"{path}: exists already, and is no such table. Give another name.")
 
 
 def _table(pairs: list[Pair]) -> bytes:
@@ -156,10 +149,7 @@ def _lines(values, detectors):
         yield f"no difference{also}"
     else:
         yield from _change_lines(values)
-    if values["unreadable"]:
-        yield "could not be read:"
-        for image in values["unreadable"]:
-            yield f"  {printable(image['path'])}  ({printable(image['reason'])})"
+    yield from unreadable_lines(values["unreadable"])
     if values["differences"]:
         yield "the detectors differ in:"
         for one in values["differences"]:

@@ -17,7 +17,7 @@ class Console:
     is_quiet : bool, default=False
         Results and errors only.
     is_json : bool, default=False
-        Results are for machines.
+        Results as JSON.
     """
 
     def __init__(self, *, is_quiet: bool = False, is_json: bool = False):

@@ -14,6 +14,7 @@ import torch
 
 import anomalib_lite
 
+from ..backbones import Backbone
 from ..methods.patchcore import PatchCore
 from ..texts import printable
 from . import ALL_GOOD, NOT_DONE
@@ -54,9 +55,7 @@ def run(args: Namespace, console: Console) -> int:
 
 
 def _has_weights() -> bool:
-    """Whether the default network can be made with its weights."""
-    from ..backbones import Backbone
-
+    """True if the default network can be made with its weights; an error otherwise."""
     Backbone("efficientnet_lite0")
     return True
 
@@ -114,7 +113,7 @@ def _lines(values):
     for name, use in _OTHERS.items():
         is_there = values["others"][name]
         yield f"package     {name} ({use}): {'installed' if is_there else 'not installed'}"
-    yield f"weights     {'of the default network are there' if values['weights'] else 'MISSING'}"
+    yield f"weights     default network: {'found' if values['weights'] else 'MISSING'}"
     for engine, speed in values.get("speed", {}).items():
         if speed:
             yield (

@@ -25,7 +25,7 @@ from ..validation import check_confidence
 from . import ALL_GOOD, NOT_DONE
 from .console import Console
 from .outputs import check_may_replace_page, clean, now
-from .scoring import load_detector, look_at, skips_listed
+from .scoring import load_detector, look_at, skips_listed, unreadable_lines
 
 
 def run(args: Namespace, console: Console) -> int:
@@ -48,7 +48,7 @@ def run(args: Namespace, console: Console) -> int:
         "test": args.test,
         "confidence": args.confidence,
         **_measured(records, images, tally, args.confidence),
-        "threshold": clean({"": detector.score_levels().threshold})[""],
+        **clean({"threshold": detector.score_levels().threshold}),
         "problems": problems,
     }
     console.report(values, _lines(values))
@@ -219,15 +219,12 @@ def _lines(values):
         if values[name] is not None:
             yield f"{text:<18}{_in_words(values[name], 'value', '{:.3f}')}"
     if values["images_with_masks"]:
-        yield f"pixels are those of {plural(values['images_with_masks'], 'image')}"
+        yield f"pixel figures are from {plural(values['images_with_masks'], 'image')}"
     if values["escapes"] is None:
         yield "no threshold, so no verdicts: escapes and overkill are not known"
     else:
         yield from _verdict_lines(values)
-    if values["unreadable"]:
-        yield "could not be read:"
-        for image in values["unreadable"]:
-            yield f"  {printable(image['path'])}  ({printable(image['reason'])})"
+    yield from unreadable_lines(values["unreadable"])
 
 
 def _verdict_lines(values):

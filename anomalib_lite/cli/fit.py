@@ -9,13 +9,13 @@ import numpy as np
 
 import anomalib_lite
 
-from ..data.images import ImageStream
 from ..decide.conformal import ConformalDetector
 from ..report.figures import method_of
 from ..texts import plural, printable
 from .console import Console
 from .inputs import find_images
 from .outputs import check_may_write_detector, clean, described_places, now
+from .scoring import readable
 from .settings import METHODS
 from .thresholds import threshold_in_words, threshold_of
 
@@ -31,7 +31,7 @@ def run(args: Namespace, console: Console) -> int:
     images, start = paths, time.perf_counter()
     console.say(f"fitting {METHODS[args.method]} on {plural(len(paths), 'image')} ...")
     if args.skip_unreadable:
-        images = [image.path for image in ImageStream(paths, on_error="skip")]
+        images = readable(paths)
     detector.fit(images)
     values = {
         "output": args.output,
@@ -54,16 +54,13 @@ def run(args: Namespace, console: Console) -> int:
 def _make(args, console):
     cls = getattr(anomalib_lite, METHODS[args.method])
     params = {"random_state": _SEED, "verbose": console.shows_progress, **dict(args.set)}
-    known, unknown = (
-        signature(cls).parameters,
-        sorted(name for name in params if name.partition("__")[0] not in signature(cls).parameters),
-    )
+    known = signature(cls).parameters
+    unknown = sorted(params.keys() - known)
     if unknown:
         raise ValueError(
             f"{unknown[0]}: {cls.__name__} has no such setting. It has {', '.join(known)}."
         )
-    nested = {name: params.pop(name) for name in [*params] if "__" in name}
-    detector = cls(**params).set_params(**nested)
+    detector = cls(**params)
     rate = {} if args.false_alarm_rate is None else {"false_alarm_rate": args.false_alarm_rate}
     if args.conformal:
         return ConformalDetector(detector, random_state=params["random_state"], **rate)

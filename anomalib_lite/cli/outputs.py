@@ -2,10 +2,11 @@
 
 import datetime
 import os
+from collections.abc import Callable
 from typing import Any
 
 _GENERATOR = b'<meta name="generator" content="anomalib_lite"'
-_HEAD = 2048  # bytes of a page in which it is
+_HEAD = 2048  # bytes of a file that are enough to know it
 _HEADER_AT = 8  # where the header of a detector's file begins, after its length
 
 
@@ -60,16 +61,28 @@ def check_all_differ(*paths: str | None) -> None:
 
 def check_may_replace_page(path: str) -> None:
     """Raise ValueError if no page can be written there, or another file would be lost."""
+    check_may_replace(path, lambda head: _GENERATOR in head, "a page of this program")
+
+
+def check_may_replace(path: str, is_ours: Callable[[bytes], bool], what: str) -> None:
+    """Raise ValueError if a file cannot be written there, or one of another kind would be lost.
+
+    Parameters
+    ----------
+    path : str
+    is_ours : callable
+        Told the first bytes of a file that is there already, says whether it may be replaced.
+    what : str
+        Kind of file.
+    """
     check_may_write(path, force=True)
     try:
         with open(path, "rb") as file:
-            is_ours = _GENERATOR in file.read(_HEAD)
+            head = file.read(_HEAD)
     except FileNotFoundError:
         return
-    if not is_ours:
-        raise ValueError(
-            f"{path}: exists already, and is no page of this program. Give another name."
-        )
+    if not is_ours(head):
+        raise ValueError(f"{path}: exists already, and is not {what}. Give another name.")
 
 
 def now() -> str:

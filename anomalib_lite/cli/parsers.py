@@ -10,13 +10,13 @@ import anomalib_lite
 from .settings import METHODS, parse_value, settings_of
 
 _IMAGES = (
-    "folders, image files, patterns ('new/*.png') and lists of paths (a .txt file, or - for "
-    "standard input)"
+    "folders, image files, patterns ('new/*.png') and lists of paths (a .txt or .lst file, or - "
+    "for standard input)"
 )
 _EPILOG = """\
 exit codes:
-  0  all images are good
-  1  some are called anomalous
+  0  done, and no image is called anomalous
+  1  some images are called anomalous; compare: some verdicts differ
   2  something could not be read or done; the rest is still scored and listed
 
 Each command explains itself: anomalib-lite fit --help
@@ -28,7 +28,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
         prog="anomalib-lite",
-        description="Find defective parts in photographs, by photographs of good ones.",
+        description="Find defective parts in photographs, given photographs of good ones.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -45,7 +45,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             description="\n\n".join([summary, *details]),
             allow_abbrev=False,
         )
-        command.add_argument("--json", action="store_true", help="results as JSON, one a line")
+        command.add_argument(
+            "--json", action="store_true", help="results as JSON, one object per line"
+        )
         command.add_argument("--quiet", "-q", action="store_true", help="results and errors only")
         add(command)
     if argv[:1] == ["fit"]:
@@ -91,7 +93,7 @@ def _fit(parser):
     parser.add_argument(
         "--conformal",
         action="store_true",
-        help="keep half of the images aside for p-values and a guaranteed rate of false alarms",
+        help="hold out half of the images, for p-values and a guaranteed rate of false alarms",
     )
     parser.add_argument(
         "--skip-unreadable",
@@ -104,7 +106,7 @@ def _fit(parser):
         default=[],
         metavar="NAME=VALUE",
         type=_assignment,
-        help="a setting by its name, also of a nested estimator (classifier__nu=0.1)",
+        help="a setting by its name, in place of its flag (coreset=0.01)",
     )
 
 
@@ -144,11 +146,11 @@ def _assignment(text):
 
 
 def _inspect(parser):
-    """Score new images: one line an image, tables, pictures, a page."""
+    """Score new images: a line for each, tables, pictures, a page."""
     _add_detector(parser)
     parser.add_argument("images", nargs="+", metavar="NEW", help=_IMAGES)
     parser.add_argument("--csv", metavar="FILE", help="write a table")
-    parser.add_argument("--jsonl", metavar="FILE", help="write a table, a line of JSON an image")
+    parser.add_argument("--jsonl", metavar="FILE", help="write a table, one line of JSON per image")
     parser.add_argument("--report", metavar="FILE", help="write a page (.html) to look at and send")
     parser.add_argument(
         "--overlays", metavar="FOLDER", help="write pictures of the anomalous images with heatmaps"
@@ -156,20 +158,20 @@ def _inspect(parser):
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="go on: inspect images as they arrive in the folders, until interrupted; what is in "
-        "the table already is not inspected again",
+        help="keep running, and inspect images as they arrive in the folders, until interrupted; "
+        "what is in the table already is not inspected again",
     )
     parser.add_argument(
         "--interval",
-        type=_positive,
+        type=_seconds,
         default=1.0,
         metavar="SECONDS",
-        help="between two looks at the folders with --watch (default: %(default)s)",
+        help="time between two looks at the folders with --watch (default: %(default)s)",
     )
 
 
 def _evaluate(parser):
-    """Measure a detector on images whose truth is known.
+    """Measure a detector on images known to be good or defective.
 
     TEST is a folder in MVTec AD's layout (test/good, test/<defect>, ground_truth), or one with a
     folder of good images (good, ok, normal) beside folders of defective ones.
@@ -182,16 +184,16 @@ def _evaluate(parser):
         "--confidence",
         type=float,
         default=0.95,
-        help="of the bootstrap intervals (default: %(default)s)",
+        help="of the intervals that are printed (default: %(default)s)",
     )
 
 
 def _threshold(parser):
-    """Set a detector's threshold: by fresh good parts, by a rate of false alarms, or by hand.
+    """Set a detector's threshold: from fresh good parts, from a rate of false alarms, or by hand.
 
-    GOOD are fresh images of good parts, as after a change of lamp or camera. Without them the
-    threshold is read again from the scores that it was last read from: those of fit, or of the GOOD
-    that were given since.
+    GOOD are fresh images of good parts, such as after a change of lamp or camera. Without them, the
+    threshold is set anew from the scores it was last set from: those of fit, or of the GOOD that
+    were given since.
     """
     _add_detector(parser)
     parser.add_argument("good", nargs="*", metavar="GOOD", help=_IMAGES)
@@ -206,13 +208,13 @@ def _threshold(parser):
         "--alpha",
         type=float,
         metavar="RATE",
-        help="the same with a guarantee and p-values: the detector becomes a ConformalDetector",
+        help="the same with a guarantee, and p-values; needs GOOD that the detector has not seen",
     )
     rate.add_argument(
         "--score",
         type=float,
         metavar="SCORE",
-        help="call images anomalous whose score is higher than this",
+        help="call an image anomalous if its score is higher than this",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to write (default: the detector's own file)"
@@ -226,7 +228,7 @@ def _threshold(parser):
 
 
 def _compare(parser):
-    """Compare two detectors on the same images: whose verdict changed?"""
+    """Compare two detectors on the same images: which verdicts change?"""
     parser.add_argument("a", metavar="A", help="a detector")
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument("images", nargs="+", metavar="NEW", help=_IMAGES)
@@ -240,9 +242,9 @@ def _info(parser):
 
 
 def _doctor(parser):
-    """Check this installation: versions, device, weights, extras, and a short test of speed."""
+    """Check this installation: versions, device, weights, extras, and a short speed test."""
     parser.add_argument(
-        "--no-speed", action="store_true", help="leave out the test of speed, which takes seconds"
+        "--no-speed", action="store_true", help="skip the speed test, which takes some seconds"
     )
 
 
@@ -250,11 +252,11 @@ def _add_detector(parser):
     parser.add_argument("detector", metavar="DETECTOR", help="a file written by fit or by save")
 
 
-def _positive(text):
+def _seconds(text):
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < 86400:
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected more than 0 and less than 86400, got {text}")
     return value

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..data.images import ImageStream
 from ..inspection import InspectedImage, record_of
 from ..io.persistence import load
-from ..records import UNREADABLE, VERDICTS, Record
-from ..texts import printable
+from ..records import ALL_VERDICTS, UNREADABLE, Record
+from ..texts import plural, printable
 
 
 def load_detector(path: str) -> Any:
@@ -42,7 +43,7 @@ def _described(estimator):
 
 
 class Inspector:
-    """Gives records of image files; what is normal for the detector is asked once.
+    """Gives records of image files; the detector's levels are computed once.
 
     Parameters
     ----------
@@ -61,11 +62,6 @@ class Inspector:
         """
         for image in look_at(self.detector, paths):
             yield record_of(image, *self._levels)
-
-
-def inspect_files(detector: Any, paths: Sequence[str]) -> Iterator[Record]:
-    """Records of some files, once; see :meth:`Inspector.inspect`."""
-    yield from Inspector(detector).inspect(paths)
 
 
 def look_at(
@@ -88,6 +84,11 @@ def look_at(
             return
         for path in paths[n_told:]:
             yield from look_at(detector, [path], maps)
+
+
+def readable(paths: Sequence[str]) -> list[str]:
+    """The files that can be read; ValueError if there is none."""
+    return [image.path for image in ImageStream(paths, on_error="skip")]
 
 
 @contextmanager
@@ -120,9 +121,15 @@ def _percent(share):
     return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.2g} %"
 
 
-def counted(records_by_verdict: Counter[str]) -> str:
+def unreadable_lines(images: Sequence[dict[str, str]]) -> Iterator[str]:
+    """Lines about images that could not be read, of which path and reason are given."""
+    if images:
+        yield "could not be read:"
+    for image in images:
+        yield f"  {printable(image['path'])}  ({printable(image['reason'])})"
+
+
+def counted(verdicts: Counter[str]) -> str:
     """How many images have which verdict."""
-    n = records_by_verdict.total()
-    kinds = [kind for kind in (*VERDICTS.values(), UNREADABLE) if records_by_verdict[kind]]
-    counts = ", ".join(f"{records_by_verdict[kind]} {kind}" for kind in kinds)
-    return f"{n} image{'' if n == 1 else 's'}: {counts or 'none'}"
+    counts = ", ".join(f"{verdicts[kind]:,} {kind}" for kind in ALL_VERDICTS if verdicts[kind])
+    return f"{plural(verdicts.total(), 'image')}: {counts or 'none'}"

@@ -1,4 +1,4 @@
-"""Tables of records that grow as images are inspected, and go on where they were cut off."""
+"""Tables of records that grow as images are inspected, and continue where they were cut off."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from ..records import CSV_HEAD, Record, as_csv, as_json, from_csv, from_json
 from .outputs import check_may_write
 
-_ADVICE = "It may be repaired, or moved away; or give another name."
+_ADVICE = "Repair it, move it away, or give another name."
 
 
 class _Row(NamedTuple):
@@ -138,7 +138,7 @@ class _Table:
 
     def _refuse(self, what):
         raise ValueError(
-            f"{self.path}, line {self.line}: no table of inspections: {what}. {_ADVICE}"
+            f"{self.path}, line {self.line}: not a table of inspections: {what}. {_ADVICE}"
         )
 
     def open(self) -> None:
@@ -201,7 +201,6 @@ class Tables(AbstractContextManager):
         self._tables = [_Table(path, form) for path, form in named if path is not None]
         if len({os.path.realpath(table.path) for table in self._tables}) < len(self._tables):
             raise ValueError(f"{csv}: expected one file for each table, got the same for both.")
-        self._open = ExitStack()
         with ExitStack() as stack:
             for table in self._tables:
                 if not table.is_special:

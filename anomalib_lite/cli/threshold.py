@@ -1,18 +1,17 @@
-"""``anomalib-lite threshold``: by fresh good parts, by a rate of false alarms, or by hand."""
+"""``anomalib-lite threshold``: from fresh good parts, a rate of false alarms, or by hand."""
 
 from argparse import Namespace
 from typing import Any
 
 from sklearn.frozen import FrozenEstimator
 
-from ..data.images import ImageStream
 from ..decide.conformal import ConformalDetector
 from ..io.card import read_card
 from ..texts import plural
 from .console import Console
 from .inputs import find_images
 from .outputs import check_may_write_detector, clean, described_places, now
-from .scoring import load_detector
+from .scoring import load_detector, readable
 from .thresholds import threshold_in_words, threshold_of
 
 
@@ -26,15 +25,15 @@ def run(args: Namespace, console: Console) -> int:
     if args.good:
         images = find_images(args.good).all_or_error()
         if args.skip_unreadable:
-            images = [image.path for image in ImageStream(images, on_error="skip")]
+            images = readable(images)
         console.say(f"calibrating on {plural(len(images), 'image')} ...")
         detector = _calibrated(detector, images, args)
         values["images"] = len(images)
         values["flagged_before"] = int((detector.calibration_scores_ < old).sum())
-        what = f"by {plural(len(images), 'image')} from {described_places(args.good)}"
+        what = f"from good parts ({len(images)} from {described_places(args.good)})"
     else:
         detector = _set_by_hand(detector, args)
-        what = "by the known scores of good parts" if args.score is None else "by hand"
+        what = "from the known scores of good parts" if args.score is None else "by hand"
     detector.save(output, notes={**notes, "threshold set": f"{now()}, {what}"})
     values |= {**clean(threshold_of(detector)), "before": clean(before)}
     console.report(values, _lines(values, what))

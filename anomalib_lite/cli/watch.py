@@ -45,7 +45,7 @@ class Version(NamedTuple):
 
 
 class Recorded:
-    """The images of a table: 16 bytes each, by path and time of change.
+    """The images of a table, by a digest of 16 bytes of path and time of change.
 
     Examples
     --------

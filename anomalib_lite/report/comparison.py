@@ -14,7 +14,7 @@ from ..records import UNREADABLE
 from ..texts import plural, printable
 from . import charts
 from .choices import Group, spread
-from .document import Names, as_json, box_of, map_levels_of, render, short_number
+from .document import Names, as_json, figure_of, map_levels_of, render, short_number
 from .figures import ABSENT, Share, method_of
 from .pictures import file_name
 from .tiles import make_tiles
@@ -142,19 +142,8 @@ def _pictures(detectors, comparison):
         tiles, _ = make_tiles(
             detector, shown, lambda some: [paths[i] for i in some], levels, n_bytes
         )
-        records = {i: comparison.pairs[i][which] for i in shown}
         figures.append(
-            {
-                i: {
-                    "index": i,
-                    "tile": tiles[i],
-                    "name": names.short[i],
-                    "path": names.shown[i],
-                    "record": records[i],
-                    "box": box_of(records[i]),
-                }
-                for i in shown
-            }
+            {i: figure_of(i, tiles[i], comparison.pairs[i][which], names) for i in shown}
         )
     return {
         "groups": [

@@ -20,6 +20,7 @@ from .figures import number, percent
 from .overlays import ANCHORS, colors_of
 from .pictures import file_name
 from .scales import ColorScale
+from .tiles import Tile
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -121,6 +122,18 @@ def box_of(record: Record) -> dict[str, Any] | None:
         "width": 100 * (right - left) / width,
         "height": 100 * (bottom - top) / height,
         "text": f"box {left}, {top} to {right}, {bottom}",
+    }
+
+
+def figure_of(index: int, tile: Tile, record: Record, names: Names) -> dict[str, Any]:
+    """What templates say of a picture."""
+    return {
+        "index": index,
+        "tile": tile,
+        "name": names.short[index],
+        "path": names.shown[index],
+        "record": record,
+        "box": box_of(record),
     }
 
 

@@ -161,7 +161,7 @@ def _guarantee(detector):
     rate, n = float(detector.false_alarm_rate), int(detector.n_calibration_)
     if not math.isfinite(detector.offset_):
         return [
-            "Nothing is called anomalous: too few good parts were kept aside.",
+            "Nothing is called anomalous: too few good parts were held out.",
             f"A rate of {percent(rate)} takes {math.ceil(1 / rate - 1e-9) - 1:,} of them, and "
             f"there are {n:,}. The p-values hold.",
         ]
@@ -172,7 +172,7 @@ def _guarantee(detector):
         first = f"{_of_new_parts(rate)} will be called anomalous; at most about twice as many."
     return [
         first,
-        f"It stands on the scores of {plural(n, 'good part')} that were not learned from. A "
+        f"It rests on the scores of {plural(n, 'good part')} that were not learned from. A "
         "p-value is the share of good parts that would look at least as odd.",
         _SAME_SOURCE,
     ]

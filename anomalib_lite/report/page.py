@@ -25,7 +25,7 @@ from ..texts import plural, printable
 from ..validation import check_choice, check_count
 from . import charts
 from .choices import choose
-from .document import Names, as_json, box_of, map_levels_of, render, short_number
+from .document import Names, as_json, figure_of, map_levels_of, render, short_number
 from .figures import (
     Share,
     Truth,
@@ -310,15 +310,8 @@ class Page:
         }
 
     def _figure(self, index, tile):
-        """What is said of a picture."""
-        record = self.records[index]
         return {
-            "index": index,
-            "tile": tile,
-            "name": self._names.short[index],
-            "path": self._names.shown[index],
-            "record": record,
-            "box": box_of(record),
+            **figure_of(index, tile, self.records[index], self._names),
             "truth": None if self.y is None else ("good" if self.y[index] == 1 else "defective"),
         }
 

@@ -139,7 +139,7 @@ def test_a_table_of_somebody_else_is_not_replaced(home, capsys):
     Path("prices.csv").write_text("part,price\nscrew,3\n")
     assert inspect("new", "--csv", "prices.csv") == 2
     assert Path("prices.csv").read_text() == "part,price\nscrew,3\n"
-    assert "prices.csv, line 1: no table of inspections" in capsys.readouterr().err
+    assert "prices.csv, line 1: not a table of inspections" in capsys.readouterr().err
     before = Path("part.alite").read_bytes()
     assert inspect("new", "--jsonl", "part.alite") == 2
     assert Path("part.alite").read_bytes() == before

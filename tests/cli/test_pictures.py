@@ -48,7 +48,7 @@ def test_a_page_of_ours_is_replaced_and_no_other_file(home, capsys):
     assert main([*command, page]) == main([*command, page]) == 1
     other.write_text("<html>a page of somebody's own")
     assert main([*command, str(other)]) == 2
-    assert "no page of this program" in capsys.readouterr().err
+    assert "not a page of this program" in capsys.readouterr().err
     assert other.read_text() == "<html>a page of somebody's own"
 
 

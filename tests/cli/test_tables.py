@@ -150,7 +150,7 @@ def test_only_tables_are_replaced(both, old, is_ours):
     put(both[:1], old)
     with Tables(both[0], None) as tables:
         if not is_ours:
-            with pytest.raises(ValueError, match=r"out.csv, line 1: no table of inspections"):
+            with pytest.raises(ValueError, match=r"out.csv, line 1: not a table of inspections"):
                 tables.check_replaceable()
             assert held(both[:1]) == [old]
             return

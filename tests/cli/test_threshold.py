@@ -31,7 +31,7 @@ def test_the_file_is_calibrated_anew(home, capsys):
     assert f"the old threshold would have called {flagged} of the 40 good parts" in shown
     notes = read_card(path).notes
     assert {name: notes[name] for name in card.notes} == card.notes
-    assert notes["threshold set"].endswith(f"by 40 images from {home / 'fresh'}")
+    assert notes["threshold set"].endswith(f"from good parts (40 from {home / 'fresh'})")
 
 
 def test_another_file_can_be_written(home, capsys):

@@ -447,7 +447,7 @@ def test_kills_at_any_moment_lose_nothing(line):
     while to_come:
         n_before = len(rows(line))
         with start(line) as process:
-            for _ in range(3):
+            for _ in range(4):
                 if to_come:
                     arrive(line, to_come.pop(0), pieces=rng.choice([1, 3]), pause=0.06)
             wait_for(lambda n=n_before: len(rows(line)) > n, process)

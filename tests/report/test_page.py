@@ -254,14 +254,14 @@ def test_many_images_make_a_small_page(detector):
     assert len(rows_of(tree)) == 10_000
 
 
-@pytest.mark.parametrize("form", ["array", "list", "color", "generator of rows", "dataset"])
+@pytest.mark.parametrize("form", ["array", "list", "color", "PIL images", "dataset"])
 def test_images_in_memory(detector, tmp_path, form):
     images = np.concatenate([scratched(2), stripes(3, seed=7)])
     given = {
         "array": images,
         "list": list(images),
         "color": np.repeat(images[..., None], 3, axis=3),
-        "generator of rows": [Image.fromarray(image) for image in images],
+        "PIL images": [Image.fromarray(image) for image in images],
         "dataset": _Dataset(images),
     }[form]
     write(tmp_path / "page.html", detector, given)
