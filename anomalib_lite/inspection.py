@@ -185,7 +185,8 @@ class Inspection(NamedTuple):
 
     def __repr__(self):
         """Counts, and the worst image, in one line."""
-        verdicts = [*map(_verdict, self.scores, self.labels)]
+        each = zip(self.scores, self.labels, strict=True)
+        verdicts = [_verdict(score, label, self.score_levels) for score, label in each]
         counts = [f"{verdicts.count(kind)} {kind}" for kind in ALL_VERDICTS if kind in verdicts]
         known = self.scores[~np.isnan(self.scores)]
         worst = f"; highest anomaly score {-known.min():.4g}" if len(known) else ""
@@ -249,7 +250,7 @@ def record_of(
 def _record(score, label, path, regions, *, size, p_value, reason, levels):
     return Record(
         path=path,
-        verdict=_verdict(score, label),
+        verdict=_verdict(score, label, levels),
         anomaly_score=-score,
         severity=math.nan if levels is None else float(levels.severity(-score)),
         p_value=None if p_value is None or math.isnan(p_value) else float(p_value),
@@ -261,8 +262,12 @@ def _record(score, label, path, regions, *, size, p_value, reason, levels):
     )
 
 
-def _verdict(score, label):
-    return UNREADABLE if math.isnan(score) else VERDICTS[label]
+def _verdict(score, label, levels):
+    """In words; "normal" would mean nothing where nothing can be called anomalous."""
+    if math.isnan(score):
+        return UNREADABLE
+    is_decided = levels is None or math.isfinite(levels.threshold)
+    return VERDICTS[label if is_decided else 0]
 
 
 def _modified(path):

@@ -81,6 +81,14 @@ def test_calibration_indices_say_whose_scores_are_the_lowest():
     assert sorted(detector.calibration_indices_) == list(range(30))
 
 
+def test_where_nothing_can_be_called_anomalous_nothing_is_called_normal():
+    detector = ConformalDetector(small(PaDiM), false_alarm_rate=0.01, random_state=0)
+    with pytest.warns(UserWarning, match="predict will call nothing anomalous"):
+        seen = detector.fit(NORMAL).inspect(NORMAL[:2])
+    assert {record.verdict for record in seen.records()} == {"undecided"}
+    assert "2 undecided" in repr(seen)
+
+
 # -- records and tables ---------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from ..texts import plural, printable
 from .console import Console
 from .inputs import find_images
 from .outputs import check_may_write_detector, clean, described_places, now
-from .scoring import readable
+from .scoring import left_out_lines, readable
 from .settings import METHODS
 from .thresholds import threshold_in_words, threshold_of
 
@@ -92,8 +92,7 @@ def _lines(values):
         f"{values['output']}: {values['method']} fitted on {plural(values['images'], 'image')} in "
         f"{values['seconds']:.1f} s{left_out}"
     )
-    for path in values["skipped"]:
-        yield f"  left out: {printable(path)}"
+    yield from left_out_lines(values["skipped"])
     yield threshold_in_words(values)
     if values["unusual"]:
         yield "most unusual images; do these belong among the good ones?"

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,12 @@ def look_at(
 def readable(paths: Sequence[str]) -> list[str]:
     """The files that can be read; ValueError if there is none."""
     return [image.path for image in ImageStream(paths, on_error="skip")]
+
+
+def left_out_lines(paths: Iterable[str]) -> Iterator[str]:
+    """A line for each file that was left out."""
+    for path in paths:
+        yield f"  left out: {printable(path)}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from ..texts import plural
 from .console import Console
 from .inputs import find_images
 from .outputs import check_may_write_detector, clean, described_places, now
-from .scoring import load_detector, readable
+from .scoring import left_out_lines, load_detector, readable
 from .thresholds import threshold_in_words, threshold_of
 
 
@@ -23,12 +23,11 @@ def run(args: Namespace, console: Console) -> int:
     before, old = threshold_of(detector), detector.offset_
     values = {"output": output}
     if args.good:
-        images = find_images(args.good).all_or_error()
-        if args.skip_unreadable:
-            images = readable(images)
+        paths = find_images(args.good).all_or_error()
+        images = readable(paths) if args.skip_unreadable else paths
         console.say(f"calibrating on {plural(len(images), 'image')} ...")
         detector = _calibrated(detector, images, args)
-        values["images"] = len(images)
+        values |= {"images": len(images), "skipped": sorted({*paths} - {*images})}
         values["flagged_before"] = int((detector.calibration_scores_ < old).sum())
         what = f"from good parts ({len(images)} from {described_places(args.good)})"
     else:
@@ -71,6 +70,7 @@ def _lines(values, what):
     yield f"{values['output']}: threshold set {what}"
     yield f"before: {threshold_in_words(values['before'])}"
     yield f"now:    {threshold_in_words(values)}"
+    yield from left_out_lines(values.get("skipped", ()))
     if "images" in values:
         yield (
             f"the old threshold would have called {values['flagged_before']:,} of the "

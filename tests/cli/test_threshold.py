@@ -97,6 +97,7 @@ def test_what_cannot_be_calibrated_leaves_the_file_alone(home, capsys):
     assert (home / "part.alite").read_bytes() == data
     assert main(["threshold", path, str(home / "fresh"), "--skip-unreadable"]) == 0
     assert len(load(path).calibration_scores_) == 39
+    assert f"left out: {home / 'fresh' / '07.png'}" in capsys.readouterr().out
 
 
 def test_detectors_of_folds_are_refused(home, capsys):
