@@ -44,11 +44,11 @@ def check_may_write_detector(path: str, force: bool) -> None:
     With ``-o *.png`` the shell makes a photograph the output.
     """
     check_may_write(path, force)
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            head = file.read(_HEADER_AT + 1)
-        if head and head[_HEADER_AT:] != b"{":  # what is empty may go
-            raise ValueError(f"{path}: exists already, and is no detector. Give another name.")
+    check_may_replace(path, _may_be_detector, "a detector")
+
+
+def _may_be_detector(head):
+    return not head or head[_HEADER_AT : _HEADER_AT + 1] == b"{"  # what is empty may go
 
 
 def check_all_differ(*paths: str | None) -> None:
@@ -76,11 +76,10 @@ def check_may_replace(path: str, is_ours: Callable[[bytes], bool], what: str) ->
         Kind of file.
     """
     check_may_write(path, force=True)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    except FileNotFoundError:
+    if not os.path.isfile(path):
         return
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
     if not is_ours(head):
         raise ValueError(f"{path}: exists already, and is not {what}. Give another name.")
 

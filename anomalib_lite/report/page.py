@@ -139,8 +139,6 @@ class Page:
     records : sequence of Record
     y, title, card, max_pictures, date
         As for :func:`write`.
-    notes : sequence of str, default=()
-        Shown below the headline.
     read : callable or None, default=None
         Gives the images of a list of indices; None reads the records' paths.
     """
@@ -153,7 +151,6 @@ class Page:
         y: ArrayLike | None = None,
         title: str | None = None,
         card: Card | None = None,
-        notes: Sequence[str] = (),
         read: Callable[[Sequence[int]], Any] | None = None,
         max_pictures: int = 60,
         date: str | None = None,
@@ -166,7 +163,6 @@ class Page:
         self.y = None if y is None else _checked_labels(y, len(self.records))
         self.title = title
         self.card = card
-        self.notes = notes
         self.read = self._by_path if read is None else read
         self.max_pictures = max_pictures
         self.date = date
@@ -199,7 +195,6 @@ class Page:
             "headline": headline(self.records),
             "title": None if self.title is None else printable(self.title),
             "date": None if self.date is None else printable(self.date),
-            "notes": [printable(note) for note in self.notes],
             "where": self._names.folder,
             "n_images": len(self.records),
             "counts": counts,

@@ -138,7 +138,7 @@ def test_a_photograph_is_never_overwritten(home, capsys):
     first, *others = sorted(map(str, (home / "good").iterdir()))
     data = (home / "good" / os.path.basename(first)).read_bytes()
     assert main(["fit", *QUICK, "--force", "-o", first, *others]) == 2
-    assert "is no detector" in capsys.readouterr().err
+    assert "is not a detector" in capsys.readouterr().err
     assert (home / "good" / os.path.basename(first)).read_bytes() == data
 
 
