@@ -58,9 +58,8 @@ def test_images_are_inspected_with_tables_pictures_and_a_page(place):
         *("--report", "a.html", "--overlays", "overlays"),
     )
     assert code == 2, err  # one image is broken
-    assert [line.split()[0] for line in lines] == ["normal"] * 4 + ["anomalous"] * 2 + [
-        "unreadable"
-    ]
+    verdicts = [line.split()[0] for line in lines]
+    assert verdicts == ["normal"] * 4 + ["anomalous"] * 2 + ["unreadable"]
     records = [json.loads(line) for line in (place / "a.jsonl").read_text().splitlines()]
     with pytest.warns(UserWarning, match="1 image was skipped"):
         expected = OnnxDetector(place / "part.onnx").anomaly_score(place / "new", on_error="skip")
@@ -79,7 +78,8 @@ def test_the_reader_in_python(place):
     assert code == 0, err
     assert lines == ["1 1 1 1 -1 -1 0 0"]
     assert (place / "page.html").exists()
-    assert Image.open(place / "overlay.png").size == (80, 60)
+    with Image.open(place / "overlay.png") as picture:
+        assert picture.size == (80, 60)
 
 
 def test_info_and_doctor(place):

@@ -227,9 +227,7 @@ def test_bytes_go_in_as_they_were_decoded(detector, monkeypatch):
 def test_images_scaled_in_another_way_are_refused(folder):
     dark = ValueRange(0.01, {"uint16"}, 0.005, 0.005)
     detector = toy(folder, "dark", input="uint16", value_range=dark)
-    with pytest.raises(
-        ValueError, match=r"image 0: its uint8 values reach 0.* of full scale.*every"
-    ):
+    with pytest.raises(ValueError, match=r"^image 0: its uint8 values reach 0.*for every image"):
         detector.score_samples(IMAGES)
     many = [IMAGES[0]] * 40
     with pytest.raises(ValueError, match="each of the first 32 images of the call"):
