@@ -22,6 +22,7 @@ from .batches import Batches
 from .contexts import plain
 from .data.images import ImageStream
 from .data.inputs import NetworkInput, ScaleCheck, ValueRange
+from .export import ExportMixin
 from .inspection import (
     InspectedImage,
     Inspection,
@@ -246,7 +247,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
         return tags
 
 
-class BaseDetector(OutlierMixin, ImageEstimator):
+class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
     """Base class of anomaly detectors: fit on images of good parts, score any images.
 
     A subclass implements :meth:`_learn` and :meth:`_infer`; optionally :meth:`_build`,
@@ -401,6 +402,12 @@ class BaseDetector(OutlierMixin, ImageEstimator):
         Called on a copy with :meth:`_portable_parts`. Override it where :meth:`_infer` looks at values to choose what to do.
         """
         return self._infer(batch)
+
+    def _exported(self):
+        """The detector that looks at images, and the ranks that p-values are read from, or None."""
+        if self.input_ is None:
+            raise ValueError("export: expected a detector of images, got one of a table.")
+        return self, None
 
     # -- fitting ----------------------------------------------------------------------------------
 

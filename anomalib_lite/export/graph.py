@@ -1,64 +1,17 @@
 """The graph of a whole detector: from decoded pixels to score, label and map."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, compose, helper
 
-from ..backbones.maps import MapRenderer
-from ..data.inputs import NetworkInput
 from ..data.rasters import FULL_SCALE
 from .nodes import Nodes
+from .plan import Plan
 from .resizing import resized_image, weights
 
-INPUTS = ("uint8", "uint16", "float32")
-"""Dtypes of images that graphs take."""
-
 _IR_VERSION = 10
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """From which p-values are read: see :mod:`anomalib_lite.decide.ranks`.
-
-    Attributes
-    ----------
-    scores : ndarray of shape (n_scores,)
-        Calibration scores, lower = more anomalous.
-    weights : ndarray of int64 of shape (n_scores,)
-    whole, n_units : int
-    """
-
-    scores: np.ndarray
-    weights: np.ndarray
-    whole: int
-    n_units: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What surrounds the network in a graph.
-
-    Attributes
-    ----------
-    input : NetworkInput
-    dtype : {"uint8", "uint16", "float32"}
-        Of the images.
-    renderer : MapRenderer
-    offset : float
-        Images with a score, lower = more anomalous, below it are called anomalous. NaN without.
-    ranks : Ranks or None
-    """
-
-    input: NetworkInput
-    dtype: str
-    renderer: MapRenderer
-    offset: float
-    ranks: Ranks | None = None
+_CPU = torch.device("cpu")
 
 
 def whole_graph(traced: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -167,7 +120,7 @@ def _map(nodes, pixels, grid, renderer, output):
             weights(nodes, nodes.constant(renderer.image_size[axis]), asked[axis]),
             nodes.constant(matrix.numpy()),
         )
-        for axis, matrix in enumerate(renderer.matrices(shape, renderer.image_size, CPU))
+        for axis, matrix in enumerate(renderer.matrices(shape, renderer.image_size, _CPU))
     )
     wide = nodes.add("MatMul", values, nodes.add("Transpose", columns, perm=[1, 0]))
     nodes.add("MatMul", rows, wide, output=output)
@@ -175,6 +128,7 @@ def _map(nodes, pixels, grid, renderer, output):
 
 def _p_value(nodes, score, ranks, output):
     """Write the conformal p-value."""
+
     def constant(value):
         return nodes.constant(value, np.float64)
 

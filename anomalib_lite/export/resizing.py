@@ -87,5 +87,7 @@ def resized_image(nodes: Nodes, pixels: str, size: tuple[int, int]) -> str:
     columns = nodes.reshape(rows, new_height, width, -1)
     columns = nodes.add("Transpose", columns, perm=[1, 2, 0])  # (W, C, h)
     columns = nodes.add("Flatten", columns, axis=1)
-    columns = nodes.reshape(resized_rows(nodes, columns, width, new_width), new_width, -1, new_height)
+    columns = nodes.reshape(
+        resized_rows(nodes, columns, width, new_width), new_width, -1, new_height
+    )
     return nodes.add("Transpose", columns, perm=[1, 2, 0])

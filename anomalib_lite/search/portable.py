@@ -74,5 +74,7 @@ class PortableRows:
     def neighbors(self, index: torch.Tensor, k: int) -> list[torch.Tensor]:
         """The ``k`` stored rows nearest to each of a few, as of :meth:`NearestRows.neighbors`."""
         stored = self.rows.float() - self._center
-        found = compared(stored.index_select(0, index), stored).topk(min(k, len(stored)), largest=False)
+        found = compared(stored.index_select(0, index), stored).topk(
+            min(k, len(stored)), largest=False
+        )
         return list(found.indices)
