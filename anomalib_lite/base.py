@@ -399,7 +399,8 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
     def _infer_portably(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """:meth:`_infer` of one image, for export: by operations of tensors alone.
 
-        Called on a copy with :meth:`_portable_parts`. Override it where :meth:`_infer` looks at values to choose what to do.
+        Called on a copy with :meth:`_portable_parts`. Override it where :meth:`_infer` looks at
+        values to choose what to do.
         """
         return self._infer(batch)
 

@@ -6,6 +6,8 @@ is an integer: twice the longer of both lengths, less the distance of the rows' 
 half a row of the other's length. Weights are therefore exact, in any runtime.
 """
 
+from itertools import pairwise
+
 from .nodes import Nodes
 
 _BLOCKS = 8  # of new rows, each a product with the few old rows that it touches
@@ -52,7 +54,7 @@ def resized_rows(nodes: Nodes, rows: str, n_old: str, n_new: int) -> str:
     n_blocks = min(_BLOCKS, n_new)
     ends = [n_new * i // n_blocks for i in range(n_blocks + 1)]
     blocks = []
-    for first, stop in zip(ends[:-1], ends[1:], strict=True):
+    for first, stop in pairwise(ends):
         old = _touched(nodes, n_old, n_new, first, stop)
         new = nodes.constant(first), nodes.constant(stop)
         bounds = [nodes.reshape(bound, 1) for bound in old]
