@@ -30,7 +30,7 @@ class _Scorer(nn.Module):
 
 @plain
 def traced(detector: Any) -> onnx.ModelProto:
-    """The graph from a network input (1, 3, h, w) to anomaly score (1,) and grid (1, rows, columns).
+    """The graph from a network input (1, 3, h, w) to a score (1,) and a grid (1, rows, columns).
 
     Parameters
     ----------
