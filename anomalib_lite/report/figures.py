@@ -2,15 +2,13 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
-from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import roc_curve
 
-from ..metrics import image_auroc, wilson_interval
+from ..intervals import wilson_interval
 from ..records import UNREADABLE, Record
 from ..texts import plural
 
@@ -130,6 +128,8 @@ def promise(detector: Any) -> list[str]:
             f"Of {plural(len(known), 'good part')} that the detector was calibrated on, "
             f"{n_above} {'is' if n_above == 1 else 'are'} beyond it.",
         ]
+    from scipy import stats
+
     n = len(known)
     expected = max(rate, 1 / (n + 1))
     low, high = stats.beta.ppf((0.05, 0.95), expected * (n + 1), (1 - expected) * (n + 1))
@@ -213,6 +213,10 @@ class Truth(NamedTuple):
         bad, good = is_read & (y == -1), is_read & (y == 1)
         auroc = curve = None
         if bad.any() and good.any():
+            from sklearn.metrics import roc_curve
+
+            from ..metrics import image_auroc
+
             scores = np.array([record.anomaly_score for record in records])[is_read]
             auroc = image_auroc(bad[is_read], scores)
             curve = np.stack(roc_curve(bad[is_read], scores)[:2], axis=1)
@@ -274,11 +278,17 @@ def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
     signature = inspect.signature(type(detector).__init__).parameters
     for name, value in sorted(detector.get_params(deep=False).items()):
         default = signature[name].default if name in signature else inspect.Parameter.empty
-        value = value.estimator if isinstance(value, FrozenEstimator) else value
+        value = _thawed(value)
         text = _plainly(value)
         yield Setting(prefix + name, text, text == _plainly(default))
         if hasattr(value, "get_params") and not isinstance(value, type):
             yield from settings_of(value, f"{prefix}{name}__")
+
+
+def _thawed(value):
+    """The estimator inside of scikit-learn's FrozenEstimator; anything else as it is."""
+    frozen = getattr(sys.modules.get("sklearn.frozen"), "FrozenEstimator", ())
+    return value.estimator if isinstance(value, frozen) else value
 
 
 def _plainly(value):

@@ -8,17 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..annotations import Images
 from ..annotations import Path as PathLike
-from ..contexts import plain
 from ..data.choosing import choosable, take
 from ..inspection import record_of
-from ..io.card import Card
 from ..io.files import write_file
 from ..records import UNREADABLE, Record
 from ..texts import plural, printable
@@ -39,6 +37,9 @@ from .figures import (
 )
 from .tiles import make_tiles, places_of
 
+if TYPE_CHECKING:
+    from ..io.card import Card
+
 _KINDS = ("anomalous", "normal", "undecided", UNREADABLE)
 _MOST_BYTES = 4_600_000  # of the page, where the table leaves room for pictures
 _REST = 300_000  # of these, for all but the table and the pictures
@@ -46,7 +47,6 @@ _LEAST, _MOST = 12_000, 90_000  # bytes of a picture and its heatmap
 _N_GROUND = 9  # normal pictures whose median is under the map of places
 
 
-@plain
 def write(
     path: PathLike,
     detector: Any,
@@ -54,7 +54,7 @@ def write(
     *,
     y: ArrayLike | None = None,
     title: str | None = None,
-    card: Card | None = None,
+    card: "Card | None" = None,
     max_pictures: int = 60,
     on_error: str = "skip",
     date: str | None = None,
@@ -150,7 +150,7 @@ class Page:
         *,
         y: ArrayLike | None = None,
         title: str | None = None,
-        card: Card | None = None,
+        card: "Card | None" = None,
         read: Callable[[Sequence[int]], Any] | None = None,
         max_pictures: int = 60,
         date: str | None = None,
@@ -171,7 +171,6 @@ class Page:
         """Write the page to a file, whole or not at all."""
         write_file(Path(path), self.html().encode("utf-8"))
 
-    @plain
     def html(self) -> str:
         """The page as text; the same for the same images and detector."""
         return render(
