@@ -17,6 +17,7 @@ from ..annotations import Path as PathLike
 from ..deploy.card import INPUTS, KEY, DetectorCard
 from ..deploy.reader import OnnxDetector
 from ..deploy.seal import seal
+from ..io.card import checked_notes
 from ..io.files import write_file
 from ..report.figures import known_scores, promise
 from ..runtime import twin_of
@@ -28,7 +29,14 @@ _QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
 _MOST_BYTES = 2**31 - 2**20  # of a protocol buffer
 
 
-def export(detector: Any, path: PathLike, *, images: Images | None, input: str) -> Parity:
+def export(
+    detector: Any,
+    path: PathLike,
+    *,
+    images: Images | None,
+    input: str,
+    notes: dict[str, str],
+) -> Parity:
     """See :meth:`ExportMixin.export`."""
     check_choice("input", input, ("auto", *INPUTS))
     check_is_fitted(detector)
@@ -44,7 +52,7 @@ def export(detector: Any, path: PathLike, *, images: Images | None, input: str) 
     is_given = images is not None
     images = readable_twice(images) if is_given else made_up_images(looking, dtype)
     model = _written(detector, looking, ranks, dtype)
-    card = _card(detector, looking, dtype, parity={})
+    card = _card(detector, looking, dtype, checked_notes(notes))
     parity = _compared(detector, _sealed(model, card), images)
     check(parity)
     said = {"n_images": parity.n_images, "source": "given" if is_given else "made up"}
@@ -100,7 +108,7 @@ def _sealed(model, card):
     return seal(model.SerializeToString(deterministic=True))
 
 
-def _card(detector, looking, dtype, parity):
+def _card(detector, looking, dtype, notes):
     """What the file says of itself."""
     known = -known_scores(detector)
     rates = _QUANTILES if len(known) else ()
@@ -123,7 +131,7 @@ def _card(detector, looking, dtype, parity):
         },
         promise=promise(detector)[0].replace("\N{NO-BREAK SPACE}", " "),
         conformal=None if looking is detector else {"n_calibration": detector.n_calibration_},
-        parity=parity,
+        notes=notes,
     )
 
 
