@@ -267,14 +267,24 @@ def _info(parser):
 
 
 def _doctor(parser):
-    """Check this installation: versions, device, weights, extras, and a short speed test."""
+    """Check this installation: versions, device, weights, extras, and a short speed test.
+
+    With an exported detector (.onnx): is there what it needs, is its file whole, how fast is it?
+    """
+    parser.add_argument(
+        "detector", nargs="?", metavar="EXPORTED", help="an exported detector, to be tried"
+    )
     parser.add_argument(
         "--no-speed", action="store_true", help="skip the speed test, which takes some seconds"
     )
 
 
 def _add_detector(parser):
-    parser.add_argument("detector", metavar="DETECTOR", help="a file written by fit or by save")
+    parser.add_argument(
+        "detector",
+        metavar="DETECTOR",
+        help="a file written by fit or save; inspect and info take exported ones (.onnx), too",
+    )
 
 
 def _seconds(text):

@@ -107,11 +107,33 @@ def known_scores(detector: Any) -> np.ndarray:
     return scores[np.isfinite(scores)]
 
 
+def learned_from(detector: Any) -> tuple[int | None, int | None]:
+    """Numbers of images and of calibration scores; None for what is not known."""
+    if hasattr(detector, "card"):
+        return detector.card.n_images, detector.card.n_calibration
+    n_images = getattr(_first(detector), "n_images_", None)
+    return None if n_images is None else int(n_images), len(known_scores(detector))
+
+
+def device_of(detector: Any) -> str | None:
+    """What the detector computes on."""
+    if hasattr(detector, "card"):
+        return "cpu, by ONNX Runtime"
+    device = getattr(_first(detector), "device_", None)
+    return None if device is None else str(device)
+
+
+def _first(detector):
+    return next(iter(getattr(detector, "detectors_", [detector])))
+
+
 # -- what the threshold promises ------------------------------------------------------------------
 
 
 def promise(detector: Any) -> list[str]:
     """In sentences, what is to be expected of the threshold; the first is the main one."""
+    if hasattr(detector, "card"):
+        return [detector.card.promise]
     if hasattr(detector, "n_calibration_"):
         return _guarantee(detector)
     offset, known = float(getattr(detector, "offset_", math.nan)), known_scores(detector)
@@ -254,7 +276,7 @@ class Setting(NamedTuple):
 
 
 def method_of(detector: Any) -> str:
-    """What a detector is, and what it wraps.
+    """What a detector is, and what it wraps; what it was before it was exported.
 
     Examples
     --------
@@ -262,12 +284,16 @@ def method_of(detector: Any) -> str:
     >>> method_of(PaDiM())
     'PaDiM'
     """
-    inner = next(iter(getattr(detector, "detectors_", [detector])))
-    return " of ".join(dict.fromkeys(type(each).__name__ for each in (detector, inner)))
+    if hasattr(detector, "card"):
+        return detector.card.method
+    names = [type(each).__name__ for each in (detector, _first(detector))]
+    return " of ".join(dict.fromkeys(names))
 
 
 def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
     """Parameters of a detector, and of the estimators among them as ``detector__name``.
+
+    An exported one has none that could be set.
 
     Examples
     --------
@@ -275,6 +301,8 @@ def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
     >>> [each for each in settings_of(PaDiM(image_size=64)) if not each.is_default]
     [Setting(name='image_size', value='64', is_default=False)]
     """
+    if hasattr(detector, "card"):
+        return
     signature = inspect.signature(type(detector).__init__).parameters
     for name, value in sorted(detector.get_params(deep=False).items()):
         default = signature[name].default if name in signature else inspect.Parameter.empty

@@ -27,8 +27,10 @@ from .document import Names, as_json, figure_of, map_levels_of, render, short_nu
 from .figures import (
     Share,
     Truth,
+    device_of,
     headline,
     known_scores,
+    learned_from,
     method_of,
     number,
     promise,
@@ -214,17 +216,19 @@ class Page:
     def _facts(self):
         """(name, value) of the model card."""
         detector, card = self.detector, self.card
-        inner = next(iter(getattr(detector, "detectors_", [detector])))
         yield "Method", method_of(detector)
-        if hasattr(inner, "n_images_"):
-            yield "Learned from", plural(int(inner.n_images_), "image")
-        yield "Calibrated on", plural(len(known_scores(detector)), "score")
+        n_images, n_calibration = learned_from(detector)
+        if n_images is not None:
+            yield "Learned from", plural(n_images, "image")
+        if n_calibration is not None:
+            yield "Calibrated on", plural(n_calibration, "score")
         levels = detector.score_levels()
         threshold = levels.threshold if math.isfinite(levels.threshold) else None
         yield "Median of good parts", f"anomaly score {number(levels.normal)}"
         yield "Threshold", "none" if threshold is None else f"anomaly score {number(threshold)}"
-        if hasattr(inner, "device_"):
-            yield "Device", str(inner.device_)
+        device = device_of(detector)
+        if device is not None:
+            yield "Device", device
         if card is not None:
             yield "File", f"{size_of_file(card.n_bytes)}, SHA-256 {card.digest}"
             yield (
