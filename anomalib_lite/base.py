@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from .contexts import plain
 from .data.images import ImageStream
 from .data.inputs import NetworkInput
 from .data.scales import ScaleCheck, ValueRange
+from .export import ExportMixin
 from .inspection import (
     InspectedImage,
     Inspection,
@@ -241,7 +242,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
         return tags
 
 
-class BaseDetector(OutlierMixin, ImageEstimator):
+class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
     """Base class of anomaly detectors: fit on images of good parts, score any images.
 
     A subclass implements :meth:`_learn` and :meth:`_infer`; optionally :meth:`_build`,
@@ -378,6 +379,31 @@ class BaseDetector(OutlierMixin, ImageEstimator):
     def _score(self, batch: torch.Tensor) -> torch.Tensor:
         """The scores of :meth:`_infer` alone: override it where that is quicker."""
         return self._infer(batch)[0]
+
+    def _portable_parts(self) -> dict[str, Any]:
+        """Attributes of the copy that :meth:`_infer_portably` is called on, by name.
+
+        By default those that have a ``portable()`` are replaced by what it gives.
+        """
+        return {
+            name: value.portable()
+            for name, value in vars(self).items()
+            if hasattr(value, "portable")
+        }
+
+    def _infer_portably(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """:meth:`_infer` of one image, for export: by operations of tensors alone.
+
+        Called on a copy with :meth:`_portable_parts`. Override it where :meth:`_infer` looks at
+        values to choose what to do.
+        """
+        return self._infer(batch)
+
+    def _exported(self):
+        """The detector that looks at images, and the ranks that p-values are read from, or None."""
+        if self.input_ is None:
+            raise ValueError("export: expected a detector of images, got one of a table.")
+        return self, None
 
     # -- fitting ----------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from .engines import ENGINES as ENGINES
 from .engines import check_engine, resolve_dtype, restored_dtype, run_by
 from .folding import foldable_pairs, folded
 from .loading import BUNDLED, check_fits, create_network
-from .readers import Layers, as_grid, check_layers, make_reader
+from .readers import Layers, Reader, as_grid, check_layers, make_reader
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -336,8 +336,45 @@ class Backbone:
         ]
         return [grids[i] for i in self._order]
 
+    def portable(self) -> "PortableBackbone":
+        """The network alone, in float32 and plain operations, for export.
+
+        Raises
+        ------
+        ValueError
+            If it runs in another precision.
+        """
+        if self.dtype != torch.float32:
+            raise ValueError(
+                f"dtype: {self.name} runs in {str(self.dtype).removeprefix('torch.')}, and is "
+                "exported in float32 only. Fit with dtype='float32'."
+            )
+        return PortableBackbone(self._reader.traceable(), self.input.seen_size, self._order)
+
     def __repr__(self):
         return f"Backbone({self.name!r}, layers={self.layer_names})"
+
+
+class PortableBackbone:
+    """A frozen network, called as a :class:`Backbone` is, without any context around it.
+
+    Parameters
+    ----------
+    read : Reader
+    seen_size : tuple (H, W)
+    order : list of int
+        Of the reader's outputs, the finest first.
+    """
+
+    def __init__(self, read: Reader, seen_size: tuple[int, int], order: list[int]):
+        self._read, self._seen_size, self._order = read, seen_size, order
+
+    def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps (B, C, h, w), finest first."""
+        grids = [as_grid(output, self._seen_size) for output in self._read(batch)]
+        return [grids[i] for i in self._order]
+
+    trainable_maps = __call__
 
 
 def _check_state(state):

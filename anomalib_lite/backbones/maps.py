@@ -68,11 +68,15 @@ class MapRenderer:
         -------
         map : torch.Tensor of shape (..., H, W)
         """
-        cells = grid.shape[-2:]
-        rows, columns = (
-            self._matrix(axis, cells[axis], size[axis], grid.device) for axis in (0, 1)
-        )
+        rows, columns = self.matrices(grid.shape[-2:], size, grid.device)
         return rows @ grid @ columns.T
+
+    def matrices(
+        self, cells: tuple[int, int], size: tuple[int, int], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a grid is multiplied by, for rows (H, h) and columns (W, w)."""
+        rows, columns = (self._matrix(i, cells[i], size[i], device) for i in (0, 1))
+        return rows, columns
 
     def _matrix(self, axis, n_cells, n_pixels, device):
         """(n_pixels, n_cells) of one axis on a device; made once."""

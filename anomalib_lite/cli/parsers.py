@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--version", action="version", version=f"%(prog)s {anomalib_lite.__version__}"
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for add in (_fit, _inspect, _evaluate, _threshold, _compare, _info, _doctor):
+    for add in (_fit, _inspect, _evaluate, _threshold, _compare, _export, _info, _doctor):
         name, (summary, *details) = add.__name__.strip("_"), add.__doc__.strip().split("\n\n")
         command = commands.add_parser(
             name,
@@ -234,6 +234,31 @@ def _compare(parser):
     parser.add_argument("images", nargs="+", metavar="NEW", help=_IMAGES)
     parser.add_argument("--csv", metavar="FILE", help="write a table")
     parser.add_argument("--report", metavar="FILE", help="write a page (.html) to look at and send")
+
+
+def _export(parser):
+    """Write a whole detector to one ONNX file, for machines without PyTorch.
+
+    The file takes decoded pixels and gives scores, verdicts and maps; inspect reads it where NumPy,
+    Pillow and ONNX Runtime are installed, and so does any other runtime of ONNX. Before it is
+    written, images go through both detectors; where they differ, nothing is written.
+    """
+    _add_detector(parser)
+    parser.add_argument("output", metavar="FILE", help="the ONNX file")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE, if it is ONNX")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="NEW",
+        help=f"compare both on these: {_IMAGES} (default: a few that are made up)",
+    )
+    parser.add_argument(
+        "--input",
+        default="auto",
+        choices=("auto", "uint8", "uint16", "float32"),
+        help="type of the pixels that FILE takes (default: uint8, unless fit saw more)",
+    )
 
 
 def _info(parser):

@@ -18,6 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import RandomState, Size
 from ..data.choosing import choosable, n_samples, take
+from ..export import ExportMixin
+from ..export.plan import Ranks
 from ..inspection import InspectedImage, Inspection, MapLevels, ScoreLevels
 from ..io.persistence import SaveMixin
 from ..notices import warn_user
@@ -35,7 +37,7 @@ def _has(name):
     return lambda self: hasattr(vars(self).get("detectors_", [self.detector])[0], name)
 
 
-class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     r"""Wraps an outlier detector: p-values and a guaranteed false-alarm rate.
 
     The wrapped detector is fitted on one part of the normal samples and scores the other part,
@@ -631,6 +633,22 @@ class ConformalDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimat
         order = np.argsort(-excess, axis=1)
         place = self._place(weights[order])
         return np.take_along_axis(excess, order, axis=1)[np.arange(len(excess)), place]
+
+    def _exported(self):
+        """The detector that looks at images, and the ranks that p-values are read from."""
+        detector, *others = self.detectors_
+        if others:
+            raise ValueError(
+                f"export: method={self.method!r} has {1 + len(others)} detectors, and a file holds "
+                "one. Use method='split'."
+            )
+        if not isinstance(detector, ExportMixin):
+            raise ValueError(
+                f"export: expected a detector of images of this package in it, got {detector!r}."
+            )
+        looking, _ = detector._exported()
+        (scores,), (weights,) = self._scores_by_detector_, self._weights_by_detector_
+        return looking, Ranks(scores, weights, self._whole_, self.n_calibration_)
 
     def _by_detector(self, scores):
         """(new scores, calibration scores, their weights) for each detector."""

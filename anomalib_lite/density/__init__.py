@@ -8,7 +8,7 @@ from .gaussian import (
     squared_mahalanobis,
     whiteners,
 )
-from .heads import check_head, fit_head, folds, head_scores, held_out_scores
+from .heads import check_head, fit_head, folds, head_scores, held_out_scores, row_scores
 from .nce import LogitMLP, NCEDensity, log_normal_mode, truncated_normal
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "held_out_scores",
     "leave_one_out_squares",
     "log_normal_mode",
+    "row_scores",
     "shrunk_gaussian",
     "squared_mahalanobis",
     "truncated_normal",

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from ..annotations import Device
 from ..contexts import plain
@@ -407,9 +408,41 @@ class GaussianDensity(SaveMixin, DensityMixin, BaseEstimator):
         X = checked_table(self, X, reset=False)
         centered = torch.from_numpy(X).to(self.mean_) - self.mean_
         white = torch.linalg.solve_triangular(self.factor_, centered.T, upper=False)
-        volume = self.factor_.diagonal().log().sum() + len(self.mean_) * math.log(2 * math.pi) / 2
-        return (-white.square().sum(0) / 2 - volume).cpu().numpy().astype(np.float64)
+        return (-white.square().sum(0) / 2 - self._volume).cpu().numpy().astype(np.float64)
+
+    @property
+    def _volume(self):
+        """Minus the log-density at the mean."""
+        constant = len(self.mean_) * math.log(2 * math.pi) / 2
+        return float(self.factor_.diagonal().log().sum() + constant)
 
     def score(self, X: ArrayLike, y: object = None) -> float:
         """Total log-density of the rows, in nats."""
         return float(self.score_samples(X).sum())
+
+
+class GaussianHead(nn.Module):
+    """Minus the log-density of a fitted :class:`GaussianDensity`, in plain operations.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(100, 3))
+    >>> density = GaussianDensity().fit(rows)
+    >>> head = GaussianHead(density)
+    >>> bool(np.allclose(head(torch.from_numpy(rows)), -density.score_samples(rows)))
+    True
+    """
+
+    def __init__(self, density: GaussianDensity):
+        super().__init__()
+        factor, mean = density.factor_, density.mean_
+        identity = torch.eye(len(mean), dtype=factor.dtype, device=factor.device)
+        whitener = torch.linalg.solve_triangular(factor, identity, upper=False).mT
+        self.register_buffer("mean", mean)
+        self.register_buffer("whitener", whitener.contiguous())
+        self.volume = density._volume
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Anomaly scores (n,), float64, of rows (n, n_features)."""
+        white = (rows.to(self.mean) - self.mean) @ self.whitener
+        return white.square().sum(1) / 2 + self.volume

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.svm import OneClassSVM
+from torch import nn
 
 from ..runtime import SKLEARN, seed_estimator
 from ..workers import borrowed_team
@@ -77,6 +79,13 @@ def head_scores(head: BaseEstimator, rows: np.ndarray) -> np.ndarray:
             return -np.asarray(head.score_samples(rows), dtype=np.float64)
         distance, _ = head.kneighbors(rows)
         return distance.mean(1)
+
+
+def row_scores(head: BaseEstimator | nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """The same of rows that are a tensor: float64, on the CPU; portable heads are called."""
+    if isinstance(head, nn.Module):
+        return head(rows)
+    return torch.from_numpy(head_scores(head, rows.cpu().numpy()))
 
 
 def _turn(head):

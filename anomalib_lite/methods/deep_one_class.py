@@ -13,7 +13,8 @@ from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 from ..base import BaseDetector
-from ..density.heads import check_head, fit_head, head_scores, held_out_scores
+from ..density.heads import check_head, fit_head, held_out_scores, row_scores
+from ..density.portable import portable_head
 from ..runtime import draw_seed
 from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
 
@@ -216,16 +217,22 @@ class DeepOneClass(BaseDetector):
     def _normalized(self, rows):
         return F.normalize(rows, dim=-1) if self._settings_.normalize else rows
 
+    def _portable_parts(self):
+        heads = ("classifier_", "patch_classifier_")
+        fitted = {name: getattr(self, name) for name in heads}
+        return super()._portable_parts() | {
+            name: portable_head(head) for name, head in fitted.items() if head is not None
+        }
+
     def _score(self, batch):
         return self._image_scores(self.backbone_(batch))
 
     def _image_scores(self, maps):
-        scores = head_scores(self.classifier_, self._pooled(maps).cpu().numpy())
-        return torch.from_numpy(scores)
+        return row_scores(self.classifier_, self._pooled(maps))
 
     def _infer(self, batch):
         maps = self.backbone_(batch)
         rows = self._patches(maps)  # (B, P, D)
-        values = head_scores(self.patch_classifier_, rows.flatten(0, 1).cpu().numpy())
-        grids = torch.from_numpy(values).float().view(len(rows), *maps[0].shape[-2:])
+        values = row_scores(self.patch_classifier_, rows.flatten(0, 1))
+        grids = values.float().view(len(rows), *maps[0].shape[-2:])
         return self._image_scores(maps), grids.to(rows.device)

@@ -334,6 +334,12 @@ class PaDiM(PartialFitMixin, BaseDetector):
         distance = squares.sqrt()  # (B, P)
         return distance.amax(1), distance.unflatten(1, grid)
 
+    def _infer_portably(self, batch):
+        rows, grid = self._embed(batch)
+        squares = squared_mahalanobis(rows, self.statistics_.mean.float(), self.whiteners_)
+        distance = squares.sqrt()
+        return distance.amax(1), distance.unflatten(1, grid)
+
     def _normal_grids(self, batch, indices):
         squares, grid = self._squares(batch)
         distances = self._out_of_sample(squares, torch.from_numpy(indices))

@@ -13,6 +13,7 @@ from ..base import BaseDetector
 from ..runtime import parse_memory
 from ..search.codes import PrincipalCodes
 from ..search.nearest import NearestRows, squared_distance
+from ..search.portable import nearest_portably
 from ..validation import check_choice, check_count, check_finite
 
 BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -243,6 +244,15 @@ class SPADE(BaseDetector):
         embedding, rows, grid = self._embed(batch)
         scores, squares = self._image_scores(embedding)
         return scores, self._grids(rows, squares, grid)
+
+    def _infer_portably(self, batch):
+        embedding, (rows,), grid = self._embed(batch)
+        scores, squares = self._image_scores(embedding)
+        n_retrieved = min(self._n_neighbors_, self.n_pyramids_)
+        retrieved = squares[0, : self.n_pyramids_].topk(n_retrieved, largest=False).indices
+        pyramids = self.pyramids_.rows.unflatten(0, (self.n_pyramids_, -1))  # (n, P, D)
+        distance, _ = nearest_portably(rows, pyramids[retrieved], rows.mean(0))
+        return scores, distance.float().view(1, *grid)
 
     def _normal_grids(self, batch, indices):
         embedding, rows, grid = self._embed(batch)

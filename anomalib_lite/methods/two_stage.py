@@ -19,7 +19,8 @@ from ..backbones.patches import pool_maps, sliding_windows
 from ..base import BaseDetector
 from ..contexts import plain, seeded
 from ..data.augment import random_windows
-from ..density.heads import check_head, fit_head, folds, head_scores, held_out_scores
+from ..density.heads import check_head, fit_head, folds, held_out_scores, row_scores
+from ..density.portable import portable_head
 from ..nn.layers import mlp
 from ..nn.parts import in_parts
 from ..nn.training import (
@@ -488,13 +489,20 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         patches = sliding_windows(batch, self._scoring_.patch_size, self._scoring_.patch_stride)
         shape = patches.shape[:3]
         embedded = [self._embed(some) for some in patches.flatten(0, 2).split(_PATCHES_AT_ONCE)]
-        scores = head_scores(head, torch.cat(embedded).cpu().numpy())
-        return torch.from_numpy(scores).float().view(shape).to(batch.device)
+        scores = row_scores(head, torch.cat(embedded))
+        return scores.float().view(shape).to(batch.device)
+
+    def _portable_parts(self):
+        heads = ("classifier_", "patch_classifier_")
+        fitted = {name: getattr(self, name) for name in heads}
+        return super()._portable_parts() | {
+            name: portable_head(head) for name, head in fitted.items() if head is not None
+        }
 
     def _score(self, batch):
         if self._scoring_.patch_level:
             return self._infer(batch)[0]
-        return torch.from_numpy(head_scores(self.classifier_, self._embed(batch).cpu().numpy()))
+        return row_scores(self.classifier_, self._embed(batch))
 
     def _infer(self, batch):
         grids = self._grid(batch, self.patch_classifier_)

@@ -17,6 +17,8 @@ from ..contexts import plain
 from ..runtime import check_tensor, exact_dtype, make_generator
 from ..workers import FEW, borrowed_team, map_on, team
 from .codes import MAX_COMPONENTS, PrincipalCodes
+from .distance import squared_distance
+from .portable import PortableRows
 from .queries import TINY, Queries
 
 # Constants of time and memory: results depend on none of them. Timed on two cores of an AMD EPYC.
@@ -64,15 +66,6 @@ def plain_query(
         found = squares.argmin()  # the lowest index on ties
         index.append(torch.where(squares[found].isfinite(), found, -1))
     return torch.stack(distance), torch.stack(index)
-
-
-def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared Euclidean distances along the last axis, in float64: the measure of all searches.
-
-    Differences are taken in float64 before squaring, so equal rows are at exactly 0.
-    """
-    dtype = exact_dtype(a.device)
-    return a.to(dtype).sub(b.to(dtype)).square_().sum(-1)
 
 
 def in_large_steps(device: torch.device) -> bool:
@@ -308,6 +301,17 @@ class NearestRows:
             distances.append(measured[order].sqrt())
             indices.append(near[order])
         return distances, indices
+
+    def neighbors(self, index: torch.Tensor, k: int) -> list[torch.Tensor]:
+        """The ``k`` stored rows nearest to each of a few stored rows (n,), themselves among them.
+
+        Indices, a tensor of shape (<= k,) for each.
+        """
+        return self.k_nearest(self.rows[index], k)[1]
+
+    def portable(self) -> PortableRows:
+        """The same rows to be searched in plain operations, for export."""
+        return PortableRows(self.rows)
 
     def tighten(
         self,

@@ -414,7 +414,7 @@ class PatchCore(PartialFitMixin, BaseDetector):
         b = self._settings_.n_reweight
         if b in (None, 1):
             return s_star
-        _, neighborhoods = bank.k_nearest(bank.rows[m_star], b)
+        neighborhoods = bank.neighbors(m_star, b)
         weights = []
         for patch, s, n_b in zip(m_test, s_star, neighborhoods, strict=True):
             distances = squared_distance(patch, bank.rows[n_b]).sqrt()  # (b,)

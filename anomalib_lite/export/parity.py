@@ -1,0 +1,114 @@
+"""Whether an exported detector says what the original says."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from ..data.images import ImageStream
+from ..data.rasters import FULL_SCALE
+
+SCORES, MAPS = 1e-4, 1e-3
+"""Largest differences allowed: of scores, relative, and of maps, as a share of their range."""
+
+
+class Parity(NamedTuple):
+    """How two detectors differ on the same images.
+
+    Attributes
+    ----------
+    n_images : int
+    score : float
+        Largest difference of anomaly scores, over the larger of the score and the distance from the
+        median normal image to the threshold.
+    map : float
+        Largest difference of anomaly maps, over the range of all maps of the first detector.
+    n_labels : int
+        Images with another label.
+    worst : str
+        The image whose scores differ most.
+    """
+
+    n_images: int
+    score: float
+    map: float
+    n_labels: int
+    worst: str
+
+
+def compare(original: Any, exported: Any, images: Any) -> Parity:
+    """Compare two detectors on images, which are read twice."""
+    levels = original.score_levels()
+    reach = abs(levels.threshold - levels.normal)
+    reach = reach if math.isfinite(reach) else 0.0
+    n, n_labels, score, worst, heat = 0, 0, 0.0, "image 0", 0.0
+    lowest, highest = math.inf, -math.inf
+    pairs = zip(original.iter_inspect(images), exported.iter_inspect(images), strict=True)
+    for n, (a, b) in enumerate(pairs, 1):
+        apart = abs(a.score - b.score) / max(abs(a.score), reach, 1e-30)
+        if not apart <= score:
+            score, worst = apart, f"image {n - 1}" + (f" ({a.path})" if a.path else "")
+        heat = np.maximum(heat, np.abs(a.map - b.map).max())
+        lowest, highest = min(lowest, a.map.min()), max(highest, a.map.max())
+        n_labels += a.label != b.label
+    return Parity(n, float(score), float(heat / max(highest - lowest, 1e-30)), n_labels, worst)
+
+
+def check(parity: Parity) -> None:
+    """Raise ValueError, which says what differs, unless two detectors say the same."""
+    problems = []
+    if not parity.score <= SCORES:
+        problems.append(f"scores by {parity.score:.1e} ({parity.worst}; {SCORES:.0e} is allowed)")
+    if not parity.map <= MAPS:
+        problems.append(f"maps by {parity.map:.1e} of their range ({MAPS:.0e} is allowed)")
+    if parity.n_labels:
+        problems.append(f"labels of {parity.n_labels} of {parity.n_images} images")
+    if problems:
+        raise ValueError(
+            f"export: the exported detector differs from this one: {', '.join(problems)}. "
+            "Nothing was written."
+        )
+
+
+def made_up_images(detector: Any, dtype: str) -> list[np.ndarray]:
+    """Images of several sizes, about as bright as those of fit: cloudy, noisy, with a bright spot.
+
+    Parameters
+    ----------
+    detector : BaseDetector
+        Fitted.
+    dtype : {"uint8", "uint16", "float32"}
+    """
+    rng = np.random.default_rng(0)
+    seen, least = detector.value_range_, detector.input_.patch_size
+    height, width = detector.input_.image_size
+    shapes = [
+        (height, width),
+        (height, width, 3),
+        (height * 4 // 3, width * 5 // 4),
+        (max(least, height // 2), max(least, width * 2 // 3), 3),
+        (max(least, height * 5 // 7), width * 2),
+        (height * 3 // 2 + 1, width + 1, 3),
+    ]
+    return [_made_up(rng, shape, seen, dtype) for shape in shapes]
+
+
+def _made_up(rng, shape, seen, dtype):
+    mean, highest = max(seen.mean, 0.1), max(seen.highest, 0.2)
+    clouds = ndimage.gaussian_filter(rng.normal(size=shape), (8, 8, 0)[: len(shape)])
+    noise = rng.normal(scale=0.03, size=shape)
+    image = mean * (1 + 0.3 * clouds / clouds.std() + noise)
+    top, left = shape[0] // 3, shape[1] // 2
+    image[top : top + shape[0] // 8, left : left + shape[1] // 8] = highest
+    image = image.clip(0, highest)
+    full_scale = FULL_SCALE.get(dtype)
+    return image.astype(dtype) if full_scale is None else (image * full_scale).astype(dtype)
+
+
+def readable_twice(images: Any) -> Any:
+    """Images that can be read twice: an iterator's as a list of copies."""
+    if not isinstance(images, Iterator):
+        return images
+    return [image.kept().source for image in ImageStream(images)]

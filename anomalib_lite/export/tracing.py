@@ -1,0 +1,85 @@
+"""What a fitted detector does with one network input, as a graph of ONNX."""
+
+import copy
+import logging
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ..contexts import plain
+
+OPSET = 20
+_EXPORTING = Lock()  # PyTorch's exporter is not thread-safe
+
+
+class _Scorer(nn.Module):
+    """What was traced, as a module, which is what the exporter takes."""
+
+    def __init__(self, traced):
+        super().__init__()
+        self.traced = traced
+
+    def forward(self, image):
+        return self.traced(image)
+
+
+@plain
+def traced(detector: Any) -> onnx.ModelProto:
+    """The graph from a network input (1, 3, h, w) to a score (1,) and a grid (1, rows, columns).
+
+    Parameters
+    ----------
+    detector : BaseDetector
+        Fitted, on the CPU.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+        With the input ``input``, and the outputs ``score`` and ``grid``.
+
+    Raises
+    ------
+    ValueError
+        If it consists of what has no counterpart in ONNX.
+    """
+    twin = copy.copy(detector)
+    vars(twin).update(detector._portable_parts())
+    example = torch.zeros(1, 3, *detector.input_.seen_size, dtype=torch.float32, device="cpu")
+    try:
+        with _EXPORTING, _quiet():
+            graph = make_fx(lambda image: twin._infer_portably(image))(example)
+            program = torch.export.export(_Scorer(graph), (example,), strict=False)
+            exported = torch.onnx.export(
+                program,
+                input_names=["input"],
+                output_names=["score", "grid"],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # tracer and exporter raise errors of their own
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise ValueError(
+            f"export: {type(detector).__name__} cannot be written as ONNX ({reason})."
+        ) from error
+    return exported.model_proto
+
+
+@contextmanager
+def _quiet():
+    """Context without what the exporter logs about each of its steps."""
+    names = "torch.onnx", "onnxscript"
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
