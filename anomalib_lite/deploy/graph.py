@@ -89,6 +89,8 @@ class Graph:
             self._session = _session(onnxruntime, data, self.n_threads)
             self.card = _card_of(self._session)
             _check_ends(self._session, self.card)
+        except UnicodeDecodeError as error:  # of a name in the graph
+            raise ValueError(f"{path}: damaged: {error}. Export it again.") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         self.digest, self.n_bytes = digest_of(data), len(data)
@@ -198,7 +200,12 @@ def _session(onnxruntime, data, n_threads):
     options.log_severity_level = 4  # what goes wrong is raised, too
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need it, too
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # to the same provider, with a message on stdout
+        )
     except Exception as error:  # it raises errors of its own
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} cannot read this model: {_first_line(error)} "

@@ -380,6 +380,20 @@ def test_other_sealed_files_are_refused(tmp_path):
     refused(path, seal(toys.model(card, text=conformal)), "with the outputs .*p_value")
 
 
+@pytest.mark.parametrize("seed", range(80))
+def test_sealed_files_of_damaged_models_are_refused_or_score(seed, tmp_path, capfd):
+    rng = np.random.default_rng(seed)
+    data = bytearray(toys.model(toys.card()))
+    for place in rng.integers(len(data), size=1 + seed % 3):
+        data[place] ^= int(rng.integers(1, 256))
+    (tmp_path / "file").write_bytes(seal(bytes(data)))
+    try:
+        OnnxDetector(tmp_path / "file", n_threads=1).inspect(IMAGES[:1])
+    except ValueError as error:
+        assert str(error).startswith((f"{tmp_path / 'file'}: ", "image 0: "))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_graph_that_fails_names_the_image(folder):
     detector = OnnxDetector(toys.write(folder / "fails"))
     detector._graph.card = toys.card(conformal={})  # an output that there is not
