@@ -167,7 +167,7 @@ _THEIRS = (
     + """
 from PIL import Image
 def look(images):
-    small = [Image.fromarray(each).resize((224, 224), Image.BILINEAR).convert("RGB") for each in images]
+    small = [Image.fromarray(each).resize((224, 224)).convert("RGB") for each in images]
     batch = np.stack(small).transpose(0, 3, 1, 2).astype(np.float32) / 255
     session.run(None, {{"input": np.repeat(batch, 2, 0)}})
 """
