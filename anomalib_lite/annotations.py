@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
-import torch
 
-Images: TypeAlias = np.ndarray | torch.Tensor | str | os.PathLike[str] | Iterable[Any]
+if TYPE_CHECKING:  # a reader of exported detectors does without it
+    import torch
+
+Images: TypeAlias = Union[np.ndarray, "torch.Tensor", str, os.PathLike[str], Iterable[Any]]
 """Images in any form that :mod:`anomalib_lite.data.images` reads."""
 
-Device: TypeAlias = str | torch.device
+Device: TypeAlias = Union[str, "torch.device"]
 """A device as :func:`anomalib_lite.runtime.resolve_device` takes it."""
 
 RandomState: TypeAlias = int | np.random.RandomState | np.random.Generator | None

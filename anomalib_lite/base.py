@@ -21,29 +21,24 @@ from .backbones.maps import MapRenderer
 from .batches import Batches
 from .contexts import plain
 from .data.images import ImageStream
-from .data.inputs import NetworkInput, ScaleCheck, ValueRange
+from .data.inputs import NetworkInput
+from .data.scales import ScaleCheck, ValueRange
 from .export import ExportMixin
 from .inspection import (
     InspectedImage,
     Inspection,
-    MapCollector,
     MapLevels,
     ScoreLevels,
+    collected,
+    map_size_of,
     warn_of_skipped,
+    with_skipped,
 )
 from .io.persistence import SaveMixin
 from .notes import N_EXAMPLES, Notes
-from .runtime import (
-    aside,
-    is_inner_fit,
-    make_generator,
-    resolve_device,
-    twin_of,
-    warn_user,
-)
+from .notices import warn_user
+from .runtime import aside, is_inner_fit, make_generator, resolve_device, twin_of
 from .validation import (
-    as_pair,
-    check_choice,
     check_count,
     check_finite,
     check_fraction,
@@ -728,21 +723,11 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         """
         detector = self._scoring_twin()
         stream = detector._open(X, on_error)
-        made = MapCollector(None if maps is False else stream.n_images)
-        seen = []
-        for image in detector._inspected(stream, maps):
-            made.add(image.map)
-            seen.append(image._replace(map=None))
-        warn_of_skipped(stream.skipped)
-        return Inspection(
-            scores=np.array([image.score for image in seen]),
-            labels=np.array([image.label for image in seen]),
-            maps=None if maps is False else made.result(),
-            paths=[image.path for image in seen],
-            skipped=[*stream.skipped],
-            sizes=[image.size for image in seen],
+        has_maps = maps is not False
+        seen = collected(detector._inspected(stream, maps), stream, has_maps=has_maps)
+        return seen._replace(
             score_levels=detector.score_levels(),
-            map_levels=None if maps is False else detector.map_levels(),
+            map_levels=detector.map_levels() if has_maps else None,
         )
 
     @plain
@@ -847,27 +832,16 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
 
     def _inspected(self, stream, maps, *, reads_ahead=True):
         """An InspectedImage for each image of the stream, skipped ones included, in order."""
-        n_told = 0
-        for image, score, heat in self._look(stream, self._map_size(maps), reads_ahead):
-            while n_told < len(stream.skipped) and stream.skipped[n_told].index < image.index:
-                yield InspectedImage.of_skipped(stream.skipped[n_told])
-                n_told += 1
-            label = int(self._labels(np.float64(-score)))
-            yield InspectedImage(-score, label, heat, image.path, size=image.size)
-        for skipped in stream.skipped[n_told:]:
-            yield InspectedImage.of_skipped(skipped)
+        size_of = map_size_of(maps, self.input_.image_size)
+        seen = (
+            (image.index, self._inspected_one(image, score, heat))
+            for image, score, heat in self._look(stream, size_of, reads_ahead)
+        )
+        yield from with_skipped(seen, stream.skipped)
 
-    def _map_size(self, maps):
-        """Function that gives the size of an image's map; None for no maps."""
-        if maps is False:
-            return None
-        if maps is True:
-            return lambda image: image.size
-        if isinstance(maps, str):
-            check_choice("maps", maps, ("network",))
-            return lambda image: self.input_.image_size
-        size = as_pair("maps", maps)
-        return lambda image: size
+    def _inspected_one(self, image, score, heat):
+        label = int(self._labels(np.float64(-score)))
+        return InspectedImage(-score, label, heat, image.path, size=image.size)
 
     def _look(self, stream, size_of, reads_ahead):
         """(image without its pixels, anomaly score, map or None) one by one.

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .data.images import CheckedImage, Glance, ImageStream, grouped
-from .data.inputs import NetworkInput, ScaleCheck
+from .data.inputs import NetworkInput
+from .data.scales import ScaleCheck
 from .notes import digest_of
 from .runtime import progress
 from .workers import Team, borrowed_team

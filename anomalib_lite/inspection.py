@@ -4,19 +4,20 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .annotations import Path
-from .data.images import SkippedImage
+from .annotations import Path, Size
+from .data.images import CheckedImage, Glance, ImageStream, SkippedImage
 from .io.files import write_file
+from .notices import warn_user
 from .records import ALL_VERDICTS, UNREADABLE, VERDICTS, Record, write_csv
 from .regions import Region, find_regions
-from .runtime import warn_user
+from .validation import as_pair, check_choice
 
 if TYPE_CHECKING:
     import pandas
@@ -324,6 +325,60 @@ class MapCollector:
             return self._maps
         complete = self._array is not None and len(self._maps) == self._n_images
         return self._array if complete else np.stack(self._maps)
+
+
+def map_size_of(
+    maps: bool | str | Size, network_size: tuple[int, int]
+) -> Callable[[CheckedImage | Glance], tuple[int, int]] | None:
+    """Function that gives the size of an image's map, by the parameter ``maps``; None for no maps.
+
+    Examples
+    --------
+    >>> map_size_of("network", (224, 224))(None)
+    (224, 224)
+    """
+    if maps is False:
+        return None
+    if maps is True:
+        return lambda image: image.size
+    if isinstance(maps, str):
+        check_choice("maps", maps, ("network",))
+        return lambda image: network_size
+    size = as_pair("maps", maps)
+    return lambda image: size
+
+
+def with_skipped(
+    seen: Iterable[tuple[int, InspectedImage]], skipped: Sequence[SkippedImage]
+) -> Iterator[InspectedImage]:
+    """All images in order, of (index, image) for each that was read and of those skipped so far."""
+    n_told = 0
+    for index, image in seen:
+        while n_told < len(skipped) and skipped[n_told].index < index:
+            yield InspectedImage.of_skipped(skipped[n_told])
+            n_told += 1
+        yield image
+    yield from map(InspectedImage.of_skipped, skipped[n_told:])
+
+
+def collected(
+    images: Iterable[InspectedImage], stream: ImageStream, *, has_maps: bool
+) -> Inspection:
+    """All images of a stream in one, without levels; warns of those that were skipped."""
+    made = MapCollector(stream.n_images if has_maps else None)
+    seen = []
+    for image in images:
+        made.add(image.map)
+        seen.append(image._replace(map=None))
+    warn_of_skipped(stream.skipped)
+    return Inspection(
+        scores=np.array([image.score for image in seen]),
+        labels=np.array([image.label for image in seen]),
+        maps=made.result() if has_maps else None,
+        paths=[image.path for image in seen],
+        skipped=[*stream.skipped],
+        sizes=[image.size for image in seen],
+    )
 
 
 def warn_of_skipped(skipped: Sequence[SkippedImage]) -> None:

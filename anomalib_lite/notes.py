@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from .data.images import Glance
-from .runtime import is_inner_fit, warn_user
+from .notices import warn_user
+from .runtime import is_inner_fit
 
 N_EXAMPLES = 8  # images whose maps tell what a normal map looks like
 

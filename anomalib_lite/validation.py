@@ -88,10 +88,14 @@ def check_finite(values: "torch.Tensor", images: Sequence) -> None:
     finite = (rows.amax(1).isfinite() & rows.amin(1).isfinite()).tolist()  # both keep a NaN
     for image, is_finite in zip(images, finite, strict=True):
         if not is_finite:
-            raise ValueError(
-                f"{image.label}: the backbone gives NaN or infinity, so the image gets no score. "
-                "Is it constant?"
-            )
+            raise not_finite(image.label)
+
+
+def not_finite(label: str) -> ValueError:
+    """The error about an image, by its name, whose score or map is not finite."""
+    return ValueError(
+        f"{label}: the backbone gives NaN or infinity, so the image gets no score. Is it constant?"
+    )
 
 
 def as_real(name: str, values: ArrayLike) -> np.ndarray:

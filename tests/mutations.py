@@ -35,8 +35,8 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     # -- reading images
     Mutation("data/rasters.py", '"uint16": 65535.0', '"uint16": 65536.0', "data/test_images.py"),
-    Mutation("data/rasters.py", "antialias=True", "antialias=False", "data/test_images.py"),
-    Mutation("data/rasters.py", "[-1] + reach)", "[-1])", "data/test_rasters.py"),
+    Mutation("data/resizing.py", "antialias=True", "antialias=False", "data/test_images.py"),
+    Mutation("data/resizing.py", "[-1] + reach)", "[-1])", "data/test_rasters.py"),
     Mutation("data/rasters.py", "[-before % step", "[before % step", "data/test_rasters.py"),
     Mutation("data/room.py", "<= self.size", "> 0", "data/test_rasters.py"),
     Mutation(
@@ -62,13 +62,13 @@ MUTATIONS = [
     Mutation("data/images.py", "return item.clone()", "return item", "data/test_rasters.py"),
     Mutation("data/images.py", "if count == 0:", "if count < 0:", "data/test_images.py"),
     Mutation(
-        "data/inputs.py",
+        "data/scales.py",
         "self.highest = max(self",
         "self.highest = min(self",
         "test_base.py test_contract.py",
     ),
     Mutation(
-        "data/inputs.py",
+        "data/scales.py",
         "zip(levels[:3], (self.highest, self.mean, self.median)",
         "zip(levels[:1], (self.highest,)",
         "data/test_images.py",
@@ -155,7 +155,7 @@ MUTATIONS = [
     Mutation("base.py", "if batches.scale.is_right:", "if True:", "test_calls.py"),
     Mutation("notes.py", "if digest in self._labels:", "if False:", "test_calls.py"),
     Mutation("base.py", "labels[unknown] =", "unknown =", "test_calls.py"),
-    Mutation("data/inputs.py", "self._n_wrong += 1", "pass", "test_calls.py"),
+    Mutation("data/scales.py", "self._n_wrong += 1", "pass", "test_calls.py"),
     Mutation("methods/patchcore/calibration.py", "if k != part]", "]", "methods/test_patchcore.py"),
     Mutation(
         "methods/patchcore/calibration.py",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from anomalib_lite.regions import Region, find_regions
 
@@ -33,6 +34,61 @@ def test_regions_are_those_of_a_flood(seed):
     heat = np.random.default_rng(seed).normal(size=(12, 17))
     assert find_regions(heat, 0.8) == slow_regions(heat, 0.8)
     assert len(find_regions(heat, 0.8)) > 3
+
+
+def scipy_regions(heat, level, size):
+    """Regions by the components of SciPy, in the order of its labels where peaks are equal."""
+    labels, n = ndimage.label(heat > level, np.ones((3, 3)))
+    peaks = ndimage.maximum(heat, labels, np.arange(1, n + 1))
+    areas, boxes = np.bincount(labels.ravel())[1:], ndimage.find_objects(labels)
+    down, across = np.divide(size, heat.shape)
+    return [
+        Region(
+            (
+                int(boxes[i][1].start * across),
+                int(boxes[i][0].start * down),
+                int(np.ceil(boxes[i][1].stop * across)),
+                int(np.ceil(boxes[i][0].stop * down)),
+            ),
+            max(1, round(float(areas[i] * down * across))),
+            float(peaks[i]),
+        )
+        for i in np.argsort(-np.asarray(peaks), kind="stable")
+    ]
+
+
+def spiral(n):
+    """One region that winds around itself: its runs are joined late."""
+    mask = np.zeros((n, n))
+    (row, column), (down, across), length = (0, 0), (0, 1), n - 1
+    mask[0, 0] = 1
+    while length > 0:
+        for _ in range(2):
+            for _ in range(length):
+                row, column = row + down, column + across
+                mask[row, column] = 1
+            down, across = across, -down
+        length -= 2
+    return mask
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (33, 57), (200, 150)])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.8, 1.0])
+def test_regions_and_their_order_are_those_of_scipy(size, share):
+    rng = np.random.default_rng(size[0])
+    heat = rng.integers(0, 4, size) * (rng.random(size) < share)  # many peaks are equal
+    expected = scipy_regions(heat, 0, (90, 70))
+    assert find_regions(heat, 0, size=(90, 70)) == expected
+    assert find_regions(heat.astype(np.float32).T, 0, size=(70, 90)) == scipy_regions(
+        heat.T.copy(), 0, (70, 90)
+    )
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_winding_regions_are_whole(turns):
+    heat = np.rot90(spiral(61), turns)
+    (region,) = find_regions(heat, 0.5)
+    assert region == Region((0, 0, 61, 61), int(heat.sum()), 1.0)
 
 
 def test_boxes_are_in_pixels_of_the_image_and_hold_the_region():

@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,7 +28,6 @@ from anomalib_lite.runtime import (
     tensors_sha256,
     twin_of,
     uniform,
-    warn_user,
 )
 
 # -- device ---------------------------------------------------------------------------------------
@@ -329,19 +327,6 @@ def test_a_twin_shares_values_but_not_assignments():
     change(twin)
     assert estimator.size == 3
     assert estimator.names_ == ["a", "b"]
-
-
-def test_warnings_point_at_the_line_of_the_user():
-    inside = {"__name__": "anomalib_lite.methods", "warn_user": warn_user}
-    deep = eval("lambda: warn_user('deep')", inside)
-    deeper = eval("lambda: deep()", {**inside, "deep": deep})
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warn_user("direct")
-        deep()
-        deeper()
-    assert [str(each.message) for each in caught] == ["direct", "deep", "deep"]
-    assert all(each.filename == __file__ for each in caught)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from importlib import import_module
 from .console import Console
 from .parsers import parse
 
+_HEAVY = {"torch", "torchvision", "timm", "sklearn", "scipy", "joblib", "safetensors"}
+
 ALL_GOOD, SOME_FLAGGED, NOT_DONE = 0, 1, 2
 """Exit codes. ``NOT_DONE``: something could not be read or done, whatever else was."""
 
@@ -39,8 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = console.show_warning
         try:
+            from .exported import check_takes_exported  # loads more than --help needs
+
+            check_takes_exported(args)
             command = import_module(f".{args.command}", __package__)
             return command.run(args, console)
+        except ModuleNotFoundError as error:
+            console.error(_in_words(error, args.command))
+            return NOT_DONE
         except (ValueError, OSError, ImportError) as error:
             if isinstance(error, BrokenPipeError):
                 return _after_broken_pipe()
@@ -53,6 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.say(traceback.format_exc())
             console.error(f"{type(error).__name__}: {error}")
             return NOT_DONE
+
+
+def _in_words(error, command):
+    """What a missing module means; many are left out where exported detectors are inspected."""
+    if error.name is None or error.name.partition(".")[0] not in _HEAVY:
+        return error
+    return (
+        f"{command} needs {error.name}, which is not installed: pip install anomalib-lite. Without "
+        "it, inspect, info and doctor take exported detectors (.onnx)."
+    )
 
 
 def _after_broken_pipe():

@@ -4,23 +4,23 @@ import os
 import platform
 import time
 from argparse import Namespace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-import joblib
 import numpy as np
-import torch
 
 import anomalib_lite
 
-from ..backbones import Backbone
-from ..methods.patchcore import PatchCore
+from ..deploy.graph import runtime
+from ..deploy.processors import usable_processors
+from ..deploy.reader import OnnxDetector
 from ..texts import printable
-from . import ALL_GOOD, NOT_DONE
+from . import ALL_GOOD, NOT_DONE, exported
 from .console import Console
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
+_OF_READER = ("numpy", "pillow", "onnxruntime")
 _EXTRAS = {
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
     "plot": ("matplotlib",),
@@ -32,13 +32,24 @@ _N_GOOD, _N_NEW, _SIDE = 24, 32, 256
 def run(args: Namespace, console: Console) -> int:
     """Print what is installed, what is missing, and how fast this machine is."""
     problems = []
+    is_whole = _has_all(("torch",)) and args.detector is None
     values = {
         "anomalib_lite": anomalib_lite.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "versions": {name: version(name) for name in _PACKAGES},
-        "processors": joblib.cpu_count(),
+        "versions": {name: _version(name) for name in (_PACKAGES if is_whole else _OF_READER)},
+        "processors": usable_processors(),
         "load": _load(),
+        **(_of_library if is_whole else _of_reader)(args, console, problems),
+    }
+    values["problems"] = problems
+    console.report(values, _lines(values))
+    return NOT_DONE if problems else ALL_GOOD
+
+
+def _of_library(args, console, problems):
+    """What it takes to fit detectors."""
+    values = {
         "device": _device(),
         "extras": {name: _has_all(modules) for name, modules in _EXTRAS.items()},
         "others": {name: _has_all((name,)) for name in _OTHERS},
@@ -49,19 +60,44 @@ def run(args: Namespace, console: Console) -> int:
         for engine in ("torch", *(["onnxruntime"] if values["extras"]["onnx"] else [])):
             speed = _attempt(problems, f"PatchCore by {engine}", lambda e=engine: _speed(e))
             values.setdefault("speed", {})[engine] = speed
-    values["problems"] = problems
-    console.report(values, _lines(values))
-    return NOT_DONE if problems else ALL_GOOD
+    return values
+
+
+def _of_reader(args, console, problems):
+    """What it takes to inspect images by exported detectors, and one of them if it is given."""
+    values = {"exported": None}
+    if args.detector is None:
+        _attempt(problems, "ONNX Runtime", runtime)
+        return values
+    detector = _attempt(problems, "the exported detector", lambda: OnnxDetector(args.detector))
+    if detector is not None:
+        values["exported"] = {"file": args.detector, **exported.about(detector)}
+        if not args.no_speed:
+            speed = _attempt(problems, "an image", lambda: exported.speed(detector))
+            values["exported_speed"] = speed
+    return values
+
+
+def _version(package):
+    """That of a package; None of one that is missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _has_weights() -> bool:
     """True if the default network can be made with its weights; an error otherwise."""
+    from ..backbones import Backbone
+
     Backbone("efficientnet_lite0")
     return True
 
 
 def _speed(engine: str) -> dict[str, float]:
     """Seconds to fit on 24 images, and milliseconds to score one of 32, and one alone."""
+    from ..methods.patchcore import PatchCore
+
     random = np.random.default_rng(0)
     images = random.integers(90, 166, (_N_GOOD + _N_NEW, _SIDE, _SIDE), dtype=np.uint8)
     good, new = images[:_N_GOOD], images[_N_GOOD:]
@@ -88,6 +124,8 @@ def _attempt(problems, what, function) -> Any:
 
 
 def _device():
+    import torch
+
     if torch.cuda.is_available():
         return f"cuda: {torch.cuda.get_device_name(0)}"
     return 'cpu (MPS is there: device="mps")' if torch.backends.mps.is_available() else "cpu"
@@ -99,14 +137,26 @@ def _load():
 
 
 def _has_all(modules):
-    return all(find_spec(module) is not None for module in modules)
+    try:
+        return all(find_spec(module) is not None for module in modules)
+    except ModuleNotFoundError:  # what keeps modules out may say so
+        return False
 
 
 def _lines(values):
     yield f"anomalib_lite {values['anomalib_lite']}, Python {values['python']}, {values['system']}"
-    yield f"versions    {', '.join(f'{name} {v}' for name, v in values['versions'].items())}"
+    versions = (f"{name} {of or 'MISSING'}" for name, of in values["versions"].items())
+    yield f"versions    {', '.join(versions)}"
     busy = "" if values["load"] is None else f", load {values['load']}"
-    yield f"device      {values['device']}; processors: {values['processors']}{busy}"
+    device = values.get("device", "cpu, by ONNX Runtime")
+    yield f"device      {device}; processors: {values['processors']}{busy}"
+    yield from _lines_of_reader(values) if "exported" in values else _lines_of_library(values)
+    for problem in values["problems"]:
+        yield f"PROBLEM     {printable(problem)}"
+    yield "something is wrong" if values["problems"] else "all is well"
+
+
+def _lines_of_library(values):
     for name, is_there in values["extras"].items():
         advice = f'missing: pip install "anomalib_lite[{name}]"'
         yield f"extra       {name}: {'installed' if is_there else advice}"
@@ -121,6 +171,13 @@ def _lines(values):
                 f"scores {_N_NEW} at {speed['together_ms']} ms each, one alone in "
                 f"{speed['alone_ms']} ms"
             )
-    for problem in values["problems"]:
-        yield f"PROBLEM     {printable(problem)}"
-    yield "something is wrong" if values["problems"] else "all is well"
+
+
+def _lines_of_reader(values):
+    if not _has_all(("torch",)):
+        yield "commands    inspect, info and doctor, of exported detectors (.onnx); without PyTorch"
+    if values["exported"]:
+        of_file = values["exported"]
+        yield from exported.lines_about(of_file["file"], of_file)
+    if values.get("exported_speed"):
+        yield f"speed       {values['exported_speed']['each_ms']} ms an image of 512 x 512 pixels"

@@ -3,17 +3,25 @@
 from argparse import Namespace
 from typing import Any
 
+from ..deploy.graph import is_onnx
+from ..deploy.reader import OnnxDetector
 from ..io.card import read_card
-from ..io.persistence import load
-from ..report.figures import method_of, settings_of, size_of_file
+from ..report.figures import method_of, settings_of
 from ..texts import plural, printable
+from . import exported
 from .console import Console
-from .outputs import clean
+from .outputs import clean, size_in_words
 from .thresholds import threshold_in_words, threshold_of
 
 
 def run(args: Namespace, console: Console) -> int:
     """Print what a file says, and the detector in it."""
+    if is_onnx(args.detector):
+        values = {"file": args.detector, **exported.about(OnnxDetector(args.detector))}
+        console.report(values, exported.lines_about(args.detector, values))
+        return 0
+    from ..io.persistence import load  # and with it PyTorch
+
     card, estimator = read_card(args.detector), load(args.detector)
     inner = estimator.detectors_[0] if hasattr(estimator, "detectors_") else estimator
     looks_at = getattr(inner, "input_", None)  # None where it learned from a table
@@ -51,7 +59,7 @@ def _learned_from(values):
 
 
 def _lines(values, changed):
-    size = size_of_file(values["bytes"]).replace("\N{NO-BREAK SPACE}", " ")
+    size = size_in_words(values["bytes"])
     yield f"{printable(values['file'])}: {values['method']}, {size}"
     if values["images"] is not None:
         yield f"learned from  {_learned_from(values)}"

@@ -15,7 +15,7 @@ from .outputs import check_all_differ
 from .pictures import Pictures
 from .scoring import Inspector, counted, described, load_detector, skips_listed
 from .tables import Tables
-from .thresholds import threshold_of
+from .thresholds import promise_of
 from .watch import Recorded, Stop, Watch, rounds, warnings_once
 
 
@@ -30,7 +30,7 @@ def run(args: Namespace, console: Console) -> int:
 def _tell_if_undecided(detector, console):
     """Say that there is no threshold, or one that no image can reach."""
     if not math.isfinite(detector.score_levels().threshold):
-        console.say(f"warning: {threshold_of(detector)['promise']}")
+        console.say(f"warning: {promise_of(detector)}")
 
 
 class _Results:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ..report.figures import size_of_file
+
 _GENERATOR = b'<meta name="generator" content="anomalib_lite"'
 _HEAD = 2048  # bytes of a file that are enough to know it
 _HEADER_AT = 8  # where the header of a detector's file begins, after its length
@@ -92,6 +94,11 @@ def now() -> str:
 def described_places(names: list[str]) -> str:
     """Where images came from, for the notes of a file."""
     return ", ".join(os.path.abspath(name) for name in names)
+
+
+def size_in_words(n_bytes: int) -> str:
+    """A number of bytes in a unit, with plain spaces."""
+    return size_of_file(n_bytes).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def clean(values: dict[str, Any]) -> dict[str, Any]:

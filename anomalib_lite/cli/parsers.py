@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--version", action="version", version=f"%(prog)s {anomalib_lite.__version__}"
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for add in (_fit, _inspect, _evaluate, _threshold, _compare, _info, _doctor):
+    for add in (_fit, _inspect, _evaluate, _threshold, _compare, _export, _info, _doctor):
         name, (summary, *details) = add.__name__.strip("_"), add.__doc__.strip().split("\n\n")
         command = commands.add_parser(
             name,
@@ -236,20 +236,55 @@ def _compare(parser):
     parser.add_argument("--report", metavar="FILE", help="write a page (.html) to look at and send")
 
 
+def _export(parser):
+    """Write a whole detector to one ONNX file, for machines without PyTorch.
+
+    The file takes decoded pixels and gives scores, verdicts and maps; inspect reads it where NumPy,
+    Pillow and ONNX Runtime are installed, and so does any other runtime of ONNX. Before it is
+    written, images go through both detectors; where they differ, nothing is written.
+    """
+    _add_detector(parser)
+    parser.add_argument("output", metavar="FILE", help="the ONNX file")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE, if it is ONNX")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="NEW",
+        help=f"compare both on these: {_IMAGES} (default: a few that are made up)",
+    )
+    parser.add_argument(
+        "--input",
+        default="auto",
+        choices=("auto", "uint8", "uint16", "float32"),
+        help="type of the pixels that FILE takes (default: uint8, unless fit saw more)",
+    )
+
+
 def _info(parser):
     """Show what a detector is: method, settings, images, date, versions, threshold."""
     _add_detector(parser)
 
 
 def _doctor(parser):
-    """Check this installation: versions, device, weights, extras, and a short speed test."""
+    """Check this installation: versions, device, weights, extras, and a short speed test.
+
+    With an exported detector (.onnx): is there what it needs, is its file whole, how fast is it?
+    """
+    parser.add_argument(
+        "detector", nargs="?", metavar="EXPORTED", help="an exported detector, to be tried"
+    )
     parser.add_argument(
         "--no-speed", action="store_true", help="skip the speed test, which takes some seconds"
     )
 
 
 def _add_detector(parser):
-    parser.add_argument("detector", metavar="DETECTOR", help="a file written by fit or by save")
+    parser.add_argument(
+        "detector",
+        metavar="DETECTOR",
+        help="a file written by fit or save; inspect and info take exported ones (.onnx), too",
+    )
 
 
 def _seconds(text):

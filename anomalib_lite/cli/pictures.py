@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..io.card import read_card
 from ..records import Record
 from ..report.overlays import FileNames, save_overlays
 from ..report.page import write_page
 from .console import Console
 from .outputs import check_may_replace_page, now
+from .scoring import card_of
 
 _AT_MOST_EVERY = 30.0  # seconds from one page to the next while a folder is watched
 
@@ -47,7 +47,7 @@ class Pictures:
         self._page, self._folder = args.report, args.overlays
         if self._page is not None:
             check_may_replace_page(self._page)
-            self._card = read_card(args.detector)
+            self._card = card_of(args.detector, detector)
         if self._folder is not None:
             os.makedirs(self._folder, exist_ok=True)
         self._names = FileNames(".jpg")

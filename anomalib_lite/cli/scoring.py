@@ -8,27 +8,42 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..data.images import ImageStream
+from ..deploy.graph import is_onnx
+from ..deploy.reader import OnnxDetector
 from ..inspection import InspectedImage, record_of
-from ..io.persistence import load
+from ..io.card import Card, read_card
 from ..records import ALL_VERDICTS, UNREADABLE, Record
 from ..texts import plural, printable
 
 
-def load_detector(path: str) -> Any:
-    """A fitted detector of images.
+def load_detector(path: str, device: str | None = None) -> Any:
+    """A fitted detector of images, on its device or another one; or an exported one.
 
     Raises
     ------
     ValueError
         If the file holds something else.
     """
-    detector = load(path)
+    if is_onnx(path):
+        return OnnxDetector(path)
+    from ..io.persistence import load  # and with it PyTorch
+
+    detector = load(path, device=device)
     if not hasattr(detector, "iter_inspect") or _learned_from_a_table(detector):
         raise ValueError(
             f"{path}: expected a detector of images, got {_described(detector)}, which has no "
             "maps. Score its rows in Python."
         )
     return detector
+
+
+def card_of(path: str, detector: Any) -> Card:
+    """What the file of a detector of :func:`load_detector` says of itself."""
+    if not isinstance(detector, OnnxDetector):
+        return read_card(path)
+    card = detector.card
+    versions = {"anomalib_lite": card.version}
+    return Card(card.method, versions, card.notes, detector.digest, detector.n_bytes)
 
 
 def _learned_from_a_table(detector):

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from ..decide.conformal import ConformalDetector
 from ..report.figures import known_scores, promise
 
 
@@ -18,7 +17,7 @@ def threshold_of(detector: Any) -> dict[str, Any]:
         for), ``expected_false_alarms`` (by the rank of the threshold among n calibration scores, of
         n + 1), ``calibration_scores`` (n), ``is_guaranteed``, ``promise`` (a sentence).
     """
-    scores, is_conformal = known_scores(detector), isinstance(detector, ConformalDetector)
+    scores, is_conformal = known_scores(detector), hasattr(detector, "n_calibration_")
     n = detector.n_calibration_ if is_conformal else len(scores)
     threshold = detector.score_levels().threshold
     n_beyond = int(np.count_nonzero(scores >= threshold))
@@ -28,8 +27,13 @@ def threshold_of(detector: Any) -> dict[str, Any]:
         "expected_false_alarms": n_beyond / (n + 1) if np.isfinite(threshold) else None,
         "calibration_scores": n,
         "is_guaranteed": is_conformal,
-        "promise": promise(detector)[0].replace("\N{NO-BREAK SPACE}", " "),
+        "promise": promise_of(detector),
     }
+
+
+def promise_of(detector: Any) -> str:
+    """What the threshold promises, in a sentence."""
+    return promise(detector)[0].replace("\N{NO-BREAK SPACE}", " ")
 
 
 def threshold_in_words(values: dict[str, Any]) -> str:

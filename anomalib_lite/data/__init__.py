@@ -1,30 +1,79 @@
 """Images: reading, checking, resizing and augmenting them; data sets."""
 
-from .augment import (
-    cut_paste,
-    cut_paste_scar,
-    gaussian_blur,
-    is_gray,
-    random_windows,
-    simclr_views,
-    turned,
-)
-from .datasets import AnomalyDataset, load_elpv, load_mvtec, mvtec_categories
-from .files import IMAGE_SUFFIXES, image_files
-from .images import IMAGE_KEYS, CheckedImage, ImageStream, SkippedImage, is_table
-from .inputs import NetworkInput, ScaleCheck, ValueRange
-from .masks import read_mask
-from .synthetic import (
-    CORRUPTIONS,
-    DEFECTS,
-    TEXTURES,
-    corrupted,
-    crack,
-    misprint,
-    missing,
-    planted_texture,
-    scratch,
-    stain,
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:  # what editors and type checkers see
+    from .augment import cut_paste as cut_paste
+    from .augment import cut_paste_scar as cut_paste_scar
+    from .augment import gaussian_blur as gaussian_blur
+    from .augment import is_gray as is_gray
+    from .augment import random_windows as random_windows
+    from .augment import simclr_views as simclr_views
+    from .augment import turned as turned
+    from .datasets import AnomalyDataset as AnomalyDataset
+    from .datasets import load_elpv as load_elpv
+    from .datasets import load_mvtec as load_mvtec
+    from .datasets import mvtec_categories as mvtec_categories
+    from .files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+    from .files import image_files as image_files
+    from .images import IMAGE_KEYS as IMAGE_KEYS
+    from .images import CheckedImage as CheckedImage
+    from .images import ImageStream as ImageStream
+    from .images import SkippedImage as SkippedImage
+    from .images import is_table as is_table
+    from .inputs import NetworkInput as NetworkInput
+    from .masks import read_mask as read_mask
+    from .scales import ScaleCheck as ScaleCheck
+    from .scales import ValueRange as ValueRange
+    from .synthetic import CORRUPTIONS as CORRUPTIONS
+    from .synthetic import DEFECTS as DEFECTS
+    from .synthetic import TEXTURES as TEXTURES
+    from .synthetic import corrupted as corrupted
+    from .synthetic import crack as crack
+    from .synthetic import misprint as misprint
+    from .synthetic import missing as missing
+    from .synthetic import planted_texture as planted_texture
+    from .synthetic import scratch as scratch
+    from .synthetic import stain as stain
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "AnomalyDataset": "datasets",
+        "CORRUPTIONS": "synthetic",
+        "CheckedImage": "images",
+        "DEFECTS": "synthetic",
+        "IMAGE_KEYS": "images",
+        "IMAGE_SUFFIXES": "files",
+        "ImageStream": "images",
+        "NetworkInput": "inputs",
+        "ScaleCheck": "scales",
+        "SkippedImage": "images",
+        "TEXTURES": "synthetic",
+        "ValueRange": "scales",
+        "corrupted": "synthetic",
+        "crack": "synthetic",
+        "cut_paste": "augment",
+        "cut_paste_scar": "augment",
+        "gaussian_blur": "augment",
+        "image_files": "files",
+        "is_gray": "augment",
+        "is_table": "images",
+        "load_elpv": "datasets",
+        "load_mvtec": "datasets",
+        "misprint": "synthetic",
+        "missing": "synthetic",
+        "mvtec_categories": "datasets",
+        "planted_texture": "synthetic",
+        "random_windows": "augment",
+        "read_mask": "masks",
+        "scratch": "synthetic",
+        "simclr_views": "augment",
+        "stain": "synthetic",
+        "turned": "augment",
+    },
 )
 
 __all__ = [
@@ -61,3 +110,7 @@ __all__ = [
     "stain",
     "turned",
 ]
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

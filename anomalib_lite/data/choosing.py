@@ -1,11 +1,10 @@
 """Choosing some of the samples of a collection of any form."""
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
-from scipy.sparse import issparse
-from sklearn.utils import indexable
 
 from .files import image_files
 
@@ -17,12 +16,17 @@ def choosable(X: Any) -> Any:
     if hasattr(X, "__array__") and not hasattr(X, "__getitem__"):
         X = np.asarray(X)
     counted = hasattr(X, "__len__") or hasattr(X, "shape")
-    if not counted or not (hasattr(X, "__getitem__") or issparse(X)):
+    if not counted or not (hasattr(X, "__getitem__") or _is_sparse(X)):
         raise ValueError(
             f"X: expected samples that can be indexed, got {type(X).__name__}. "
             "Pass a list or an array."
         )
-    return indexable(X)[0]
+    return X.tocsr() if _is_sparse(X) else X
+
+
+def _is_sparse(X):
+    sparse = sys.modules.get("scipy.sparse")  # nobody has a sparse table without it
+    return sparse is not None and sparse.issparse(X)
 
 
 def n_samples(X: Any) -> int:

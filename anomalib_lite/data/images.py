@@ -36,20 +36,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ..annotations import Images
 from ..validation import check_choice
-from ..workers import Team
 from .decoding import decode
 from .files import IMAGE_SUFFIXES, image_files
-from .rasters import FULL_SCALE, ArrayRaster, Levels, PictureRaster, Raster, resized
+from .rasters import FULL_SCALE, ArrayRaster, Levels, PictureRaster, Raster
 from .room import Room
+from .torch_types import is_indexed_dataset, is_tensor, loader_length, stacks_images
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..workers import Team
 
 __all__ = [
     "IMAGE_KEYS", "IMAGE_SUFFIXES", "CheckedImage", "Glance", "ImageStream", "Levels",
@@ -91,16 +94,27 @@ class CheckedImage:
         Its place in the collection, from 0; images that are skipped count.
     """
 
-    source: torch.Tensor | Raster
+    source: "torch.Tensor | Raster"
     dtype: str
     label: str
     path: str | None = None
     index: int = 0
 
     @cached_property
-    def pixels(self) -> torch.Tensor:
+    def pixels(self) -> "torch.Tensor":
         """Pixels (C, H, W), float32 in [0, 1] on the CPU, made when they are first asked for."""
-        return self.source.pixels() if isinstance(self.source, Raster) else self.source
+        if not isinstance(self.source, Raster):
+            return self.source
+        from .resizing import pixels_of
+
+        return pixels_of(self.source)
+
+    @property
+    def raster(self) -> Raster:
+        """Its pixels without PyTorch, as they were decoded where they were kept so."""
+        if isinstance(self.source, Raster):
+            return self.source
+        return ArrayRaster(self.source.numpy(), channels_first=True)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -113,18 +127,18 @@ class CheckedImage:
     @property
     def levels(self) -> Levels:
         """How bright the image is, measured anew."""
-        if isinstance(self.source, Raster):
-            return self.source.levels()
-        return ArrayRaster(self.source.numpy(), channels_first=True).levels()
+        return self.raster.levels()
 
-    def resized(self, size: tuple[int, int]) -> torch.Tensor:
+    def resized(self, size: tuple[int, int]) -> "torch.Tensor":
         """Pixels (C, h, w) in [0, 1] at another size, bilinear and antialiased.
 
         Those of a tensor have its gradient.
         """
+        from .resizing import planes_resized, raster_resized
+
         if isinstance(self.source, Raster):
-            return self.source.resized(size)
-        return self.source if size == self.size else resized(self.source, size)
+            return raster_resized(self.source, size)
+        return self.source if size == self.size else planes_resized(self.source, size)
 
     def kept(self) -> "CheckedImage":
         """The image with pixels of its own: nothing else stays in memory, or can change them."""
@@ -180,6 +194,9 @@ class ImageStream:
         it out and list it in `skipped`. A generator or loader that raises an error of its own has
         ended, and the error is passed on; so is whatever a Dataset raises that does not tell of
         an unreadable file (KeyError, TypeError, ...).
+    check : callable or None, default=None
+        Given the :class:`~anomalib_lite.data.rasters.Raster` of each image; a ValueError that it
+        raises is that of an image that fails a check. None is that of ``X``, if it is a stream.
 
     Attributes
     ----------
@@ -210,10 +227,19 @@ class ImageStream:
     n_images: int | None
     skipped: list[SkippedImage]
 
-    def __init__(self, X: Images, *, min_side: int = 1, on_error: str = "raise"):
+    def __init__(
+        self,
+        X: Images,
+        *,
+        min_side: int = 1,
+        on_error: str = "raise",
+        check: Callable[[Raster], None] | None = None,
+    ):
         check_choice("on_error", on_error, ("raise", "skip"))
+        self._check = check
         if isinstance(X, ImageStream):
             self.min_side = max(min_side, X.min_side)
+            self._check = check or X._check
             self.on_error = "skip" if "skip" in (on_error, X.on_error) else "raise"
             self.n_images, self._items, self.skipped = X.n_images, X._items, X.skipped
             return
@@ -221,11 +247,11 @@ class ImageStream:
         self.n_images, self._items = _open(X)
 
     def __iter__(self) -> Iterator[CheckedImage]:
-        return chain.from_iterable(self.work(Team(1), CheckedImage.kept))
+        return chain.from_iterable(self.work(None, CheckedImage.kept))
 
     def work(
         self,
-        team: Team,
+        team: "Team | None",
         prepare: Callable[[CheckedImage], Any],
         finish: Callable[[list[Any]], Any] = list,
         *,
@@ -236,8 +262,9 @@ class ImageStream:
 
         Parameters
         ----------
-        team : Team
-            A worker reads ``size`` images, one after the other, and calls both functions.
+        team : Team or None
+            A worker reads ``size`` images, one after the other, and calls both functions. Without a
+            team the caller does.
         prepare : callable
             Given a checked image, it returns what is needed of it: the image is then let go, and
             must not be asked for its pixels anymore.
@@ -265,7 +292,7 @@ class ImageStream:
             finally:
                 waiting.leave(n_bytes)
 
-        for done in team.map(work, tasks(), ahead=ahead):
+        for done in map(work, tasks()) if team is None else team.map(work, tasks(), ahead=ahead):
             count += done.n_images
             self.skipped += done.skipped
             if done.with_alpha and not alpha_dropped:
@@ -319,6 +346,8 @@ class ImageStream:
                     f"expected at least {self.min_side} pixels per side (one patch), got "
                     f"{raster.size[0]} x {raster.size[1]}. Is the axis order right?"
                 )
+            if self._check is not None:
+                self._check(raster)
         except ValueError as error:
             raise _BadImage(index, path, str(error)) from error
         return CheckedImage(raster, raster.dtype, _label(index, path), path, index), has_alpha
@@ -414,7 +443,7 @@ def _open(X):
         return _sized(image_files(X))
     if isinstance(X, Image.Image):
         raise ValueError("X: expected a collection of images, got one PIL image. Pass [image].")
-    if isinstance(X, torch.Tensor):
+    if is_tensor(X):
         return _open_tensor(X)
     if isinstance(X, np.ndarray):
         return _open_array(X)
@@ -426,10 +455,10 @@ def _open(X):
         return _sized(list(X))
     if isinstance(X, Mapping) and _image_key(X) is not None:  # some rows of a data set
         return _open(X[_image_key(X)])
-    if isinstance(X, Dataset) and not isinstance(X, IterableDataset) and hasattr(X, "__len__"):
+    if is_indexed_dataset(X):
         return len(X), lambda: (_fetched(X, index) for index in range(len(X)))
     if isinstance(X, Iterable) and not isinstance(X, Mapping | Set | bytes):
-        return _loader_length(X), lambda: map(_Made.of, _flatten_batches(X))
+        return loader_length(X), lambda: map(_Made.of, _flatten_batches(X))
     raise ValueError(
         "X: expected images (a numpy array, torch tensor, list, folder, Dataset or iterable), "
         f"got {_named(X)}."
@@ -460,7 +489,7 @@ def _copied(item):
     """An item with arrays, tensors and images of its own: a generator may use its memory again."""
     if isinstance(item, np.ndarray) or type(item) is Image.Image:
         return item.copy()
-    if isinstance(item, torch.Tensor):
+    if is_tensor(item):
         return item.clone()
     if isinstance(item, tuple | list):
         return (tuple if isinstance(item, tuple) else list)(map(_copied, item))
@@ -471,19 +500,11 @@ def _copied(item):
 
 def _n_bytes(item):
     """Memory of an item's arrays and tensors."""
-    if isinstance(item, np.ndarray | torch.Tensor):
+    if _is_array(item):
         return math.prod(item.shape) * item.dtype.itemsize
     if isinstance(item, dict):
         item = tuple(item.values())
     return sum(map(_n_bytes, item)) if isinstance(item, tuple | list) else 0
-
-
-def _loader_length(X):
-    """Number of images in a DataLoader that does its own batching; None if unknown."""
-    if not isinstance(X, DataLoader) or isinstance(X.dataset, IterableDataset) or not X.batch_size:
-        return None
-    n_images = len(X.sampler)
-    return n_images - n_images % X.batch_size if X.drop_last else n_images
 
 
 def _sized(items):
@@ -546,15 +567,15 @@ def _open_tensor(X):
 
 
 def _are_images_of_one_shape(parts):
-    arrays = all(isinstance(part, np.ndarray | torch.Tensor) for part in parts)
-    shapes = {tuple(part.shape) for part in parts} if arrays else set()
+    shapes = {tuple(part.shape) for part in parts} if all(map(_is_array, parts)) else set()
     return len(parts) > 1 and len(shapes) == 1 and len(shapes.pop()) in (2, 3)
 
 
 def _flatten_batches(iterable):
     """Single images, pairs and dicts of an iterable of these or of batches of them."""
-    stacks = isinstance(iterable, DataLoader) and iterable.collate_fn is default_collate
-    batch_ranks = (3, 4) if stacks else (4,)  # a stack of gray images (H, W) has three axes
+    batch_ranks = (
+        (3, 4) if stacks_images(iterable) else (4,)
+    )  # a stack of gray images (H, W) has three axes
     for item in iterable:
         if isinstance(item, list) and _are_images_of_one_shape(item):
             raise ValueError(
@@ -567,7 +588,7 @@ def _flatten_batches(iterable):
             yield item  # refused, by its index, when it is read
         else:
             image = _image_of(item)
-            is_batch = isinstance(image, np.ndarray | torch.Tensor) and image.ndim in batch_ranks
+            is_batch = _is_array(image) and image.ndim in batch_ranks
             is_batch = is_batch or (isinstance(item, Mapping) and isinstance(image, list | tuple))
             yield from image if is_batch else [image]
 
@@ -601,7 +622,7 @@ def _may_be_another(image, part):
     """Whether part of a list may be an image like the one in its first place."""
     if isinstance(image, str | os.PathLike) and isinstance(part, str | os.PathLike):
         return _has_suffix(part) or not _has_suffix(image)
-    if isinstance(image, np.ndarray | torch.Tensor) and isinstance(part, np.ndarray | torch.Tensor):
+    if _is_array(image) and _is_array(part):
         return image.shape == part.shape
     return isinstance(part, (Image.Image, Mapping, list, tuple))
 
@@ -649,7 +670,7 @@ def _decoded(item, enter):
             return decode(item, enter), False
     if isinstance(item, str | os.PathLike):
         return decode(item, enter), False
-    if isinstance(item, torch.Tensor):
+    if is_tensor(item):
         return _from_tensor(item), True
     if isinstance(item, np.ma.MaskedArray):
         raise ValueError("masked pixels have no value. Fill them with image.filled(...).")
@@ -661,7 +682,13 @@ def _decoded(item, enter):
     )
 
 
+def _is_array(value):
+    return isinstance(value, np.ndarray) or is_tensor(value)
+
+
 def _from_tensor(tensor):
+    import torch
+
     if tensor.layout != torch.strided:
         raise ValueError(
             f"expected a dense tensor, got layout {tensor.layout}. Pass tensor.to_dense()."

@@ -1,89 +1,17 @@
-"""Resize, crop and normalize images for a network; notice values that are scaled otherwise."""
+"""Resize, crop and normalize images for a network."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 
 from ..annotations import Size
 from ..validation import as_pair, check_count
-from .images import CheckedImage, Glance
+from .images import CheckedImage
 
-_N_SUSPECT = 32  # images scaled another way, from the first on, after which a call gives up
 _MOST_PIXELS, _LONGEST_SIDE = 2**25, 2**13  # of a network's input
-
-
-@dataclass
-class ValueRange:
-    """Range of values of the images of fit; notices images scaled differently.
-
-    Integer images of a dtype seen at fit are assumed to be scaled as they were then. Any other
-    image must have a brightness that the same scaling can explain: a dtype not seen at fit may be
-    at most ``other_dtype`` times as bright as the images of fit, and floats, whose scale is only a
-    convention, at most ``other_scale`` times brighter or darker. A different scale changes all
-    values, so the highest value, the mean and the median of the image must all be out of
-    proportion: a bright defect on a dark field raises only some of them. A constant image is never
-    too dark: a black image may be an anomaly.
-
-    An anomaly may change all three (a lamp that is off); a mistake does so in every image of a
-    call.
-
-    Attributes
-    ----------
-    highest : float
-        Highest value seen at fit, as a fraction of full scale.
-    dtypes : set of str
-        Names of the dtypes seen at fit.
-    mean, median : float
-        Highest mean and highest median of an image of fit, as fractions of full scale.
-    """
-
-    highest: float = 0.0
-    dtypes: set[str] = field(default_factory=set)
-    mean: float = 0.0
-    median: float = 0.0
-    other_dtype = 8.0
-    other_scale = 128.0
-
-    def __post_init__(self):
-        if not 0 <= self.highest <= 1:
-            raise ValueError(f"highest: expected a value in [0, 1], got {self.highest}.")
-
-    def learn(self, image: CheckedImage | Glance) -> None:
-        """Extend the range by an image of fit."""
-        levels = image.levels
-        self.highest = max(self.highest, levels.highest)
-        self.mean = max(self.mean, levels.mean)
-        self.median = max(self.median, levels.median)
-        self.dtypes.add(image.dtype)
-
-    def trusts(self, dtype: str) -> bool:
-        """Whether images of a dtype are taken to be scaled as those of fit, whatever they show."""
-        return self.highest == 0 or (dtype in self.dtypes and not dtype.startswith("float"))
-
-    def mistake(self, image: CheckedImage | Glance) -> str | None:
-        """Why the image looks scaled differently from those of fit; None if it does not."""
-        if self.trusts(image.dtype):
-            return None
-        seen, levels = image.dtype in self.dtypes, image.levels
-        # a level of 0 at fit, such as the median over a black ground, tells nothing
-        pairs = [
-            (now, then)
-            for now, then in zip(levels[:3], (self.highest, self.mean, self.median), strict=True)
-            if then > 0
-        ]
-        brighter = self.other_scale if seen else self.other_dtype
-        too_bright = all(now > then * brighter for now, then in pairs)
-        too_dark = all(now * self.other_scale < then for now, then in pairs)
-        if not too_bright and (not too_dark or levels.lowest == levels.highest):
-            return None
-        return (
-            f"its {image.dtype} values reach {levels.highest:.3g} of full scale, those of the "
-            f"images of fit ({', '.join(sorted(self.dtypes))}) {self.highest:.3g}. Scale both the "
-            "same way."
-        )
 
 
 @dataclass(frozen=True)
@@ -163,56 +91,3 @@ class NetworkInput:
     def crop_offset(self) -> tuple[int, int]:
         """(top, left) of the network's input within the resized image."""
         return tuple((s - c) // 2 for s, c in zip(self.image_size, self.seen_size, strict=True))
-
-
-class ScaleCheck:
-    """Refuses the images of a call if all of them look scaled in another way than those of fit.
-
-    A mistake shows in every image of a call, an anomaly in some.
-
-    Parameters
-    ----------
-    value_range : ValueRange
-        Of the images of fit.
-
-    Attributes
-    ----------
-    is_right : bool
-        Whether an image has been seen that is scaled as those of fit.
-
-    Examples
-    --------
-    >>> check = ScaleCheck(ValueRange(highest=1.0, dtypes={"uint8"}))
-    >>> check.finish(), check.is_right
-    (None, False)
-    """
-
-    def __init__(self, value_range: ValueRange):
-        self.is_right = False
-        self._value_range = value_range
-        self._first, self._n_wrong = None, 0
-
-    def needs_levels(self, dtype: str) -> bool:
-        """Whether an image of some dtype has to be measured before it is seen."""
-        return not (self.is_right or self._value_range.trusts(dtype))
-
-    def see(self, image: CheckedImage | Glance) -> None:
-        """Look at the next image; ValueError if it is one of many and none was right."""
-        if self.is_right:
-            return
-        mistake = self._value_range.mistake(image)
-        if mistake is None:
-            self.is_right = True
-            return
-        self._first = self._first or f"{image.label}: {mistake}"
-        self._n_wrong += 1
-        if self._n_wrong >= _N_SUSPECT:
-            self._refuse(f"each of the first {self._n_wrong} images")
-
-    def finish(self) -> None:
-        """End the call: ValueError if there were images and none was right."""
-        if not self.is_right and self._n_wrong:
-            self._refuse("the only image" if self._n_wrong == 1 else "every image")
-
-    def _refuse(self, which):
-        raise ValueError(f"{self._first} This is so for {which} of the call.")

@@ -1,24 +1,21 @@
 """Pixels of one image as they were decoded; what is asked of them is worked out in blocks of rows.
 
 As floats, a color photograph of 12 megapixels takes 144 MB, and moving them takes longer than
-decoding the file. A network sees them resized: a block of rows, a few MB that stay in the cache, is
-converted, and its contributions to the rows of the small image are added up.
+decoding the file. A block of rows, a few MB that stay in the cache, is converted, and what it adds
+is kept. Nothing here needs PyTorch; what networks are given is made in
+:mod:`~anomalib_lite.data.resizing`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional
 
 FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 """The value that stands for 1, of each dtype whose values are no floats."""
 
-_ON_CPU = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults
-_IN_ONE = 2**20  # pixels of an image that is resized as a whole
 _BLOCK = 2**19  # values of a block
 _SAMPLE = 20_000  # values that the median of an image is taken of
 
@@ -43,72 +40,73 @@ class Raster(ABC):
         Name of the dtype.
     channel_axis : {1, 2}, default=2
         Of a block of rows: (rows, C, W) or (rows, W, C).
+
+    Attributes
+    ----------
+    full_scale : float
+        The value that stands for 1.
     """
 
     def __init__(self, size: tuple[int, int], n_channels: int, dtype: str, channel_axis: int = 2):
         self.size, self.n_channels, self.dtype = size, n_channels, dtype
-        self._full_scale, self._channel_axis = FULL_SCALE.get(dtype, 1.0), channel_axis
+        self.full_scale, self._channel_axis = FULL_SCALE.get(dtype, 1.0), channel_axis
+
+    @abstractmethod
+    def array(self) -> np.ndarray:
+        """All pixels (H, W, C), of the dtype that they were decoded to; a view where it can be."""
 
     @abstractmethod
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         """Write some rows, as float32, to an array (rows, C, W) or (rows, W, C)."""
 
-    def pixels(self) -> torch.Tensor:
-        """All pixels (C, H, W): float32 in [0, 1]."""
-        pixels = torch.empty(self.n_channels, *self.size, **_ON_CPU)
-        for start, rows in self._blocks():
-            rows /= self._full_scale
-            pixels[:, start : start + len(rows)] = self._planes(rows)
-        return pixels
+    def blocks(
+        self, empty: Callable[[tuple[int, int]], np.ndarray] | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows (n, C W) or (n, W C)) of each block; the next one takes its place.
 
-    def resized(self, size: tuple[int, int]) -> torch.Tensor:
-        """Pixels (C, h, w) in [0, 1] of the image at another size: bilinear, antialiased."""
-        (height, width), new_height = self.size, size[0]
-        if size == self.size:
-            return self.pixels()
-        if height * width <= _IN_ONE or new_height >= height:
-            return resized(self.pixels(), size)
-        sums = torch.zeros(new_height, self.n_channels * width, **_ON_CPU)
-        weight_sums = torch.zeros(new_height, 1, **_ON_CPU)
-        for start, rows in self._blocks():
-            first, weights = _contributions(height, new_height, start, start + len(rows))
-            touched = slice(first, first + len(weights))
-            sums[touched].addmm_(weights, rows)
-            weight_sums[touched] += weights.sum(1, keepdim=True)
-        sums /= weight_sums * self._full_scale
-        return resized(self._planes(sums), size)
+        Values are float32, up to the full scale. ``empty`` makes the array of a shape in which they
+        are.
+        """
+        height, width = self.size
+        shape = min(height, max(1, _BLOCK // (self.n_channels * width))), self.n_channels * width
+        buffer = np.empty(shape, dtype=np.float32) if empty is None else empty(shape)
+        for start in range(0, height, len(buffer)):
+            rows = buffer[: height - start]
+            out = np.moveaxis(self.planes(rows), 0, self._channel_axis)
+            self._read(start, start + len(rows), out)
+            yield start, rows
+
+    def planes(self, rows: np.ndarray) -> np.ndarray:
+        """A view (C, n, W) of rows (n, C W) or (n, W C)."""
+        sides = [self.size[1]] * 2
+        sides[self._channel_axis - 1] = self.n_channels
+        return np.moveaxis(rows.reshape(len(rows), *sides), self._channel_axis, 0)
 
     def levels(self) -> Levels:
         """How bright the image is."""
         height, width = self.size
         n_values = self.n_channels * height * width
         step, highest, lowest, total, sample = max(1, n_values // _SAMPLE), [], [], 0.0, []
-        for start, rows in self._blocks():
+        for start, rows in self.blocks():
             highest.append(rows.max())
             lowest.append(rows.min())
-            total += float(rows.sum(1).sum(dtype=torch.float64))
-            for channel, plane in enumerate(self._planes(rows)):
+            total += float(rows.sum(dtype=np.float64))
+            for channel, plane in enumerate(self.planes(rows)):
                 before = (channel * height + start) * width  # of all values, in the order (C, H, W)
-                sample.append(plane.reshape(-1)[-before % step :: step].clone())
-        values = max(highest), total / n_values, torch.cat(sample).median(), min(lowest)
-        return Levels(*(float(value) / self._full_scale for value in values))
+                sample.append(plane.reshape(-1)[-before % step :: step].copy())
+        values = max(highest), total / n_values, _lower_median(np.concatenate(sample)), min(lowest)
+        return Levels(*(float(value) / self.full_scale for value in values))
 
-    def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first row, rows (n, C W) or (n, W C)) of each block; the next one takes its place."""
-        height, width = self.size
-        n_rows = min(height, max(1, _BLOCK // (self.n_channels * width)))
-        buffer = torch.empty(n_rows, self.n_channels * width, **_ON_CPU)
-        for start in range(0, height, n_rows):
-            rows = buffer[: height - start]
-            out = self._planes(rows).movedim(0, self._channel_axis).numpy()
-            self._read(start, start + len(rows), out)
-            yield start, rows
+    def small(self, size: tuple[int, int]) -> np.ndarray:
+        """Pixels (h, w, C) in [0, 1] of a picture to look at, of at most the image's size.
 
-    def _planes(self, rows):
-        """A view (C, rows, W) of rows (rows, C W) or (rows, W C)."""
-        sides = [self.size[1]] * 2
-        sides[self._channel_axis - 1] = self.n_channels
-        return rows.view(len(rows), *sides).movedim(self._channel_axis, 0)
+        Bilinear and antialiased, by Pillow; of 8 bits per channel where the image has no more.
+        """
+        array = self.array()
+        if array.dtype == np.uint8:
+            return _picture_resized(array.squeeze(-1) if self.n_channels == 1 else array, size)
+        planes = [_as_float(plane, self.full_scale) for plane in np.moveaxis(array, -1, 0)]
+        return np.concatenate([_picture_resized(plane, size) for plane in planes], axis=-1)
 
 
 class ArrayRaster(Raster):
@@ -126,6 +124,9 @@ class ArrayRaster(Raster):
         axis = 1 if channels_first else 2
         height, width = self._rows.shape[0], self._rows.shape[3 - axis]
         super().__init__((height, width), self._rows.shape[axis], array.dtype.name, axis)
+
+    def array(self):
+        return np.moveaxis(self._rows, self._channel_axis, 2)
 
     def _read(self, start, stop, out):
         rows = self._rows[start:stop]
@@ -151,32 +152,33 @@ class PictureRaster(Raster):
         n_channels = 1 if picture.mode == "L" else 3
         super().__init__((picture.height, picture.width), n_channels, "uint8")
 
+    def array(self):
+        return self._without_alpha(np.asarray(self._picture))
+
     def _read(self, start, stop, out):
         rows = np.asarray(self._picture.crop((0, start, self._picture.width, stop)))
-        np.copyto(out, rows.reshape(*rows.shape[:2], -1)[..., : self.n_channels])
+        np.copyto(out, self._without_alpha(rows))
+
+    def _without_alpha(self, rows):
+        return rows.reshape(*rows.shape[:2], -1)[..., : self.n_channels]
 
 
-def resized(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Planes (C, h, w) of planes (C, H, W) at another size: bilinear, antialiased.
-
-    Examples
-    --------
-    >>> resized(torch.tensor([[[0.0, 1.0, 1.0, 0.0]]]), (1, 2))
-    tensor([[[0.5714, 0.5714]]])
-    """
-    return functional.interpolate(planes[None], size, mode="bilinear", antialias=True)[0]
+def _as_float(plane, full_scale):
+    """A plane as float32 in [0, 1]."""
+    if plane.dtype.kind == "f":
+        return np.clip(plane, 0, 1, dtype=np.float32)
+    return plane.astype(np.float32) / np.float32(full_scale)
 
 
-def _contributions(n, n_new, start, stop):
-    """First of the new rows that some of n rows contribute to, and their weights (new, old).
+def _picture_resized(array, size):
+    """Pixels (h, w, C) in [0, 1] of bytes (H, W) or (H, W, 3), or of floats (H, W) in [0, 1]."""
+    picture = Image.fromarray(np.ascontiguousarray(array))
+    resized = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR), dtype=np.float32)
+    resized = resized / 255 if array.dtype == np.uint8 else resized.clip(0, 1)
+    return resized.reshape(*size, -1)
 
-    A new row is a mean with the weights of a triangle around its center. Those of each new row do
-    not sum up to 1, since all rows may contribute to it.
-    """
-    scale = n / n_new
-    reach = max(scale, 1.0)  # half the base of the triangle
-    old = np.arange(start, stop) + 0.5
-    first = max(0, int((old[0] - reach) / scale - 0.5))
-    last = min(n_new - 1, int((old[-1] + reach) / scale - 0.5))
-    new = (np.arange(first, last + 1)[:, None] + 0.5) * scale
-    return first, torch.from_numpy(np.maximum(0, 1 - abs(new - old) / reach).astype(np.float32))
+
+def _lower_median(values):
+    """The median; of an even number of values, the lower of the two in the middle."""
+    middle = (len(values) - 1) // 2
+    return np.partition(values, middle)[middle]

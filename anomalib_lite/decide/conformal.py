@@ -22,15 +22,8 @@ from ..export import ExportMixin
 from ..export.plan import Ranks
 from ..inspection import InspectedImage, Inspection, MapLevels, ScoreLevels
 from ..io.persistence import SaveMixin
-from ..runtime import (
-    aside,
-    draw_seed,
-    inner_fit,
-    make_generator,
-    seed_estimator,
-    twin_of,
-    warn_user,
-)
+from ..notices import warn_user
+from ..runtime import aside, draw_seed, inner_fit, make_generator, seed_estimator, twin_of
 from ..validation import check_choice
 from .held_out import as_scores, look, numbered_as_given, refuse_nan, warn_of_copies
 from .ranks import p_value, ranks_among_others, shared_weights, smallest_rate, threshold_place

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.choosing import take
-from ..runtime import warn_user
+from ..notices import warn_user
 from .samples import copies
 
 _CHUNK = 32  # images whose maps are held at once, where a detector cannot give them one by one

@@ -10,7 +10,7 @@ from ..annotations import Images
 from ..base import BaseDetector
 from ..contexts import plain
 from ..data.images import CheckedImage
-from ..data.inputs import ScaleCheck
+from ..data.scales import ScaleCheck
 from ..runtime import progress
 from ..validation import check_count, check_number
 

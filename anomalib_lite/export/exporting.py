@@ -1,6 +1,9 @@
 """Export of a fitted detector: traced, written, compared, sealed."""
 
+import math
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,21 +15,29 @@ import anomalib_lite
 
 from ..annotations import Images
 from ..annotations import Path as PathLike
-from ..deploy.card import GraphCard
+from ..deploy.card import INPUTS, KEY, DetectorCard
 from ..deploy.reader import OnnxDetector
 from ..deploy.seal import seal
+from ..io.card import checked_notes
 from ..io.files import write_file
 from ..report.figures import known_scores, promise
 from ..runtime import twin_of
 from ..validation import check_choice
-from .parity import Parity, check, compare, made_up_images, readable_twice
-from .plan import INPUTS, Plan
+from .parity import Parity, check, compare, made_up_images
+from .plan import Plan
 
 _QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
 _MOST_BYTES = 2**31 - 2**20  # of a protocol buffer
 
 
-def export(detector: Any, path: PathLike, *, images: Images | None, input: str) -> Parity:
+def export(
+    detector: Any,
+    path: PathLike,
+    *,
+    images: Images | None,
+    input: str,
+    notes: dict[str, str],
+) -> Parity:
     """See :meth:`ExportMixin.export`."""
     check_choice("input", input, ("auto", *INPUTS))
     check_is_fitted(detector)
@@ -40,13 +51,17 @@ def export(detector: Any, path: PathLike, *, images: Images | None, input: str) 
         )
     dtype = _dtype(looking) if input == "auto" else input
     is_given = images is not None
-    images = readable_twice(images) if is_given else made_up_images(looking, dtype)
+    if is_given:
+        images = [*images] if isinstance(images, Iterator) else images  # they are read twice
+    else:
+        images = made_up_images(looking, dtype)
     model = _written(detector, looking, ranks, dtype)
-    parity = _compared(detector, model, _card(detector, looking, dtype), images)
+    card = _card(detector, looking, dtype, checked_notes(notes))
+    parity = _compared(detector, _sealed(model, card), images)
     check(parity)
-    source = "given" if is_given else "made up"
-    card = _card(detector, looking, dtype, parity=parity._asdict() | {"source": source})
-    write_file(Path(path), _sealed(model, card))
+    said = {"n_images": parity.n_images, "source": "given" if is_given else "made up"}
+    said |= {"score": parity.score, "map": parity.map}
+    write_file(Path(path), _sealed(model, replace(card, parity=said)))
     return parity
 
 
@@ -81,44 +96,53 @@ def _written(detector, looking, ranks, dtype):
     return model
 
 
-def _compared(detector, model, card, images):
+def _compared(detector, data, images):
     """Both detectors on the same images; the exported one is read from a file, as it will be."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "exported.onnx")
-        path.write_bytes(_sealed(model, card))
+        path.write_bytes(data)
         return compare(detector, OnnxDetector(path), images)
 
 
 def _sealed(model, card):
-    model = type(model).FromString(model.SerializeToString())
+    """The bytes of a file."""
+    del model.metadata_props[:]
     entry = model.metadata_props.add()
-    entry.key, entry.value = GraphCard.KEY, card.to_json()
+    entry.key, entry.value = KEY, card.to_json()
     return seal(model.SerializeToString(deterministic=True))
 
 
-def _card(detector, looking, dtype, parity=None):
+def _card(detector, looking, dtype, notes):
     """What the file says of itself."""
     known = -known_scores(detector)
-    levels = detector.score_levels()
     rates = _QUANTILES if len(known) else ()
-    return GraphCard(
+    return DetectorCard(
         version=anomalib_lite.__version__,
         method=type(looking).__name__,
         detector=repr(detector),
         input=dtype,
         image_size=looking.input_.image_size,
         smallest_side=looking.input_.patch_size,
-        offset=detector.offset_,
-        false_alarm_rate=detector.false_alarm_rate,
-        normal=levels.normal,
-        map_levels=detector.map_levels(),
         value_range=looking.value_range_,
+        offset=_finite(detector.offset_),
+        false_alarm_rate=detector.false_alarm_rate,
+        normal=_finite(detector.score_levels().normal),
+        map_levels=_map_levels(detector),
         n_images=looking.n_images_,
         calibration={
             "n": len(known),
             "quantiles": {str(rate): float(np.quantile(known, rate)) for rate in rates},
         },
-        promise=promise(detector)[0],
-        conformal=None if looking is detector else {"n": detector.n_calibration_},
-        parity=parity,
+        promise=promise(detector)[0].replace("\N{NO-BREAK SPACE}", " "),
+        conformal=None if looking is detector else {"n_calibration": detector.n_calibration_},
+        notes=notes,
     )
+
+
+def _map_levels(detector):
+    levels = detector.map_levels()
+    return levels if all(map(math.isfinite, levels)) else None
+
+
+def _finite(value):
+    return value if math.isfinite(value) else None

@@ -8,7 +8,14 @@ from ..annotations import Images, Path
 class ExportMixin:
     """Gives a fitted detector ``export``."""
 
-    def export(self, path: Path, *, images: Images | None = None, input: str = "auto") -> Any:
+    def export(
+        self,
+        path: Path,
+        *,
+        images: Images | None = None,
+        input: str = "auto",
+        notes: dict[str, str] | None = None,
+    ) -> Any:
         """Write the whole detector to one ONNX file, for machines without PyTorch.
 
         The file takes decoded pixels and gives anomaly scores, labels and maps: resizing, network,
@@ -26,6 +33,9 @@ class ExportMixin:
         input : {"auto", "uint8", "uint16", "float32"}, default="auto"
             Type of the pixels that the file takes; floats lie in [0, 1]. "auto": uint8, unless the
             images of fit had more.
+
+        notes : dict of str to str, or None, default=None
+            What else the file shall say of itself; it is in the reader's ``card``.
 
         Returns
         -------
@@ -65,4 +75,4 @@ class ExportMixin:
         """
         from .exporting import export
 
-        return export(self, path, images=images, input=input)
+        return export(self, path, images=images, input=input, notes=notes or {})

@@ -7,9 +7,6 @@ import numpy as np
 from ..backbones.maps import MapRenderer
 from ..data.inputs import NetworkInput
 
-INPUTS = ("uint8", "uint16", "float32")
-"""Types of pixels that exported detectors take, each of which holds all that those before it do."""
-
 
 @dataclass(frozen=True)
 class Ranks:

@@ -65,6 +65,7 @@ def traced(detector: Any) -> onnx.ModelProto:
                 dynamo=True,
                 verbose=False,
             )
+            model = _plain(exported.model_proto)
     except Exception as error:  # tracer and exporter raise errors of their own
         cause = error
         while cause.__cause__ is not None:
@@ -73,8 +74,32 @@ def traced(detector: Any) -> onnx.ModelProto:
         raise ValueError(
             f"export: {type(detector).__name__} cannot be written as ONNX ({reason})."
         ) from error
-    model = exported.model_proto
     replace(model, estimators)
+    return model
+
+
+def _plain(model):
+    """The graph without what the exporter noted on the way: names that count, and stack traces."""
+    graph, names = model.graph, {"": ""}
+    ends = [value.name for value in [*graph.input, *graph.output]]
+    names |= dict(zip(ends, ends, strict=True))
+
+    def renamed(name):
+        return names.setdefault(name, f"v{len(names)}")
+
+    for node in graph.node:
+        if any(each.type in (each.GRAPH, each.GRAPHS) for each in node.attribute):
+            raise ValueError(f"a {node.op_type} with a graph of its own")
+        node.input[:], node.output[:] = map(renamed, node.input), map(renamed, node.output)
+        node.ClearField("name")
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    for constant in graph.initializer:
+        constant.name = renamed(constant.name)
+    del graph.value_info[:]
+    for value in [*graph.input, *graph.output, *graph.initializer]:
+        value.ClearField("doc_string")
+        del value.metadata_props[:]
     return model
 
 

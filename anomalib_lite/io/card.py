@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..annotations import Path as PathLike
-from ..contexts import plain
-from .container import DAMAGED, digest, parsed, read
+from .strict_json import parsed
 
 
 class Card(NamedTuple):
@@ -31,7 +30,6 @@ class Card(NamedTuple):
     n_bytes: int
 
 
-@plain
 def read_card(path: PathLike) -> Card:
     """What a file written by ``save`` says of itself; its estimator is not made.
 
@@ -63,8 +61,13 @@ def read_card(path: PathLike) -> Card:
     >>> card.estimator, card.notes
     ('GaussianDensity', {'line': '7'})
     """
+    from ..contexts import plain_context  # these need PyTorch, and a card does not
+    from .container import DAMAGED, digest, read
+
     path = Path(path)
-    text, tensors = read(path)
+    with plain_context():
+        text, tensors = read(path)
+        content_digest = digest(text, tensors)
     try:
         manifest = parsed(text)
         (content,) = manifest["estimator"].values()
@@ -72,7 +75,7 @@ def read_card(path: PathLike) -> Card:
             estimator=content["class"],
             versions=checked_notes(manifest["versions"]),
             notes=checked_notes(manifest.get("notes", {})),
-            digest=digest(text, tensors),
+            digest=content_digest,
             n_bytes=path.stat().st_size,
         )
     except Exception as error:  # whatever JSON may hold

@@ -1,15 +1,14 @@
 """The container of saved estimators: a safetensors file whose metadata hold a digest and JSON."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 
 from ..runtime import tensors_sha256
 from .files import open_file
+from .strict_json import parsed
 
 DAMAGED = "damaged, or not a file written by save"
 
@@ -82,19 +81,3 @@ def _check_flags(tensors):
 def digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
     """Hexadecimal SHA-256 of a manifest and its tensors."""
     return tensors_sha256(dict(sorted(tensors.items())), start=text)
-
-
-def parsed(text: str | bytes) -> Any:
-    """What JSON says, if it says everything once."""
-    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-
-
-def _once(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("says something twice.")
-    return found
-
-
-def _no_number(text):
-    raise ValueError(f"holds {text} as a number.")

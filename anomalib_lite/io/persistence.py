@@ -34,8 +34,9 @@ from . import sklearn_estimators
 from .card import checked_notes
 from .checks import check_fields, check_learned, check_params
 from .compiled import csr_values, make_bit_generator, make_csr
-from .container import pack, parsed, read
+from .container import pack, read
 from .files import write_file
+from .strict_json import parsed
 from .trial import try_out
 
 FORMAT = 3

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from ..runtime import progress, user_frame, warn_user
+from ..notices import user_frame, warn_user
+from ..runtime import progress
 from ..workers import Team, borrowed_team
 from .forecast import Forecast
 

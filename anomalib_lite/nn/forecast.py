@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import median_low
 
-from ..runtime import warn_user
+from ..notices import warn_user
 
 _LONG = 600.0  # seconds
 _ENOUGH_STEPS, _ENOUGH_SECONDS = 5, 20.0  # whichever comes first, but two steps at least

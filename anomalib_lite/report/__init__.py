@@ -1,9 +1,26 @@
 """Figures of anomaly maps and scores, and pages that show what became of many images."""
 
-from .displays import AnomalyMapDisplay
-from .histograms import plot_score_histogram
-from .overlays import overlay, save_overlays
-from .page import write
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:  # what editors and type checkers see
+    from .displays import AnomalyMapDisplay as AnomalyMapDisplay
+    from .histograms import plot_score_histogram as plot_score_histogram
+    from .overlays import overlay as overlay
+    from .overlays import save_overlays as save_overlays
+    from .page import write as write
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "AnomalyMapDisplay": "displays",
+        "overlay": "overlays",
+        "plot_score_histogram": "histograms",
+        "save_overlays": "overlays",
+        "write": "page",
+    },
+)
 
 __all__ = [
     "AnomalyMapDisplay",
@@ -12,3 +29,7 @@ __all__ = [
     "save_overlays",
     "write",
 ]
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

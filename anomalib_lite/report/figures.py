@@ -2,15 +2,13 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
-from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import roc_curve
 
-from ..metrics import image_auroc, wilson_interval
+from ..intervals import wilson_interval
 from ..records import UNREADABLE, Record
 from ..texts import plural
 
@@ -109,11 +107,33 @@ def known_scores(detector: Any) -> np.ndarray:
     return scores[np.isfinite(scores)]
 
 
+def learned_from(detector: Any) -> tuple[int | None, int | None]:
+    """Numbers of images and of calibration scores; None for what is not known."""
+    if hasattr(detector, "card"):
+        return detector.card.n_images, detector.card.n_calibration
+    n_images = getattr(_first(detector), "n_images_", None)
+    return None if n_images is None else int(n_images), len(known_scores(detector))
+
+
+def device_of(detector: Any) -> str | None:
+    """What the detector computes on."""
+    if hasattr(detector, "card"):
+        return "cpu, by ONNX Runtime"
+    device = getattr(_first(detector), "device_", None)
+    return None if device is None else str(device)
+
+
+def _first(detector):
+    return next(iter(getattr(detector, "detectors_", [detector])))
+
+
 # -- what the threshold promises ------------------------------------------------------------------
 
 
 def promise(detector: Any) -> list[str]:
     """In sentences, what is to be expected of the threshold; the first is the main one."""
+    if hasattr(detector, "card"):
+        return [detector.card.promise]
     if hasattr(detector, "n_calibration_"):
         return _guarantee(detector)
     offset, known = float(getattr(detector, "offset_", math.nan)), known_scores(detector)
@@ -130,6 +150,8 @@ def promise(detector: Any) -> list[str]:
             f"Of {plural(len(known), 'good part')} that the detector was calibrated on, "
             f"{n_above} {'is' if n_above == 1 else 'are'} beyond it.",
         ]
+    from scipy import stats
+
     n = len(known)
     expected = max(rate, 1 / (n + 1))
     low, high = stats.beta.ppf((0.05, 0.95), expected * (n + 1), (1 - expected) * (n + 1))
@@ -213,6 +235,10 @@ class Truth(NamedTuple):
         bad, good = is_read & (y == -1), is_read & (y == 1)
         auroc = curve = None
         if bad.any() and good.any():
+            from sklearn.metrics import roc_curve
+
+            from ..metrics import image_auroc
+
             scores = np.array([record.anomaly_score for record in records])[is_read]
             auroc = image_auroc(bad[is_read], scores)
             curve = np.stack(roc_curve(bad[is_read], scores)[:2], axis=1)
@@ -250,7 +276,7 @@ class Setting(NamedTuple):
 
 
 def method_of(detector: Any) -> str:
-    """What a detector is, and what it wraps.
+    """What a detector is, and what it wraps; what it was before it was exported.
 
     Examples
     --------
@@ -258,12 +284,16 @@ def method_of(detector: Any) -> str:
     >>> method_of(PaDiM())
     'PaDiM'
     """
-    inner = next(iter(getattr(detector, "detectors_", [detector])))
-    return " of ".join(dict.fromkeys(type(each).__name__ for each in (detector, inner)))
+    if hasattr(detector, "card"):
+        return detector.card.method
+    names = [type(each).__name__ for each in (detector, _first(detector))]
+    return " of ".join(dict.fromkeys(names))
 
 
 def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
     """Parameters of a detector, and of the estimators among them as ``detector__name``.
+
+    An exported one has none that could be set.
 
     Examples
     --------
@@ -271,14 +301,22 @@ def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
     >>> [each for each in settings_of(PaDiM(image_size=64)) if not each.is_default]
     [Setting(name='image_size', value='64', is_default=False)]
     """
+    if hasattr(detector, "card"):
+        return
     signature = inspect.signature(type(detector).__init__).parameters
     for name, value in sorted(detector.get_params(deep=False).items()):
         default = signature[name].default if name in signature else inspect.Parameter.empty
-        value = value.estimator if isinstance(value, FrozenEstimator) else value
+        value = _thawed(value)
         text = _plainly(value)
         yield Setting(prefix + name, text, text == _plainly(default))
         if hasattr(value, "get_params") and not isinstance(value, type):
             yield from settings_of(value, f"{prefix}{name}__")
+
+
+def _thawed(value):
+    """The estimator inside of scikit-learn's FrozenEstimator; anything else as it is."""
+    frozen = getattr(sys.modules.get("sklearn.frozen"), "FrozenEstimator", ())
+    return value.estimator if isinstance(value, frozen) else value
 
 
 def _plainly(value):

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from ..annotations import Path as PathLike
-from ..contexts import plain
 from ..data.images import ImageStream
 from ..inspection import InspectedImage
 from ..io.files import write_file
@@ -101,7 +99,13 @@ def as_jpeg(image: Image.Image, quality: int = _QUALITY) -> bytes:
 def _contour(inside):
     """Pixels inside along the border of a mask, so many that they can be seen."""
     width = max(1, round(max(inside.shape) / 400))
-    return inside & ~ndimage.binary_erosion(inside, np.ones((3, 3)), width, border_value=1)
+    return inside & ~_eroded(_eroded(inside, width).T, width).T
+
+
+def _eroded(inside, width):
+    """Pixels inside that have no other within so many rows; beyond the picture all are inside."""
+    padded = np.pad(inside, ((width, width), (0, 0)), constant_values=True)
+    return np.logical_and.reduce([padded[i : i + len(inside)] for i in range(2 * width + 1)])
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -146,7 +150,6 @@ def _safe_stem(path):
     return safe.strip("._-")[:_LONGEST_NAME] or "image"
 
 
-@plain
 def save_overlays(
     folder: PathLike,
     detector: Any,

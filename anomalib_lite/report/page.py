@@ -8,17 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..annotations import Images
 from ..annotations import Path as PathLike
-from ..contexts import plain
 from ..data.choosing import choosable, take
 from ..inspection import record_of
-from ..io.card import Card
 from ..io.files import write_file
 from ..records import UNREADABLE, Record
 from ..texts import plural, printable
@@ -29,8 +27,10 @@ from .document import Names, as_json, figure_of, map_levels_of, render, short_nu
 from .figures import (
     Share,
     Truth,
+    device_of,
     headline,
     known_scores,
+    learned_from,
     method_of,
     number,
     promise,
@@ -39,6 +39,9 @@ from .figures import (
 )
 from .tiles import make_tiles, places_of
 
+if TYPE_CHECKING:
+    from ..io.card import Card
+
 _KINDS = ("anomalous", "normal", "undecided", UNREADABLE)
 _MOST_BYTES = 4_600_000  # of the page, where the table leaves room for pictures
 _REST = 300_000  # of these, for all but the table and the pictures
@@ -46,7 +49,6 @@ _LEAST, _MOST = 12_000, 90_000  # bytes of a picture and its heatmap
 _N_GROUND = 9  # normal pictures whose median is under the map of places
 
 
-@plain
 def write(
     path: PathLike,
     detector: Any,
@@ -54,7 +56,7 @@ def write(
     *,
     y: ArrayLike | None = None,
     title: str | None = None,
-    card: Card | None = None,
+    card: "Card | None" = None,
     max_pictures: int = 60,
     on_error: str = "skip",
     date: str | None = None,
@@ -150,7 +152,7 @@ class Page:
         *,
         y: ArrayLike | None = None,
         title: str | None = None,
-        card: Card | None = None,
+        card: "Card | None" = None,
         read: Callable[[Sequence[int]], Any] | None = None,
         max_pictures: int = 60,
         date: str | None = None,
@@ -171,7 +173,6 @@ class Page:
         """Write the page to a file, whole or not at all."""
         write_file(Path(path), self.html().encode("utf-8"))
 
-    @plain
     def html(self) -> str:
         """The page as text; the same for the same images and detector."""
         return render(
@@ -215,17 +216,19 @@ class Page:
     def _facts(self):
         """(name, value) of the model card."""
         detector, card = self.detector, self.card
-        inner = next(iter(getattr(detector, "detectors_", [detector])))
         yield "Method", method_of(detector)
-        if hasattr(inner, "n_images_"):
-            yield "Learned from", plural(int(inner.n_images_), "image")
-        yield "Calibrated on", plural(len(known_scores(detector)), "score")
+        n_images, n_calibration = learned_from(detector)
+        if n_images is not None:
+            yield "Learned from", plural(n_images, "image")
+        if n_calibration is not None:
+            yield "Calibrated on", plural(n_calibration, "score")
         levels = detector.score_levels()
         threshold = levels.threshold if math.isfinite(levels.threshold) else None
         yield "Median of good parts", f"anomaly score {number(levels.normal)}"
         yield "Threshold", "none" if threshold is None else f"anomaly score {number(threshold)}"
-        if hasattr(inner, "device_"):
-            yield "Device", str(inner.device_)
+        device = device_of(detector)
+        if device is not None:
+            yield "Device", device
         if card is not None:
             yield "File", f"{size_of_file(card.n_bytes)}, SHA-256 {card.digest}"
             yield (

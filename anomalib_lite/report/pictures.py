@@ -1,19 +1,20 @@
 """Images, maps, masks and names as a figure can show them."""
 
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch.nn import functional
 
 from ..data.images import CheckedImage, ImageStream
-from ..data.masks import read_mask
-from ..data.rasters import resized
+from ..data.rasters import ArrayRaster
 from ..validation import as_real
-from ..workers import borrowed_team
 from .layout import Grid
+
+if TYPE_CHECKING:
+    from ..workers import Team
 
 
 def read_pictures(
@@ -37,8 +38,8 @@ def read_pictures(
 
 
 def in_order(stream: ImageStream, read: Callable[[CheckedImage], Any]) -> list[Any]:
-    """What a function says of each image, by workers; None for those skipped."""
-    with borrowed_team() as team:
+    """What a function says of each image, by workers if there are any; None for those skipped."""
+    with _workers() as team:
         answers = {
             index: answer
             for [(index, answer)] in stream.work(team, lambda image: (image.index, read(image)))
@@ -46,14 +47,27 @@ def in_order(stream: ImageStream, read: Callable[[CheckedImage], Any]) -> list[A
     return [answers.get(i) for i in range(len(answers) + len(stream.skipped))]
 
 
+def _workers() -> "AbstractContextManager[Team | None]":
+    """Context with a team where PyTorch is in use already: its workers would import it."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from ..workers import borrowed_team
+
+    return borrowed_team()
+
+
 def small_picture(image: CheckedImage, n_pixels: int) -> np.ndarray:
     """Pixels (H, W) or (H, W, 3) of an image, at most ``n_pixels`` a side, in [0, 1]."""
-    return _picture(image.resized(_size_within(image.size, n_pixels)).clamp(0, 1))
+    return _picture(image.raster.small(_size_within(image.size, n_pixels)))
 
 
 def checked_mask(mask: Any, size: tuple[int, int], index: int) -> np.ndarray | None:
     """A mask (H, W) of its image's size, bool; None where there is none."""
-    return None if mask is None else read_mask(mask, size=size, name=f"mask {index}")
+    if mask is None:
+        return None
+    from ..data.masks import read_mask
+
+    return read_mask(mask, size=size, name=f"mask {index}")
 
 
 def checked_map(heat: ArrayLike | None, index: int) -> np.ndarray | None:
@@ -78,9 +92,9 @@ def check_number_of(name: str, values: Sequence[Any], n_images: int) -> None:
 
 def smaller_picture(picture: np.ndarray, n_pixels: int) -> np.ndarray:
     """An image (H, W) or (H, W, 3) of at most ``n_pixels`` a side, averaged."""
-    planes = torch.from_numpy(np.array(picture, dtype=np.float32))
-    planes = planes[None] if planes.ndim == 2 else planes.movedim(-1, 0)
-    return _picture(resized(planes, _size_within(planes.shape[1:], n_pixels)).clamp(0, 1))
+    pixels = np.asarray(picture, dtype=np.float32)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return _picture(ArrayRaster(pixels).small(_size_within(pixels.shape[:2], n_pixels)))
 
 
 def smaller_map(values: np.ndarray, n_pixels: int) -> np.ndarray:
@@ -94,9 +108,14 @@ def smaller_map(values: np.ndarray, n_pixels: int) -> np.ndarray:
     array([[1., 0.],
            [0., 1.]], dtype=float32)
     """
-    planes = torch.from_numpy(np.array(values, dtype=np.float64))[None]
-    size = _size_within(values.shape, n_pixels)
-    return functional.adaptive_max_pool2d(planes, size)[0].numpy().astype(values.dtype)
+    height, width = _size_within(values.shape, n_pixels)
+    return _highest(_highest(values, height).T, width).T
+
+
+def _highest(values, n):
+    """The highest of the rows, column by column, that share one of ``n`` rows."""
+    rows = len(values)
+    return np.stack([values[i * rows // n : -(-(i + 1) * rows // n)].max(0) for i in range(n)])
 
 
 def _size_within(size, n_pixels):
@@ -106,10 +125,9 @@ def _size_within(size, n_pixels):
     return height, width
 
 
-def _picture(planes):
-    """(H, W) or (H, W, 3) of planes (C, H, W)."""
-    pixels = planes.numpy()
-    return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+def _picture(pixels):
+    """(H, W) or (H, W, 3) of pixels (H, W, C)."""
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 # -- names ----------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from ..data.images import ImageStream
 from ..inspection import MapLevels
@@ -132,7 +131,8 @@ def places_of(records: Sequence[Record], normal: Sequence[np.ndarray]) -> Places
     if n == 0:
         return None
     ground = _median(normal, records)
-    heat = ndimage.gaussian_filter(counts, _SOFT)
+    blur = _blur(_MAP_CELLS, _SOFT)
+    heat = blur @ counts @ blur.T
     scale = ColorScale(0.0, float(heat.max()))
     return Places(
         picture=data_uri(overlaid(ground, heat, scale), 60_000),
@@ -150,6 +150,18 @@ def _cells(record):
         for low, high, side in ((top, bottom, height), (left, right, width))
     )
     return rows, columns
+
+
+def _blur(n, sigma):
+    """Matrix (n, n) of a Gaussian blur along a side of n cells, which the ends reflect."""
+    reach = int(4 * sigma + 0.5)
+    steps = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (steps / sigma) ** 2)
+    places = (np.arange(n)[:, None] + steps) % (2 * n)
+    places = np.minimum(places, 2 * n - 1 - places)
+    blur = np.zeros((n, n))
+    np.add.at(blur, (np.arange(n)[:, None], places), weights / weights.sum())
+    return blur
 
 
 def _median(pictures, records):

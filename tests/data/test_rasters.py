@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from anomalib_lite.data import CheckedImage, ImageStream, NetworkInput, images, rasters
+from anomalib_lite.data import CheckedImage, ImageStream, NetworkInput, images, rasters, resizing
 from anomalib_lite.data.rasters import ArrayRaster, PictureRaster
+from anomalib_lite.data.resizing import pixels_of, raster_resized
 from anomalib_lite.data.room import Room
 from anomalib_lite.workers import Team, borrowed_team
 
@@ -23,7 +24,7 @@ COLOR = BYTES[..., :3]
 def blocks(request, monkeypatch):
     """Images are resized in blocks of so many values, and never as a whole."""
     monkeypatch.setattr(rasters, "_BLOCK", request.param)
-    monkeypatch.setattr(rasters, "_IN_ONE", 0)
+    monkeypatch.setattr(resizing, "_IN_ONE", 0)
 
 
 def of_array(array, scale=1.0):
@@ -59,7 +60,7 @@ FORM = pytest.mark.parametrize("form", FORMS)
 def test_resized_in_blocks(form, size, blocks):
     raster, pixels = FORMS[form]
     expected = functional.interpolate(pixels[None].double(), size, mode="bilinear", antialias=True)
-    resized = raster.resized(size)
+    resized = raster_resized(raster, size)
     assert resized.dtype == torch.float32
     np.testing.assert_allclose(resized, expected[0], rtol=0, atol=1e-6)
 
@@ -68,9 +69,9 @@ def test_resized_in_blocks(form, size, blocks):
 def test_images_of_the_right_size_are_converted_alone(form, blocks):
     raster, pixels = FORMS[form]
     assert raster.size == (HEIGHT, WIDTH) == tuple(pixels.shape[1:])
-    assert raster.pixels().is_contiguous()
-    np.testing.assert_array_equal(raster.pixels(), pixels.float())
-    np.testing.assert_array_equal(raster.resized(raster.size), pixels.float())
+    assert pixels_of(raster).is_contiguous()
+    np.testing.assert_array_equal(pixels_of(raster), pixels.float())
+    np.testing.assert_array_equal(raster_resized(raster, raster.size), pixels.float())
 
 
 @FORM
@@ -86,14 +87,14 @@ def test_levels(form, n_sampled, blocks, monkeypatch):
 
 def test_floats_beyond_the_range_by_rounding_are_clipped(blocks):
     raster = ArrayRaster(np.array([[[1 + 1e-7]], [[-1e-7]]]))
-    np.testing.assert_array_equal(raster.pixels(), [[[1], [0]]])
+    np.testing.assert_array_equal(pixels_of(raster), [[[1], [0]]])
     assert raster.levels()[0] == 1
     assert raster.levels()[3] == 0
 
 
 def test_a_picture_gives_the_bits_of_its_array(blocks):
     picture, array = PictureRaster(Image.fromarray(COLOR)), ArrayRaster(COLOR)
-    assert torch.equal(picture.resized((14, 15)), array.resized((14, 15)))
+    assert torch.equal(raster_resized(picture, (14, 15)), raster_resized(array, (14, 15)))
     assert picture.levels() == array.levels()
 
 
@@ -103,10 +104,10 @@ def test_each_new_row_is_a_mean_of_rows(height):
         total = np.zeros((new_height, height))
         for start in range(0, height, 3):
             stop = min(start + 3, height)
-            first, weights = rasters._contributions(height, new_height, start, stop)
+            first, weights = resizing._contributions(height, new_height, start, stop)
             total[first : first + len(weights), start:stop] = weights
         eye = torch.eye(height, dtype=torch.float64)[None]
-        expected = rasters.resized(eye, (new_height, height))[0]
+        expected = resizing.planes_resized(eye, (new_height, height))[0]
         np.testing.assert_allclose(total / total.sum(1, keepdims=True), expected, atol=1e-6)
 
 
