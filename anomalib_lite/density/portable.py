@@ -4,6 +4,7 @@ from sklearn.base import BaseEstimator
 from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.ensemble import IsolationForest
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import Pipeline
 from sklearn.svm import OneClassSVM
@@ -15,6 +16,7 @@ from .nce import NCEDensity, NCEHead
 from .rebuilt import (
     ForestHead,
     KernelDensityHead,
+    MixtureHead,
     NeighborsHead,
     QuadraticHead,
     SupportVectorsHead,
@@ -27,6 +29,7 @@ _REBUILT = (
     (OneClassSVM, SupportVectorsHead),
     (IsolationForest, ForestHead),
     (EllipticEnvelope, QuadraticHead.of_envelope),
+    ((GaussianMixture, BayesianGaussianMixture), MixtureHead),
     ((PCA, FactorAnalysis), QuadraticHead.of_components),
 )
 

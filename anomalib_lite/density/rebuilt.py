@@ -14,6 +14,7 @@ import torch
 from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.ensemble import IsolationForest
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 from torch import nn
@@ -199,6 +200,32 @@ class QuadraticHead(nn.Module):
         """Anomaly scores (n,), float64, of rows (n, n_features)."""
         centered = rows.double() - self.mean
         return self.scale * (centered @ self.precision * centered).sum(1) + self.volume
+
+
+class MixtureHead(nn.Module):
+    """Minus the log-density of a mixture of Gaussians, as of scikit-learn."""
+
+    def __init__(self, mixture: GaussianMixture | BayesianGaussianMixture):
+        super().__init__()
+        means, roots = mixture.means_, np.asarray(mixture.precisions_cholesky_, np.float64)
+        kind, (n, n_features) = mixture.covariance_type, means.shape
+        if kind == "tied":
+            roots = np.broadcast_to(roots, (n, *roots.shape))
+        elif kind != "full":  # a row of factors, or one factor, for each component
+            roots = np.broadcast_to(roots.reshape(n, -1), means.shape)
+        self.register_buffer("means", torch.from_numpy(np.array(means, np.float64)))
+        self.register_buffer("roots", torch.from_numpy(np.array(roots)))
+        highest = mixture._estimate_weighted_log_prob(means.astype(np.float64)).diagonal()
+        self.register_buffer("highest", torch.from_numpy(np.array(highest, np.float64)))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Anomaly scores (n,), float64, of rows (n, n_features)."""
+        logs = []
+        for mean, root, highest in zip(self.means, self.roots, self.highest, strict=True):
+            centered = rows.double() - mean
+            white = centered * root if root.ndim == 1 else centered @ root
+            logs.append(highest - white.square().sum(1) / 2)
+        return -_log_sum(torch.stack(logs, 1))
 
 
 def _check(head, name, value, allowed):
