@@ -100,7 +100,7 @@ class Graph:
 
         Parameters
         ----------
-        image : ndarray of shape (H, W) or (H, W, C)
+        image : ndarray of shape (H, W, C)
             Of the card's ``input`` dtype.
         map_size : tuple (H, W) or None
             None leaves the map out.
