@@ -110,9 +110,16 @@ MUTATIONS = [
         "deploy/graph.py", "            enable_fallback=0,", "            ", "deploy/test_reader.py"
     ),
     Mutation("deploy/processors.py", "math.ceil", "round", "deploy/test_processors.py"),
-    Mutation("report/tiles.py", "2 * n - 1 - places", "2 * n - 2 - places", "report"),
-    Mutation("report/overlays.py", "range(2 * width + 1)", "range(width + 1)", "report"),
-    Mutation("report/pictures.py", "-(-(i + 1) * rows // n)", "(i + 1) * rows // n", "report"),
+    Mutation("report/tiles.py", "2 * n - 1 - places", "2 * n - 2 - places", "report/test_tiles.py"),
+    Mutation(
+        "report/overlays.py", "range(2 * width + 1)", "range(width + 1)", "report/test_overlays.py"
+    ),
+    Mutation(
+        "report/pictures.py",
+        "-(-(i + 1) * rows // n)",
+        "(i + 1) * rows // n",
+        "report/test_pictures.py",
+    ),
     # -- data sets and views
     Mutation(
         "data/datasets.py",
