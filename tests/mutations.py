@@ -77,7 +77,6 @@ MUTATIONS = [
     # -- exported detectors, and what they share
     Mutation("regions.py", '"right")', '"left")', "test_regions.py"),
     Mutation("regions.py", "starts - (self.width + 1))", "starts - self.width)", "test_regions.py"),
-    Mutation("regions.py", "np.maximum(one, other)] = np", "other] = np", "test_regions.py"),
     Mutation("data/rasters.py", "(len(values) - 1) // 2", "len(values) // 2", "data"),
     Mutation("data/rasters.py", "[..., : self.n_channels]", "[..., -self.n_channels :]", "data"),
     Mutation(
