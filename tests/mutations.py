@@ -117,7 +117,7 @@ MUTATIONS = [
         "report/pictures.py",
         "-(-(i + 1) * rows // n)",
         "(i + 1) * rows // n",
-        "report/test_pictures.py",
+        "report/test_small_pictures.py",
     ),
     # -- data sets and views
     Mutation(
