@@ -300,8 +300,8 @@ MUTATIONS = [
     # -- networks and training
     Mutation(
         "nn/autoencoders.py",
-        "1 - F.cosine_similarity(x, back, dim=1)",
-        "F.cosine_similarity(x, back, dim=1)",
+        "apart = (x - back).square().sum(1) / 2",
+        "apart = (x - back).square().sum(1)",
         "nn methods/test_cance.py",
     ),
     Mutation(
