@@ -19,7 +19,7 @@ from ..deploy.card import INPUTS, KEY, DetectorCard
 from ..deploy.reader import OnnxDetector
 from ..deploy.seal import seal
 from ..io.card import checked_notes
-from ..io.files import write_file
+from ..io.files import check_target, write_file
 from ..report.figures import known_scores, promise
 from ..runtime import twin_of
 from ..validation import check_choice
@@ -41,6 +41,8 @@ def export(
     """See :meth:`ExportMixin.export`."""
     check_choice("input", input, ("auto", *INPUTS))
     check_is_fitted(detector)
+    path = Path(path)
+    check_target(path)  # now, since what follows takes long
     _import_packages()
     detector = twin_of(detector)
     looking, ranks = detector._exported()
@@ -61,7 +63,7 @@ def export(
     check(parity)
     said = {"n_images": parity.n_images, "source": "given" if is_given else "made up"}
     said |= {"score": parity.score, "map": parity.map}
-    write_file(Path(path), _sealed(model, replace(card, parity=said)))
+    write_file(path, _sealed(model, replace(card, parity=said)))
     return parity
 
 

@@ -49,15 +49,7 @@ def write_file(path: Path, data: bytes) -> None:
     OSError
         If the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    try:
-        existing = os.stat(target)
-    except FileNotFoundError:
-        existing = None
-    if existing is not None:
-        _check_regular(path, existing)
-        if not os.access(target, os.W_OK):
-            raise PermissionError(13, "the file is read-only", str(path))
+    target, existing = _target(path)
     written = target.parent / f".saving-{secrets.token_hex(8)}"
     try:
         with open(written, "xb") as file:
@@ -72,6 +64,26 @@ def write_file(path: Path, data: bytes) -> None:
             os.unlink(written)
         raise
     _sync_folder(target.parent)
+
+
+def check_target(path: Path) -> None:
+    """Raise what :func:`write_file` would, as far as one can tell before there is what to write."""
+    target, _ = _target(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(2, "no such folder", str(target.parent))
+
+
+def _target(path):
+    """What is written in place of a path, and its status, None if it is new."""
+    target = Path(os.path.realpath(path))
+    try:
+        existing = os.stat(target)
+    except FileNotFoundError:
+        return target, None
+    _check_regular(path, existing)
+    if not os.access(target, os.W_OK):
+        raise PermissionError(13, "the file is read-only", str(path))
+    return target, existing
 
 
 def _check_regular(path, status):

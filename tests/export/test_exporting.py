@@ -192,6 +192,16 @@ def test_what_would_differ_is_not_written(part, says, padim, tmp_path, monkeypat
     assert [each.name for each in tmp_path.iterdir()] == ["part.onnx"]
 
 
+def test_a_path_that_cannot_be_written_is_refused_at_once(padim, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracing, "traced", None)
+    with pytest.raises(ValueError, match="got a folder"):
+        padim.export(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such folder: '.*none'"):
+        padim.export(tmp_path / "none" / "part.onnx")
+    with pytest.raises(TypeError):
+        padim.export(b"part.onnx")
+
+
 def test_what_cannot_be_exported_says_why(padim, tmp_path):
     path = tmp_path / "part.onnx"
     with pytest.raises(ValueError, match="not fitted"):
