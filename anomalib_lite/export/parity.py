@@ -22,9 +22,10 @@ class Parity(NamedTuple):
         Largest difference of anomaly scores, over the larger of the score and the distance from the
         median normal image to the threshold.
     map : float
-        Largest difference of anomaly maps, over the range of all maps of the first detector.
+        Largest difference of anomaly maps, over the larger of the range of all maps of the first
+        detector and the distance from what is normal in them to their threshold.
     n_labels : int
-        Images with another label.
+        Images with another label, other than those that score as the threshold, up to rounding.
     worst : str
         The image whose scores differ most.
     """
@@ -39,19 +40,27 @@ class Parity(NamedTuple):
 def compare(original: Any, exported: Any, images: Any) -> Parity:
     """Compare two detectors on images, which are read twice."""
     levels = original.score_levels()
-    reach = abs(levels.threshold - levels.normal)
-    reach = reach if math.isfinite(reach) else 0.0
+    reach, map_reach = _reach(levels), _reach(original.map_levels())
     n, n_labels, score, worst, heat = 0, 0, 0.0, "image 0", 0.0
     lowest, highest = math.inf, -math.inf
     pairs = zip(original.iter_inspect(images), exported.iter_inspect(images), strict=True)
     for n, (a, b) in enumerate(pairs, 1):
-        apart = abs(a.score - b.score) / max(abs(a.score), reach, 1e-30)
+        unit = max(abs(a.score), reach, 1e-30)
+        apart = abs(a.score - b.score) / unit
         if not apart <= score:
             score, worst = apart, f"image {n - 1}" + (f" ({a.path})" if a.path else "")
         heat = np.maximum(heat, np.abs(a.map - b.map).max())
         lowest, highest = min(lowest, a.map.min()), max(highest, a.map.max())
-        n_labels += a.label != b.label
-    return Parity(n, float(score), float(heat / max(highest - lowest, 1e-30)), n_labels, worst)
+        is_on_threshold = abs(-a.score - levels.threshold) <= SCORES * unit
+        n_labels += a.label != b.label and not is_on_threshold
+    unit = max(highest - lowest, map_reach, 1e-30)
+    return Parity(n, float(score), float(heat / unit), n_labels, worst)
+
+
+def _reach(levels):
+    """From what is normal to the threshold; 0 if one of them is not known."""
+    reach = abs(levels.threshold - levels.normal)
+    return reach if math.isfinite(reach) else 0.0
 
 
 def check(parity: Parity) -> None:

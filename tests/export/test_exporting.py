@@ -14,6 +14,8 @@ from worlds import scratched, stripes
 from anomalib_lite import CANCE, ConformalDetector, PaDiM, PatchCore
 from anomalib_lite.deploy import OnnxDetector
 from anomalib_lite.export import exporting, tracing
+from anomalib_lite.export.parity import compare
+from anomalib_lite.inspection import InspectedImage, MapLevels, ScoreLevels
 
 NAMES = [cls.__name__ for cls in PUBLIC]
 
@@ -190,6 +192,33 @@ def test_what_would_differ_is_not_written(part, says, padim, tmp_path, monkeypat
     assert "Nothing was written" in str(caught.value)
     assert path.read_bytes() == b"what was there"
     assert [each.name for each in tmp_path.iterdir()] == ["part.onnx"]
+
+
+class Said:
+    """A detector with a threshold of 5, that says what it is told."""
+
+    def __init__(self, score, label, heat):
+        self.image = InspectedImage(-score, label, np.full((4, 4), heat, np.float32), None)
+
+    def iter_inspect(self, images):
+        return [self.image for _ in images]
+
+    def score_levels(self):
+        return ScoreLevels(3.0, 5.0)
+
+    def map_levels(self):
+        return MapLevels(2.0, 4.0)
+
+
+def test_labels_may_differ_on_the_threshold_alone():
+    normal, beyond = Said(5.0, 1, 3.0), Said(5.00001, -1, 3.0)
+    assert compare(normal, beyond, [0]).n_labels == 0
+    assert compare(beyond, normal, [0]).n_labels == 0
+    assert compare(Said(4.9, 1, 3.0), beyond, [0]).n_labels == 1
+
+
+def test_maps_without_a_range_are_compared_by_their_levels():
+    assert compare(Said(5.0, 1, 3.0), Said(5.0, 1, 3.002), [0]).map == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_a_path_that_cannot_be_written_is_refused_at_once(padim, tmp_path, monkeypatch):
