@@ -53,7 +53,8 @@ class OnnxDetector:
     card : DetectorCard
         What the file says of the detector: method, version, threshold, ...
     offset_ : float
-        The threshold of ``predict``, on ``score_samples``; NaN without one.
+        The threshold of ``predict``, on ``score_samples``; NaN without one, minus infinity where
+        too few calibration images of a ``ConformalDetector`` call nothing anomalous.
 
     Raises
     ------
@@ -111,8 +112,14 @@ class OnnxDetector:
 
     @property
     def offset_(self) -> float:
-        """The threshold of ``predict``, on ``score_samples``; NaN without one."""
-        return math.nan if self.card.offset is None else self.card.offset
+        """The threshold of ``predict``, on ``score_samples``; NaN without one.
+
+        Minus infinity of a ``ConformalDetector`` with too few calibration images to call any
+        anomalous.
+        """
+        if self.card.offset is not None:
+            return self.card.offset
+        return math.nan if self.card.conformal is None else -math.inf  # it calls nothing anomalous
 
     def __repr__(self):
         return f"OnnxDetector({self.path!r})"
@@ -267,7 +274,8 @@ class OnnxDetector:
             and the threshold of ``predict``. NaN for what the detector does not have.
         """
         normal = math.nan if self.card.normal is None else self.card.normal
-        return ScoreLevels(normal, -self.offset_)
+        threshold = math.nan if self.card.offset is None else -self.card.offset
+        return ScoreLevels(normal, threshold)
 
     def map_levels(self) -> MapLevels:
         """What is normal and what is not in the values of anomaly maps.

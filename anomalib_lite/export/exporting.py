@@ -121,7 +121,7 @@ def _card(detector, looking, dtype, notes):
     return DetectorCard(
         version=anomalib_lite.__version__,
         method=type(looking).__name__,
-        detector=repr(detector),
+        detector=" ".join(repr(detector).split()),  # in one line
         input=dtype,
         image_size=looking.input_.image_size,
         smallest_side=looking.input_.patch_size,

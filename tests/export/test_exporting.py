@@ -102,6 +102,19 @@ def test_a_conformal_detector_gives_its_p_values(tmp_path):
     assert set(exported.predict(scratched(3))) == {-1}
 
 
+@pytest.mark.slow
+def test_a_conformal_detector_that_calls_nothing_anomalous_says_so(tmp_path):
+    inner = PaDiM(image_size=64, n_features=20, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector = ConformalDetector(inner, false_alarm_rate=0.001, random_state=0).fit(stripes(20))
+    exported, _ = export(detector, tmp_path)
+    assert exported.offset_ == detector.offset_ == -np.inf
+    np.testing.assert_array_equal(exported.predict(scratched(2)), detector.predict(scratched(2)))
+    np.testing.assert_allclose(exported.score_levels(), detector.score_levels())
+    assert "\n" not in exported.card.detector
+
+
 def test_the_threshold_of_the_moment_goes_along(padim, tmp_path):
     detector = copy.deepcopy(padim).set_threshold(score=0.0)
     exported, _ = export(detector, tmp_path)
