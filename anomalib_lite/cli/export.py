@@ -5,13 +5,12 @@ from argparse import Namespace
 
 from ..deploy.graph import is_onnx
 from ..io.card import read_card
-from ..io.persistence import load
-from ..report.figures import method_of, size_of_file
+from ..report.figures import method_of
 from ..texts import plural, printable
 from .console import Console
 from .inputs import find_images
-from .outputs import check_may_write
-from .scoring import check_looks_at_images
+from .outputs import check_may_write, size_in_words
+from .scoring import load_detector
 
 
 def run(args: Namespace, console: Console) -> int:
@@ -21,8 +20,8 @@ def run(args: Namespace, console: Console) -> int:
         raise ValueError(
             f"{args.output}: exists already, and is not an ONNX file. Give another name."
         )
-    detector, notes = load(args.detector, device="cpu"), read_card(args.detector).notes
-    check_looks_at_images(detector, args.detector)
+    detector = load_detector(args.detector, device="cpu")
+    notes = read_card(args.detector).notes
     images = find_images(args.images).all_or_error() if args.images else None
     console.say("writing, and comparing both on images ...")
     parity = detector.export(args.output, images=images, input=args.input, notes=notes)
@@ -40,10 +39,10 @@ def run(args: Namespace, console: Console) -> int:
 
 
 def _lines(values):
-    size = size_of_file(values["bytes"]).replace("\N{NO-BREAK SPACE}", " ")
+    size = size_in_words(values["bytes"])
     yield f"{printable(values['output'])}: {values['method']}, {size}"
-    made_up = "" if values["images_given"] else " made up for this"
+    images = plural(values["images"], "image") + ("" if values["images_given"] else " made up")
     yield (
-        f"compared on {plural(values['images'], 'image')}{made_up}: labels are equal, scores differ "
-        f"by {values['score_difference']:.1e}, maps by {values['map_difference']:.1e} of their range"
+        f"compared on {images}: labels are equal, scores differ by "
+        f"{values['score_difference']:.1e}, maps by {values['map_difference']:.1e} of their range"
     )

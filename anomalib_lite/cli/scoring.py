@@ -16,8 +16,8 @@ from ..records import ALL_VERDICTS, UNREADABLE, Record
 from ..texts import plural, printable
 
 
-def load_detector(path: str) -> Any:
-    """A fitted detector of images, or an exported one.
+def load_detector(path: str, device: str | None = None) -> Any:
+    """A fitted detector of images, on its device or another one; or an exported one.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def load_detector(path: str) -> Any:
         return OnnxDetector(path)
     from ..io.persistence import load  # and with it PyTorch
 
-    detector = load(path)
+    detector = load(path, device=device)
     if not hasattr(detector, "iter_inspect") or _learned_from_a_table(detector):
         raise ValueError(
             f"{path}: expected a detector of images, got {_described(detector)}, which has no "

@@ -63,7 +63,8 @@ def _named(name, rows):
     if name == "gaussian":
         return GaussianDensity(device="cpu")
     if name == "kde":
-        return KernelDensity(bandwidth=(2 * gamma) ** -0.5)
+        # far from all rows, what a tree of several leaves finds is lost to rounding
+        return KernelDensity(bandwidth=(2 * gamma) ** -0.5, leaf_size=max(40, len(rows)))
     if name == "ocsvm":
         return OneClassSVM(gamma=gamma)
     return NearestNeighbors(n_neighbors=min(5, len(rows)))

@@ -304,6 +304,18 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
 # -- training -------------------------------------------------------------------------------------
 
 
+class NCEHead(nn.Module):
+    """Minus the log-density of a fitted :class:`NCEDensity`, in plain operations."""
+
+    def __init__(self, density: NCEDensity):
+        super().__init__()
+        self._density = density
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Anomaly scores (n,), float64, of rows (n, n_features)."""
+        return -self._density.log_density(rows).double()
+
+
 class WideningNoise(nn.Module):
     r"""Centered Gaussian noise in whitened coordinates, with learned deviations of at least 1.
 

@@ -1,19 +1,67 @@
 """One-class heads as modules of plain operations, for export."""
 
 from sklearn.base import BaseEstimator
+from sklearn.covariance import EllipticEnvelope
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.ensemble import IsolationForest
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.neighbors import KernelDensity
+from sklearn.pipeline import Pipeline
+from sklearn.svm import OneClassSVM
 from torch import nn
 
+from .converted import ConvertedEstimator
 from .gaussian import GaussianDensity, GaussianHead
+from .nce import NCEDensity, NCEHead
+from .rebuilt import (
+    ForestHead,
+    KernelDensityHead,
+    MixtureHead,
+    NeighborsHead,
+    QuadraticHead,
+    SupportVectorsHead,
+)
+
+_REBUILT = (
+    (GaussianDensity, GaussianHead),
+    (NCEDensity, NCEHead),
+    (KernelDensity, KernelDensityHead),
+    (OneClassSVM, SupportVectorsHead),
+    (IsolationForest, ForestHead),
+    (EllipticEnvelope, QuadraticHead.of_envelope),
+    ((GaussianMixture, BayesianGaussianMixture), MixtureHead),
+    ((PCA, FactorAnalysis), QuadraticHead.of_components),
+)
 
 
 def portable_head(head: BaseEstimator) -> nn.Module:
     """A module that gives the anomaly scores (n,), float64, of rows (n, n_features).
 
+    The commonest heads are rebuilt of operations of tensors. Others are called as they are, until
+    an export replaces them by what skl2onnx makes of them.
+
     Raises
     ------
     ValueError
-        If the head has no such counterpart.
+        If the head is one of the commonest, but with a parameter that has no counterpart.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> rows = np.random.default_rng(0).normal(size=(100, 3))
+    >>> density = KernelDensity().fit(rows)
+    >>> scores = portable_head(density)(torch.from_numpy(rows))
+    >>> bool(np.allclose(scores, -density.score_samples(rows)))
+    True
     """
-    if isinstance(head, GaussianDensity):
-        return GaussianHead(head)
-    raise ValueError(f"classifier: {type(head).__name__} cannot be exported.")
+    head = getattr(head, "best_estimator_", head)  # of a search
+    if isinstance(head, Pipeline):
+        first, last = head[:-1], portable_head(head[-1])
+        return nn.Sequential(ConvertedEstimator(first, "transform"), last) if len(first) else last
+    if not hasattr(head, "score_samples"):
+        return NeighborsHead(head)
+    for kinds, rebuilt in _REBUILT:
+        if isinstance(head, kinds):
+            return rebuilt(head)
+    return ConvertedEstimator(head, "score_samples")

@@ -341,10 +341,8 @@ class OnnxDetector:
 
 
 def _as_taken(raster: Raster, dtype: str) -> np.ndarray:
-    """Pixels (H, W) or (H, W, C) of an image that is taken, of the dtype of a graph."""
+    """Pixels (H, W, C) of an image that is taken, of the dtype of a graph."""
     array = raster.array()
-    if array.shape[-1] == 1:
-        array = array[..., 0]
     if array.dtype == dtype:
         return array.clip(0, 1) if dtype == "float32" else array
     if array.dtype.kind == "f":

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..io.files import write_file
 from ..report.figures import known_scores, promise
 from ..runtime import twin_of
 from ..validation import check_choice
-from .parity import Parity, check, compare, made_up_images, readable_twice
+from .parity import Parity, check, compare, made_up_images
 from .plan import Plan
 
 _QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -50,7 +51,10 @@ def export(
         )
     dtype = _dtype(looking) if input == "auto" else input
     is_given = images is not None
-    images = readable_twice(images) if is_given else made_up_images(looking, dtype)
+    if is_given:
+        images = [*images] if isinstance(images, Iterator) else images  # they are read twice
+    else:
+        images = made_up_images(looking, dtype)
     model = _written(detector, looking, ranks, dtype)
     card = _card(detector, looking, dtype, checked_notes(notes))
     parity = _compared(detector, _sealed(model, card), images)

@@ -21,11 +21,9 @@ def whole_graph(traced: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     memory not on their number.
     """
     body = _body(compose.add_prefix(traced, "net_"), plan)
-    outer = Nodes("outer_")
-    images = outer.reshape("image", 0, 0, 0, -1)  # gray ones have no axis of channels
     stacked = [value.name.removeprefix("one_") for value in body.output]
-    outer.nodes.append(helper.make_node("Scan", [images], stacked, body=body, num_scan_inputs=1))
-    sides = {"anomaly_map": ["N", "H", "W"]}
+    scan = helper.make_node("Scan", ["image"], stacked, body=body, num_scan_inputs=1)
+    sides = {"anomaly_map": ["N", "h", "w"]}
     outputs = [
         helper.make_tensor_value_info(
             name, value.type.tensor_type.elem_type, sides.get(name, ["N"])
@@ -35,14 +33,14 @@ def whole_graph(traced: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     map_size = onnx.numpy_helper.from_array(np.zeros(2, np.int64), "map_size")
     image_type = helper.np_dtype_to_tensor_dtype(np.dtype(plan.dtype))
     graph = helper.make_graph(
-        outer.nodes,
+        [scan],
         "detector",
         [
-            helper.make_tensor_value_info("image", image_type, None),
+            helper.make_tensor_value_info("image", image_type, ["N", "H", "W", "C"]),
             helper.make_tensor_value_info("map_size", TensorProto.INT64, [2]),
         ],
         outputs,
-        [*outer.constants, map_size],
+        [map_size],
     )
     return helper.make_model(
         graph,

@@ -1,13 +1,11 @@
 """Whether an exported detector says what the original says."""
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from ..data.images import ImageStream
 from ..data.rasters import FULL_SCALE
 
 SCORES, MAPS = 1e-4, 1e-3
@@ -105,10 +103,3 @@ def _made_up(rng, shape, seen, dtype):
     image = image.clip(0, highest)
     full_scale = FULL_SCALE.get(dtype)
     return image.astype(dtype) if full_scale is None else (image * full_scale).astype(dtype)
-
-
-def readable_twice(images: Any) -> Any:
-    """Images that can be read twice: an iterator's as a list of copies."""
-    if not isinstance(images, Iterator):
-        return images
-    return [image.kept().source for image in ImageStream(images)]

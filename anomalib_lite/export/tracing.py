@@ -12,8 +12,8 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..contexts import plain
+from .estimators import OPSETS, converted, replace, translations
 
-OPSET = 20
 _EXPORTING = Lock()  # PyTorch's exporter is not thread-safe
 
 
@@ -48,7 +48,9 @@ def traced(detector: Any) -> onnx.ModelProto:
         If it consists of what has no counterpart in ONNX.
     """
     twin = copy.copy(detector)
-    vars(twin).update(detector._portable_parts())
+    parts = detector._portable_parts()
+    vars(twin).update(parts)
+    estimators = converted(parts.values())
     example = torch.zeros(1, 3, *detector.input_.seen_size, dtype=torch.float32, device="cpu")
     try:
         with _EXPORTING, _quiet():
@@ -58,16 +60,47 @@ def traced(detector: Any) -> onnx.ModelProto:
                 program,
                 input_names=["input"],
                 output_names=["score", "grid"],
-                opset_version=OPSET,
+                opset_version=OPSETS[""],
+                custom_translation_table=translations(),
                 dynamo=True,
                 verbose=False,
             )
+            model = _plain(exported.model_proto)
     except Exception as error:  # tracer and exporter raise errors of their own
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
         raise ValueError(
             f"export: {type(detector).__name__} cannot be written as ONNX ({reason})."
         ) from error
-    return exported.model_proto
+    replace(model, estimators)
+    return model
+
+
+def _plain(model):
+    """The graph without what the exporter noted on the way: names that count, and stack traces."""
+    graph, names = model.graph, {"": ""}
+    ends = [value.name for value in [*graph.input, *graph.output]]
+    names |= dict(zip(ends, ends, strict=True))
+
+    def renamed(name):
+        return names.setdefault(name, f"v{len(names)}")
+
+    for node in graph.node:
+        if any(each.type in (each.GRAPH, each.GRAPHS) for each in node.attribute):
+            raise ValueError(f"a {node.op_type} with a graph of its own")
+        node.input[:], node.output[:] = map(renamed, node.input), map(renamed, node.output)
+        node.ClearField("name")
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    for constant in graph.initializer:
+        constant.name = renamed(constant.name)
+    del graph.value_info[:]
+    for value in [*graph.input, *graph.output, *graph.initializer]:
+        value.ClearField("doc_string")
+        del value.metadata_props[:]
+    return model
 
 
 @contextmanager

@@ -229,4 +229,8 @@ def reconstruction_errors(x: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     x, back = torch.broadcast_tensors(x, back)
     x, back = x.flatten(1), back.flatten(1)
     error = (x - back).square().mean(1)
-    return torch.stack([error, 1 - F.cosine_similarity(x, back, dim=1)], 1)
+    # 1 - cos of a small angle would be what rounding leaves of a difference of nearly equal numbers
+    x, back = F.normalize(x), F.normalize(back)
+    apart = (x - back).square().sum(1) / 2
+    has_angle = x.any(1) & back.any(1)
+    return torch.stack([error, torch.where(has_angle, apart, torch.ones_like(apart))], 1)
