@@ -53,7 +53,13 @@ BELOW = {
     },
 }
 _NOT_FOR_METHODS = {"decide", "report", "metrics", "curves", "intervals", "tally", "comparison"}
-BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy"}
+BELOW["export"] = {
+    *("runtime", "contexts", "validation", "io", "data", "density", "backbones", "report"),
+    "deploy",
+}
+for _above in ("base", "decide"):
+    BELOW[_above].add("export")
+BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy", "export"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}
