@@ -35,7 +35,8 @@ function resampled({ map, rows, columns, height, width }) {
 
 function scaleOf(values, levels) {
   if (levels) {
-    const [normal, threshold] = levels;
+    const threshold = levels[1];
+    const normal = Math.min(levels[0], threshold - 1e-6 * Math.max(Math.abs(threshold), 1e-6));
     const reach = threshold - normal;
     const place = (value) => {
       if (value <= threshold) return (PLACE * Math.max(value - normal, 0)) / reach;
