@@ -132,14 +132,13 @@ def test_copies_are_at_no_distance():
 
 
 def test_features_equal_to_a_threshold_go_the_same_way():
-    coarse = RNG.integers(0, 3, (100, 4)).astype(np.float32)
-    head = fit_head(IsolationForest(n_estimators=30), coarse, 0)
-    thresholds = np.concatenate([tree.tree_.threshold for tree in head.estimators_])
-    nearest = thresholds.astype(np.float32)
-    next_ones = [np.nextafter(nearest, np.float32(end)) for end in (-9, 9)]
-    values = np.concatenate([nearest, *next_ones])
-    rows = np.repeat(values[:, None], 4, 1)
-    np.testing.assert_allclose(by_torch(head, rows), head_scores(head, rows), rtol=1e-12)
+    head = fit_head(IsolationForest(n_estimators=30), NORMAL[:, :1], 0)
+    for estimator in head.estimators_:  # each threshold becomes one that features can have
+        estimator.tree_.threshold[:] = estimator.tree_.threshold.astype(np.float32)
+    thresholds = np.concatenate([each.tree_.threshold for each in head.estimators_])
+    rows = np.concatenate([thresholds, np.nextafter(thresholds, 99)])[:, None]
+    for some in (rows.astype(np.float32), rows):  # the latter are rounded to the former
+        np.testing.assert_allclose(by_torch(head, some), head_scores(head, some), rtol=1e-12)
 
 
 def test_tied_rows_in_a_forest():

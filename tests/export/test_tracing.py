@@ -153,6 +153,8 @@ def process_state():
 def test_nothing_is_left_behind(cls, own, tmp_path, monkeypatch, capfd):
     detector = cls(image_size=64, random_state=0).fit(stripes(12))
     traced(own)  # what libraries set up once is set up by now
+    for name in ("torch.onnx", "onnxscript"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.WARNING + 1)
     monkeypatch.chdir(tmp_path)
     capfd.readouterr()
     before, attributes = process_state(), dict(vars(detector))
