@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from . import data as data
     from . import decide as decide
     from . import density as density
+    from . import deploy as deploy
     from . import fakes as fakes
     from . import features as features
     from . import inspection as inspection
@@ -78,6 +79,7 @@ _MODULES = {
     "data",
     "decide",
     "density",
+    "deploy",
     "fakes",
     "features",
     "inspection",

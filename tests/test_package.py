@@ -13,44 +13,58 @@ HOME = Path(anomalib_lite.__file__).parent
 # what a file or folder may import of the others: always something below it
 BELOW = {
     "annotations": set(),
+    "lazy": set(),
     "texts": set(),
+    "notices": set(),
     "runtime": set(),
     "contexts": {"runtime"},
     "validation": set(),
     "workers": {"contexts", "validation"},
     "curves": set(),
-    "metrics": {"validation", "curves"},
-    "tally": {"validation", "curves", "metrics"},
+    "intervals": {"validation"},
+    "metrics": {"validation", "curves", "intervals"},
+    "tally": {"validation", "curves", "intervals", "metrics"},
     "io": {"runtime", "contexts"},
     "data": {"workers", "contexts", "validation"},
     "search": {"workers", "runtime", "contexts", "validation"},
-    "nn": {"workers", "runtime", "contexts", "validation"},
+    "nn": {"workers", "notices", "runtime", "contexts", "validation"},
     "density": {"workers", "runtime", "contexts", "validation", "io", "nn"},
     "backbones": {"workers", "runtime", "contexts", "validation", "data", "nn"},
     "regions": {"validation"},
     "records": {"regions"},
-    "inspection": {"runtime", "io", "data", "regions", "records"},
+    "inspection": {"validation", "notices", "io", "data", "regions", "records"},
+    "deploy": {"validation", "texts", "io", "data", "inspection"},
     "comparison": {"records"},
-    "notes": {"runtime", "data"},
+    "notes": {"notices", "runtime", "data"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
         *("runtime", "contexts", "validation", "workers", "io", "data", "backbones"),
-        *("inspection", "notes", "batches"),
+        *("inspection", "notices", "notes", "batches"),
     },
     "features": {"workers", "runtime", "contexts", "validation", "backbones", "base"},
     "fakes": {"workers", "runtime", "contexts", "validation", "data", "nn", "base"},
-    "decide": {"workers", "runtime", "contexts", "validation", "io", "data", "inspection", "base"},
+    "decide": {
+        *("workers", "notices", "runtime", "contexts", "validation", "io", "data"),
+        *("inspection", "base"),
+    },
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
-        *("metrics", "texts", "comparison"),
+        *("intervals", "metrics", "texts", "comparison"),
     },
 }
-BELOW["methods"] = set(BELOW) - {"decide", "report", "metrics", "curves", "tally", "comparison"}
+_NOT_FOR_METHODS = {"decide", "report", "metrics", "curves", "intervals", "tally", "comparison"}
+BELOW["export"] = {
+    *("runtime", "contexts", "validation", "io", "data", "density", "backbones", "report"),
+    "deploy",
+}
+for _above in ("base", "decide"):
+    BELOW[_above].add("export")
+BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy", "export"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}
-for _above in set(BELOW) - {"annotations"}:
-    BELOW[_above] = BELOW[_above] | {"annotations"}
+for _above in set(BELOW) - {"annotations", "lazy"}:
+    BELOW[_above] = BELOW[_above] | {"annotations", "lazy"}
 STANDS_ON = {"rotation": "two_stage", "contrastive_da": "two_stage", "cutpaste": "two_stage"}
 
 
@@ -117,6 +131,20 @@ def test_type_checkers_see_the_names_that_load_on_first_use():
     assert modules == anomalib_lite._MODULES
     assert {n: seen[n] for n in set(seen) - modules} == anomalib_lite._CLASSES_AND_FUNCTIONS
     assert {*anomalib_lite.__all__} == {*anomalib_lite._CLASSES_AND_FUNCTIONS, "__version__"}
+
+
+@pytest.mark.parametrize("folder", ["data", "deploy", "io", "report"])
+def test_type_checkers_see_the_names_of_folders_that_load_on_first_use(folder):
+    tree = ast.parse((HOME / folder / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in block.body for alias in node.names}
+    (table,) = (node for node in ast.walk(tree) if isinstance(node, ast.Dict))
+    assert seen == ast.literal_eval(table)
+    module = importlib.import_module(f"anomalib_lite.{folder}")
+    assert {*module.__all__} == {*seen}
+    assert {*seen} <= {*dir(module)}
+    with pytest.raises(AttributeError, match="Nonsense"):
+        module.Nonsense  # noqa: B018
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in HOME.glob("*/__init__.py")))

@@ -42,9 +42,10 @@ def run(args: Namespace, console: Console) -> int:
         "load": _load(),
         **(_of_library if is_whole else _of_reader)(args, console, problems),
     }
-    values["problems"] = problems
+    missing = [name for name, of in values["versions"].items() if of is None]
+    values["problems"] = [*(f"{name} is missing" for name in missing), *problems]
     console.report(values, _lines(values))
-    return NOT_DONE if problems else ALL_GOOD
+    return NOT_DONE if values["problems"] else ALL_GOOD
 
 
 def _of_library(args, console, problems):

@@ -1,7 +1,9 @@
 """The graph of an exported file, run by ONNX Runtime."""
 
+import ctypes
 import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from .seal import check_seal, digest_of
 _OLDEST = (1, 20)  # release of ONNX Runtime that reads what is exported
 _MOST_THREADS = 4  # of a graph, unless more are asked for
 _OUTPUTS = ("anomaly_score", "label", "anomaly_map")
-_LEFT_BEHIND = []  # of a process that this one was forked from: to free them would wait for ever
+_GRAPHS = weakref.WeakSet()
 
 
 def is_onnx(path: PathLike) -> bool:
@@ -76,6 +78,7 @@ class Graph:
         self.path, self.n_threads = Path(os.path.abspath(path)), n_threads
         self._lock = threading.Lock()
         self._open(path)
+        _GRAPHS.add(self)
 
     def _open(self, path):
         onnxruntime = runtime()
@@ -86,9 +89,11 @@ class Graph:
             self._session = _session(onnxruntime, data, self.n_threads)
             self.card = _card_of(self._session)
             _check_ends(self._session, self.card)
+        except UnicodeDecodeError as error:  # of a name in the graph
+            raise ValueError(f"{path}: damaged: {error}. Export it again.") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        self.digest, self.n_bytes, self._process = digest_of(data), len(data), os.getpid()
+        self.digest, self.n_bytes = digest_of(data), len(data)
 
     def ask(self, image: np.ndarray, map_size: tuple[int, int] | None) -> Answer:
         """What the graph says of an image.
@@ -121,13 +126,21 @@ class Graph:
         )
 
     def _session_here(self):
-        """The session, made anew in a process that was forked: threads do not survive a fork."""
-        if self._process != os.getpid():
+        """The session, made anew in a process that was forked."""
+        if self._session is None:
             with self._lock:
-                if self._process != os.getpid():
-                    _LEFT_BEHIND.append(self._session)
+                if self._session is None:
                     self._open_again(self.digest)
         return self._session
+
+    def _after_fork(self):
+        """Leave the session to the other process, which has its threads: they survive no fork.
+
+        It is never freed here, since that would wait for them for ever.
+        """
+        if self._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+        self._session, self._lock = None, threading.Lock()
 
     def _open_again(self, digest):
         self._open(self.path)
@@ -141,6 +154,16 @@ class Graph:
         self.path, self.n_threads = state["path"], state["n_threads"]
         self._lock = threading.Lock()
         self._open_again(state["digest"])
+        _GRAPHS.add(self)
+
+
+def _after_fork():
+    for graph in _GRAPHS:
+        graph._after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def runtime() -> Any:
@@ -175,9 +198,14 @@ def _session(onnxruntime, data, n_threads):
     options.intra_op_num_threads = n_threads or min(usable_processors(), _MOST_THREADS)
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised, too
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # at the end of an image
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need it, too
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # to the same provider, with a message on stdout
+        )
     except Exception as error:  # it raises errors of its own
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} cannot read this model: {_first_line(error)} "

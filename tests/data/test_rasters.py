@@ -92,6 +92,28 @@ def test_floats_beyond_the_range_by_rounding_are_clipped(blocks):
     assert raster.levels()[3] == 0
 
 
+@FORM
+def test_arrays_are_as_they_were_decoded(form):
+    raster, pixels = FORMS[form]
+    array = raster.array()
+    assert array.dtype.name == raster.dtype
+    assert array.shape == (HEIGHT, WIDTH, raster.n_channels)
+    scaled = array / raster.full_scale if array.dtype.kind != "b" else array
+    np.testing.assert_allclose(np.moveaxis(scaled, -1, 0), pixels, atol=1e-12)
+
+
+@FORM
+def test_small_pictures(form):
+    raster, pixels = FORMS[form]
+    expected = functional.interpolate(
+        pixels[None].double(), (14, 9), mode="bilinear", antialias=True
+    )
+    small = raster.small((14, 9))
+    rounding = 1.01 / 255 if raster.dtype == "uint8" else 1e-6
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(np.moveaxis(small, -1, 0), expected, atol=rounding)
+
+
 def test_a_picture_gives_the_bits_of_its_array(blocks):
     picture, array = PictureRaster(Image.fromarray(COLOR)), ArrayRaster(COLOR)
     assert torch.equal(raster_resized(picture, (14, 15)), raster_resized(array, (14, 15)))

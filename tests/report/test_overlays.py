@@ -5,13 +5,14 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from worlds import scratched, stripes
 
 from anomalib_lite import PaDiM
 from anomalib_lite.inspection import record_of
 from anomalib_lite.records import Record
 from anomalib_lite.report import overlay, save_overlays
-from anomalib_lite.report.overlays import FileNames, colors_of
+from anomalib_lite.report.overlays import FileNames, _eroded, colors_of
 
 LEVELS = (1.0, 2.0)
 
@@ -147,3 +148,10 @@ def test_large_photographs_become_as_large_as_a_screen(detector, tmp_path):
     record = Record(path, "anomalous", 9.0)
     [saved] = save_overlays(tmp_path / "out", detector, [record])
     assert pixels(saved).shape == (683, 1024, 3)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_contours_are_what_erosion_takes_away(width):
+    inside = np.random.default_rng(width).random((30, 41)) < 0.97
+    eroded = ndimage.binary_erosion(inside, np.ones((3, 3)), width, border_value=1)
+    np.testing.assert_array_equal(_eroded(_eroded(inside, width).T, width).T, eroded)
