@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..contexts import plain
-from .estimators import OPSETS, converted, replace, translations
+from .transformers import OPSETS, converted, replace, translations
 
 _EXPORTING = Lock()  # PyTorch's exporter is not thread-safe
 
@@ -50,7 +50,7 @@ def traced(detector: Any) -> onnx.ModelProto:
     twin = copy.copy(detector)
     parts = detector._portable_parts()
     vars(twin).update(parts)
-    estimators = converted(parts.values())
+    transformers = converted(parts.values())
     example = torch.zeros(1, 3, *detector.input_.seen_size, dtype=torch.float32, device="cpu")
     try:
         with _EXPORTING, _quiet():
@@ -65,7 +65,9 @@ def traced(detector: Any) -> onnx.ModelProto:
                 dynamo=True,
                 verbose=False,
             )
-            model = _plain(exported.model_proto)
+            model = exported.model_proto
+            replace(model, transformers)
+            _plain(model)
     except Exception as error:  # tracer and exporter raise errors of their own
         cause = error
         while cause.__cause__ is not None:
@@ -74,7 +76,6 @@ def traced(detector: Any) -> onnx.ModelProto:
         raise ValueError(
             f"export: {type(detector).__name__} cannot be written as ONNX ({reason})."
         ) from error
-    replace(model, estimators)
     return model
 
 
@@ -100,7 +101,6 @@ def _plain(model):
     for value in [*graph.input, *graph.output, *graph.initializer]:
         value.ClearField("doc_string")
         del value.metadata_props[:]
-    return model
 
 
 @contextmanager
