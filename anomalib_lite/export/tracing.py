@@ -3,7 +3,6 @@
 import copy
 import logging
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any
 
 import onnx
@@ -11,10 +10,9 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..backbones.onnx_engine import EXPORTING
 from ..contexts import plain
 from .transformers import OPSETS, converted, replace, translations
-
-_EXPORTING = Lock()  # PyTorch's exporter is not thread-safe
 
 
 class _Scorer(nn.Module):
@@ -53,7 +51,7 @@ def traced(detector: Any) -> onnx.ModelProto:
     transformers = converted(parts.values())
     example = torch.zeros(1, 3, *detector.input_.seen_size, dtype=torch.float32, device="cpu")
     try:
-        with _EXPORTING, _quiet():
+        with EXPORTING, _quiet():
             graph = make_fx(lambda image: twin._infer_portably(image))(example)
             program = torch.export.export(_Scorer(graph), (example,), strict=False)
             exported = torch.onnx.export(
