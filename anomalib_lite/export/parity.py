@@ -22,7 +22,8 @@ class Parity(NamedTuple):
         Largest difference of anomaly scores, over the larger of the score and the distance from the
         median normal image to the threshold.
     map : float
-        Largest difference of anomaly maps, over the range of all maps of the first detector.
+        Largest difference of anomaly maps, over the range from the lowest value in the first
+        detector's maps to the highest, or to the level of ``map_levels`` if that is higher.
     n_labels : int
         Images with another label.
     worst : str
@@ -42,7 +43,8 @@ def compare(original: Any, exported: Any, images: Any) -> Parity:
     reach = abs(levels.threshold - levels.normal)
     reach = reach if math.isfinite(reach) else 0.0
     n, n_labels, score, worst, heat = 0, 0, 0.0, "image 0", 0.0
-    lowest, highest = math.inf, -math.inf
+    level = original.map_levels().threshold
+    lowest, highest = math.inf, level if math.isfinite(level) else -math.inf
     pairs = zip(original.iter_inspect(images), exported.iter_inspect(images), strict=True)
     for n, (a, b) in enumerate(pairs, 1):
         apart = abs(a.score - b.score) / max(abs(a.score), reach, 1e-30)
