@@ -13,7 +13,7 @@ from torch import nn
 
 from .readers import Reader
 
-_EXPORTING = threading.Lock()  # the exporter is not thread-safe
+EXPORTING = threading.Lock()  # the exporter is not thread-safe
 
 
 class OnnxReader:
@@ -82,7 +82,7 @@ class _Maps(nn.Module):
 
 def _export(reader, example):
     """The network as the bytes of an ONNX model."""
-    with _EXPORTING:
+    with EXPORTING:
         traced = torch.export.export(_Maps(reader).eval(), (example,), strict=False)
         program = torch.onnx.export(traced, input_names=["image"], dynamo=True, verbose=False)
     return program.model_proto.SerializeToString()

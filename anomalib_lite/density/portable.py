@@ -4,18 +4,21 @@ from sklearn.base import BaseEstimator
 from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.ensemble import IsolationForest
+from sklearn.linear_model import SGDOneClassSVM
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
-from sklearn.neighbors import KernelDensity
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.pipeline import Pipeline
 from sklearn.svm import OneClassSVM
 from torch import nn
 
-from .converted import ConvertedEstimator
+from .converted import ConvertedTransformer
 from .gaussian import GaussianDensity, GaussianHead
 from .nce import NCEDensity, NCEHead
 from .rebuilt import (
     ForestHead,
     KernelDensityHead,
+    LinearHead,
+    LocalOutlierHead,
     MixtureHead,
     NeighborsHead,
     QuadraticHead,
@@ -27,6 +30,8 @@ _REBUILT = (
     (NCEDensity, NCEHead),
     (KernelDensity, KernelDensityHead),
     (OneClassSVM, SupportVectorsHead),
+    (SGDOneClassSVM, LinearHead),
+    (LocalOutlierFactor, LocalOutlierHead),
     (IsolationForest, ForestHead),
     (EllipticEnvelope, QuadraticHead.of_envelope),
     ((GaussianMixture, BayesianGaussianMixture), MixtureHead),
@@ -37,13 +42,13 @@ _REBUILT = (
 def portable_head(head: BaseEstimator) -> nn.Module:
     """A module that gives the anomaly scores (n,), float64, of rows (n, n_features).
 
-    The commonest heads are rebuilt of operations of tensors. Others are called as they are, until
-    an export replaces them by what skl2onnx makes of them.
+    Heads are rebuilt of operations of tensors. The transformers of a pipeline are called as they
+    are, until an export replaces them by what skl2onnx makes of them.
 
     Raises
     ------
     ValueError
-        If the head is one of the commonest, but with a parameter that has no counterpart.
+        If the head, or one of its parameters, has no such counterpart.
 
     Examples
     --------
@@ -57,11 +62,18 @@ def portable_head(head: BaseEstimator) -> nn.Module:
     """
     head = getattr(head, "best_estimator_", head)  # of a search
     if isinstance(head, Pipeline):
-        first, last = head[:-1], portable_head(head[-1])
-        return nn.Sequential(ConvertedEstimator(first, "transform"), last) if len(first) else last
+        return _pipeline(head.steps)
     if not hasattr(head, "score_samples"):
         return NeighborsHead(head)
     for kinds, rebuilt in _REBUILT:
         if isinstance(head, kinds):
             return rebuilt(head)
-    return ConvertedEstimator(head, "score_samples")
+    raise ValueError(f"classifier: {type(head).__name__} cannot be exported.")
+
+
+def _pipeline(steps):
+    first = [(name, step) for name, step in steps[:-1] if step not in (None, "passthrough")]
+    last = portable_head(steps[-1][1])
+    if not first:
+        return last
+    return nn.Sequential(ConvertedTransformer(Pipeline(first)), last)

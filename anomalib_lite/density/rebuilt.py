@@ -1,4 +1,4 @@
-"""Scikit-learn's commonest one-class heads, rebuilt of operations of tensors that any runtime has.
+"""Scikit-learn's one-class heads, rebuilt of operations of tensors that any runtime has.
 
 Each gives the anomaly scores (n,), float64, of rows (n, n_features): minus ``score_samples`` by the
 same formula. Stored rows are compared in blocks: there may be thousands of rows, and thousands of
@@ -14,8 +14,9 @@ import torch
 from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.ensemble import IsolationForest
+from sklearn.linear_model import SGDOneClassSVM
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
-from sklearn.neighbors import KernelDensity
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.svm import OneClassSVM
 from torch import nn
 
@@ -38,6 +39,17 @@ class _ComparingHead(nn.Module):
         for stored in self.stored.split(_TOGETHER):
             yield (squares + stored.square().sum(1) - 2 * rows @ stored.T).clamp_min(0)
 
+    def nearest(self, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances (n, k) of the k nearest stored rows, and their indices."""
+        squares, indices, n_before = [], [], 0
+        for some in self.squared_distances(rows):
+            found = some.topk(min(k, some.shape[1]), largest=False)
+            squares.append(found.values)
+            indices.append(found.indices + n_before)
+            n_before += some.shape[1]
+        found = torch.cat(squares, 1).topk(k, largest=False)
+        return found.values.sqrt(), torch.cat(indices, 1).gather(1, found.indices)
+
 
 class NeighborsHead(_ComparingHead):
     """Mean distance from the nearest rows, as of :class:`~sklearn.neighbors.NearestNeighbors`.
@@ -57,11 +69,26 @@ class NeighborsHead(_ComparingHead):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Anomaly scores (n,), float64, of rows (n, n_features)."""
-        nearest = [self._nearest(squares) for squares in self.squared_distances(rows)]
-        return self._nearest(torch.cat(nearest, 1)).sqrt().mean(1)
+        distances, _ = self.nearest(rows, self.n_neighbors)
+        return distances.mean(1)
 
-    def _nearest(self, squares):
-        return squares.topk(min(self.n_neighbors, squares.shape[1]), largest=False).values
+
+class LocalOutlierHead(_ComparingHead):
+    """What a :class:`~sklearn.neighbors.LocalOutlierFactor` says of rows."""
+
+    def __init__(self, factor: LocalOutlierFactor):
+        _check(factor, "metric", factor.effective_metric_, ("euclidean",))
+        super().__init__(factor._fit_X)
+        self.n_neighbors = factor.n_neighbors_
+        reach = np.array(factor._distances_fit_X_[:, self.n_neighbors - 1], np.float64)
+        self.register_buffer("reach", torch.from_numpy(reach))
+        self.register_buffer("densities", torch.from_numpy(np.array(factor._lrd, np.float64)))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Anomaly scores (n,), float64, of rows (n, n_features)."""
+        distances, indices = self.nearest(rows, self.n_neighbors)
+        mean_reach = torch.maximum(distances, self.reach[indices]).mean(1)
+        return self.densities[indices].mean(1) * (mean_reach + 1e-10)
 
 
 class KernelDensityHead(_ComparingHead):
@@ -104,7 +131,7 @@ class SupportVectorsHead(_ComparingHead):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Anomaly scores (n,), float64, of rows (n, n_features)."""
         pairs = zip(self.weights.split(_TOGETHER), self._kernels(rows), strict=True)
-        return -sum(kernels @ weights for weights, kernels in pairs)
+        return -sum(kernels @ weights[:, None] for weights, kernels in pairs)[:, 0]
 
     def _kernels(self, rows):
         if self.kernel == "rbf":
@@ -118,6 +145,20 @@ class SupportVectorsHead(_ComparingHead):
                 yield products
             else:
                 yield scaled.tanh() if self.kernel == "sigmoid" else scaled**self.degree
+
+
+class LinearHead(nn.Module):
+    """Minus the projection that a :class:`~sklearn.linear_model.SGDOneClassSVM` learns."""
+
+    def __init__(self, machine: SGDOneClassSVM):
+        super().__init__()
+        column = np.array(machine.coef_, np.float64).reshape(-1, 1)
+        self.register_buffer("column", torch.from_numpy(column))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Anomaly scores (n,), float64, of rows (n, n_features)."""
+        # ONNX Runtime multiplies transposed matrices by vectors wrongly, but not by columns
+        return -(rows.double() @ self.column)[:, 0]
 
 
 class ForestHead(nn.Module):
@@ -137,7 +178,7 @@ class ForestHead(nn.Module):
             tree = estimator.tree_
             is_leaf, own = tree.children_left < 0, np.arange(tree.node_count)
             roots.append(n_before)
-            columns.append(np.where(is_leaf, 0, features[tree.feature]))
+            columns.append(features[np.where(is_leaf, 0, tree.feature)])
             thresholds.append(tree.threshold)
             lower.append(np.where(is_leaf, own, tree.children_left) + n_before)
             higher.append(np.where(is_leaf, own, tree.children_right) + n_before)
@@ -208,7 +249,7 @@ class MixtureHead(nn.Module):
     def __init__(self, mixture: GaussianMixture | BayesianGaussianMixture):
         super().__init__()
         means, roots = mixture.means_, np.asarray(mixture.precisions_cholesky_, np.float64)
-        kind, (n, n_features) = mixture.covariance_type, means.shape
+        kind, n = mixture.covariance_type, len(means)
         if kind == "tied":
             roots = np.broadcast_to(roots, (n, *roots.shape))
         elif kind != "full":  # a row of factors, or one factor, for each component

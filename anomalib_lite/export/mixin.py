@@ -55,9 +55,8 @@ class ExportMixin:
         Notes
         -----
         Scores may differ by 1e-4, relative to the larger of the score and the distance between the
-        median normal image and the threshold; maps by 1e-3 of the larger of their range and the
-        distance between their levels; labels where a score is that of the threshold, up to
-        rounding.
+        median normal image and the threshold; maps by 1e-3 of the range up to what is abnormal in
+        them; labels where a score is that of the threshold, up to rounding.
 
         Examples
         --------

@@ -22,8 +22,8 @@ class Parity(NamedTuple):
         Largest difference of anomaly scores, over the larger of the score and the distance from the
         median normal image to the threshold.
     map : float
-        Largest difference of anomaly maps, over the larger of the range of all maps of the first
-        detector and the distance from what is normal in them to their threshold.
+        Largest difference of anomaly maps, over the range from the lowest value in the first
+        detector's maps to the highest, or to the level of ``map_levels`` if that is higher.
     n_labels : int
         Images with another label, other than those that score as the threshold, up to rounding.
     worst : str
@@ -40,9 +40,11 @@ class Parity(NamedTuple):
 def compare(original: Any, exported: Any, images: Any) -> Parity:
     """Compare two detectors on images, which are read twice."""
     levels = original.score_levels()
-    reach, map_reach = _reach(levels), _reach(original.map_levels())
+    reach = abs(levels.threshold - levels.normal)
+    reach = reach if math.isfinite(reach) else 0.0
     n, n_labels, score, worst, heat = 0, 0, 0.0, "image 0", 0.0
-    lowest, highest = math.inf, -math.inf
+    level = original.map_levels().threshold
+    lowest, highest = math.inf, level if math.isfinite(level) else -math.inf
     pairs = zip(original.iter_inspect(images), exported.iter_inspect(images), strict=True)
     for n, (a, b) in enumerate(pairs, 1):
         unit = max(abs(a.score), reach, 1e-30)
@@ -53,14 +55,7 @@ def compare(original: Any, exported: Any, images: Any) -> Parity:
         lowest, highest = min(lowest, a.map.min()), max(highest, a.map.max())
         is_on_threshold = abs(-a.score - levels.threshold) <= SCORES * unit
         n_labels += a.label != b.label and not is_on_threshold
-    unit = max(highest - lowest, map_reach, 1e-30)
-    return Parity(n, float(score), float(heat / unit), n_labels, worst)
-
-
-def _reach(levels):
-    """From what is normal to the threshold; 0 if one of them is not known."""
-    reach = abs(levels.threshold - levels.normal)
-    return reach if math.isfinite(reach) else 0.0
+    return Parity(n, float(score), float(heat / max(highest - lowest, 1e-30)), n_labels, worst)
 
 
 def check(parity: Parity) -> None:

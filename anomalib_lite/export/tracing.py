@@ -3,7 +3,6 @@
 import copy
 import logging
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any
 
 import onnx
@@ -11,10 +10,9 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..backbones.onnx_engine import EXPORTING
 from ..contexts import plain
-from .estimators import OPSETS, converted, replace, translations
-
-_EXPORTING = Lock()  # PyTorch's exporter is not thread-safe
+from .transformers import OPSETS, converted, replace, translations
 
 
 class _Scorer(nn.Module):
@@ -50,10 +48,10 @@ def traced(detector: Any) -> onnx.ModelProto:
     twin = copy.copy(detector)
     parts = detector._portable_parts()
     vars(twin).update(parts)
-    estimators = converted(parts.values())
+    transformers = converted(parts.values())
     example = torch.zeros(1, 3, *detector.input_.seen_size, dtype=torch.float32, device="cpu")
     try:
-        with _EXPORTING, _quiet():
+        with EXPORTING, _quiet():
             graph = make_fx(lambda image: twin._infer_portably(image))(example)
             program = torch.export.export(_Scorer(graph), (example,), strict=False)
             exported = torch.onnx.export(
@@ -65,7 +63,9 @@ def traced(detector: Any) -> onnx.ModelProto:
                 dynamo=True,
                 verbose=False,
             )
-            model = _plain(exported.model_proto)
+            model = exported.model_proto
+            replace(model, transformers)
+            _plain(model)
     except Exception as error:  # tracer and exporter raise errors of their own
         cause = error
         while cause.__cause__ is not None:
@@ -74,7 +74,6 @@ def traced(detector: Any) -> onnx.ModelProto:
         raise ValueError(
             f"export: {type(detector).__name__} cannot be written as ONNX ({reason})."
         ) from error
-    replace(model, estimators)
     return model
 
 
@@ -100,7 +99,6 @@ def _plain(model):
     for value in [*graph.input, *graph.output, *graph.initializer]:
         value.ClearField("doc_string")
         del value.metadata_props[:]
-    return model
 
 
 @contextmanager

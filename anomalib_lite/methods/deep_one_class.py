@@ -14,7 +14,6 @@ from ..backbones.backbone import Backbone
 from ..backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 from ..base import BaseDetector
 from ..density.heads import check_head, fit_head, held_out_scores, row_scores
-from ..density.portable import portable_head
 from ..runtime import draw_seed
 from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
 
@@ -218,6 +217,8 @@ class DeepOneClass(BaseDetector):
         return F.normalize(rows, dim=-1) if self._settings_.normalize else rows
 
     def _portable_parts(self):
+        from ..density.portable import portable_head  # and with it much of scikit-learn
+
         heads = ("classifier_", "patch_classifier_")
         fitted = {name: getattr(self, name) for name in heads}
         return super()._portable_parts() | {

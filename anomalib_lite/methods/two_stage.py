@@ -20,7 +20,6 @@ from ..base import BaseDetector
 from ..contexts import plain, seeded
 from ..data.augment import random_windows
 from ..density.heads import check_head, fit_head, folds, held_out_scores, row_scores
-from ..density.portable import portable_head
 from ..nn.layers import mlp
 from ..nn.parts import in_parts
 from ..nn.training import (
@@ -493,6 +492,8 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         return scores.float().view(shape).to(batch.device)
 
     def _portable_parts(self):
+        from ..density.portable import portable_head  # and with it much of scikit-learn
+
         heads = ("classifier_", "patch_classifier_")
         fitted = {name: getattr(self, name) for name in heads}
         return super()._portable_parts() | {

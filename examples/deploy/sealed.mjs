@@ -32,7 +32,7 @@ export function verdictOf(card, score, label) {
 /** Refuse an image that the detector would refuse where it was trained. */
 export function checkSize(card, height, width) {
   if (Math.min(height, width) < card.smallest_side) {
-    const expected = `at least ${card.smallest_side} pixels per side`;
+    const expected = `at least ${card.smallest_side} pixels per side (one patch)`;
     throw new Error(`expected ${expected}, got ${height} x ${width}. Use larger images.`);
   }
 }

@@ -230,10 +230,6 @@ def test_labels_may_differ_on_the_threshold_alone():
     assert compare(Said(4.9, 1, 3.0), beyond, [0]).n_labels == 1
 
 
-def test_maps_without_a_range_are_compared_by_their_levels():
-    assert compare(Said(5.0, 1, 3.0), Said(5.0, 1, 3.002), [0]).map == pytest.approx(1e-3, rel=1e-3)
-
-
 def test_a_path_that_cannot_be_written_is_refused_at_once(padim, tmp_path, monkeypatch):
     monkeypatch.setattr(tracing, "traced", None)
     with pytest.raises(ValueError, match="got a folder"):
