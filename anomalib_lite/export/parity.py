@@ -28,6 +28,8 @@ class Parity(NamedTuple):
         Images with another label, other than those that score as the threshold, up to rounding.
     worst : str
         The image whose scores differ most.
+    mislabeled : str or None
+        The first image with another label.
     """
 
     n_images: int
@@ -35,6 +37,7 @@ class Parity(NamedTuple):
     map: float
     n_labels: int
     worst: str
+    mislabeled: str | None = None
 
 
 def compare(original: Any, exported: Any, images: Any) -> Parity:
@@ -42,20 +45,23 @@ def compare(original: Any, exported: Any, images: Any) -> Parity:
     levels = original.score_levels()
     reach = abs(levels.threshold - levels.normal)
     reach = reach if math.isfinite(reach) else 0.0
-    n, n_labels, score, worst, heat = 0, 0, 0.0, "image 0", 0.0
+    n, mislabeled, score, worst, heat = 0, [], 0.0, None, 0.0
     level = original.map_levels().threshold
     lowest, highest = math.inf, level if math.isfinite(level) else -math.inf
     pairs = zip(original.iter_inspect(images), exported.iter_inspect(images), strict=True)
     for n, (a, b) in enumerate(pairs, 1):
+        name = f"image {n - 1}" + (f" ({a.path})" if a.path else "")
         unit = max(abs(a.score), reach, 1e-30)
         apart = abs(a.score - b.score) / unit
-        if not apart <= score:
-            score, worst = apart, f"image {n - 1}" + (f" ({a.path})" if a.path else "")
+        if worst is None or not apart <= score:
+            score, worst = apart, name
         heat = np.maximum(heat, np.abs(a.map - b.map).max())
         lowest, highest = min(lowest, a.map.min()), max(highest, a.map.max())
         is_on_threshold = abs(-a.score - levels.threshold) <= SCORES * unit
-        n_labels += a.label != b.label and not is_on_threshold
-    return Parity(n, float(score), float(heat / max(highest - lowest, 1e-30)), n_labels, worst)
+        if a.label != b.label and not is_on_threshold:
+            mislabeled.append(name)
+    map_apart = float(heat / max(highest - lowest, 1e-30))
+    return Parity(n, float(score), map_apart, len(mislabeled), worst, next(iter(mislabeled), None))
 
 
 def check(parity: Parity) -> None:
@@ -66,7 +72,9 @@ def check(parity: Parity) -> None:
     if not parity.map <= MAPS:
         problems.append(f"maps by {parity.map:.1e} of their range ({MAPS:.0e} is allowed)")
     if parity.n_labels:
-        problems.append(f"labels of {parity.n_labels} of {parity.n_images} images")
+        problems.append(
+            f"labels of {parity.n_labels} of {parity.n_images} images (first {parity.mislabeled})"
+        )
     if problems:
         raise ValueError(
             f"export: the exported detector differs from this one: {', '.join(problems)}. "
@@ -98,7 +106,7 @@ def made_up_images(detector: Any, dtype: str) -> list[np.ndarray]:
 
 
 def _made_up(rng, shape, seen, dtype):
-    mean, highest = max(seen.mean, 0.1), max(seen.highest, 0.2)
+    mean, highest = seen.mean or 0.4, seen.highest or 0.8  # 0: all images of fit were black
     clouds = ndimage.gaussian_filter(rng.normal(size=shape), (8, 8, 0)[: len(shape)])
     noise = rng.normal(scale=0.03, size=shape)
     image = mean * (1 + 0.3 * clouds / clouds.std() + noise)
