@@ -25,7 +25,7 @@ _GRAPHS = weakref.WeakSet()
 def is_onnx(path: PathLike) -> bool:
     """Whether a file's first bytes are those of an ONNX model, whatever its name.
 
-    They are the version of the format; ``load`` reads files that begin with a length of 8 bytes.
+    A model begins with its version of ONNX, a file of ``save`` with a length of 8 bytes.
     """
     try:
         with open_file(Path(path)) as file:
@@ -112,8 +112,9 @@ class Graph:
             "image": np.ascontiguousarray(image)[None],
             "map_size": np.array(map_size or (1, 1), dtype=np.int64),  # the smallest takes no time
         }
+        session = self._session_here()
         try:
-            outputs = self._session_here().run(names, given)
+            outputs = session.run(names, given)
         except Exception as error:  # ONNX Runtime raises errors of its own
             raise ValueError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
         found = {name: output[0] for name, output in zip(names, outputs, strict=True)}

@@ -115,7 +115,7 @@ def test_images_of_all_sizes_and_kinds(detector, tmp_path):
 
 
 def test_a_graph_with_p_values(folder, detector):
-    conformal = toy(folder, "conformal", p_value=True, conformal={"alpha": 0.05})
+    conformal = toy(folder, "conformal", p_value=True, conformal={"n_calibration": 40})
     np.testing.assert_allclose(conformal.p_values(IMAGES), 1 - MEANS, rtol=1e-6)
     with pytest.warns(UserWarning, match="1 image was skipped"):
         seen = conformal.inspect([IMAGES[0], "missing.png", IMAGES[1]], on_error="skip")
@@ -279,6 +279,14 @@ def test_a_pickle_opens_the_file_again(folder):
     toys.write(path, notes={"line": "8"})
     with pytest.raises(ValueError, match="the file has changed since it was opened"):
         pickle.loads(data)
+
+
+def test_a_file_that_is_gone_when_it_is_opened_again_is_missed(folder):
+    detector = OnnxDetector(toys.write(folder / "gone"))
+    detector._graph._session = None  # as in a process that was forked
+    (folder / "gone").unlink()
+    with pytest.raises(FileNotFoundError, match="gone"):
+        detector.score_samples(IMAGES)
 
 
 def test_threads_share_a_detector(detector):
