@@ -147,11 +147,11 @@ class OnnxDetector:
         ValueError
             If an image cannot be read or checked; it names the image.
         """
-        return -self.anomaly_score(X, on_error=on_error)
+        return self.inspect(X, maps=False, on_error=on_error).scores
 
     def anomaly_score(self, X: Images, *, on_error: str = "raise") -> np.ndarray:
         """Anomaly score of each image, higher = more anomalous: minus ``score_samples``."""
-        return -self.inspect(X, maps=False, on_error=on_error).scores
+        return -self.score_samples(X, on_error=on_error)
 
     def decision_function(self, X: Images, *, on_error: str = "raise") -> np.ndarray:
         """``score_samples(X) - offset_``: negative where an image is called anomalous."""
