@@ -32,7 +32,7 @@ def card(**changes):
             "n_images": 40,
             "calibration": {"n": 40, "quantiles": {"0.01": -0.6, "0.5": -0.1}},
             "promise": "Of 100 new good parts, about 5 will be called anomalous.",
-            "parity": {"n_images": 40, "source": "calibration", "score": 1e-6, "map": 1e-5},
+            "parity": {"n_images": 40, "source": "given", "score": 1e-6, "map": 1e-5},
             "notes": {"line": "7"},
             **changes,
         }
@@ -40,7 +40,7 @@ def card(**changes):
 
 
 def nodes(p_value=False, divisor=1.0):
-    """Of a graph: image (N, H, W) or (N, H, W, C) -> score, label, map, after the contract."""
+    """Of a graph: image (N, H, W, C) -> score, label, map, after the contract."""
     yield "Cast", ["image"], "floats", {"to": TensorProto.FLOAT}
     yield "Div", ["floats", "full"], "pixels", {}
     yield "Shape", ["image"], "shape", {}

@@ -31,7 +31,7 @@ class DetectorCard:
     version : str
         Of the library that wrote it.
     method : str
-        Name of the detector's class, such as ``"PatchCore"``.
+        What the detector is, and what it wraps, such as ``"PatchCore"``.
     detector : str
         The estimator as text.
     input : {"uint8", "uint16", "float32"}
@@ -45,6 +45,7 @@ class DetectorCard:
     offset : float or None
         Threshold on ``score_samples``: minus the anomaly score from which an image is anomalous.
     false_alarm_rate : float or None
+        What was asked for; see ``promise`` for what is to be expected.
     normal : float or None
         Median anomaly score of normal images.
     map_levels : tuple (normal, threshold) or None
@@ -52,16 +53,17 @@ class DetectorCard:
     n_images : int or None
         Images learned from.
     calibration : dict
-        ``n``, the number of calibration scores, and their ``quantiles``, ``score_samples`` by
-        share.
+        ``n``, the number of calibration scores, and their ``quantiles`` by share: of
+        ``score_samples``, so low ones are those of the least normal images.
     promise : str
         A sentence about what the threshold promises.
     conformal : dict or None
-        Of a ``ConformalDetector``: ``alpha`` and more.
+        Of a ``ConformalDetector``: ``n_calibration``, the n of its p-values.
     parity : dict
-        How far the graph was from the detector when it was exported: ``n_images``, ``source``, and
-        the largest differences of ``score`` and ``map``.
+        How far the graph was from the detector when it was exported: ``n_images``, ``source``
+        ("given" or "made up"), and the largest differences of ``score`` and ``map``, as shares.
     notes : dict of str to str
+        What else it was to say of itself.
     """
 
     version: str

@@ -10,13 +10,13 @@ from anomalib_lite.deploy import DetectorCard
 
 
 def changed(**values):
-    """A card's text with other values; of None, without them."""
+    """A card's text with other values; without those that are ``...``."""
     known = {**json.loads(toys.card().to_json()), **values}
     return json.dumps({name: value for name, value in known.items() if value is not ...})
 
 
 def test_text_and_back():
-    card = toys.card(conformal={"alpha": 0.05})
+    card = toys.card(conformal={"n_calibration": 40})
     assert DetectorCard.from_json(card.to_json()) == card
     assert card.n_calibration == 40
     assert card.image_size == (8, 12)
