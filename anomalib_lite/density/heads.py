@@ -83,7 +83,10 @@ def head_scores(head: BaseEstimator, rows: np.ndarray) -> np.ndarray:
 
 
 def row_scores(head: BaseEstimator | nn.Module, rows: torch.Tensor) -> torch.Tensor:
-    """The same of rows that are a tensor: float64, on the CPU; portable heads are called."""
+    """Anomaly scores (n,), float64, of rows (n, n_features) in a tensor, on the CPU.
+
+    A portable head, which is a module, is called where its rows are.
+    """
     if isinstance(head, nn.Module):
         return head(rows)
     return torch.from_numpy(head_scores(head, rows.cpu().numpy()))

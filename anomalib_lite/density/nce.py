@@ -301,9 +301,6 @@ class NCEDensity(SaveMixin, DensityMixin, BaseEstimator):
         return float(self.score_samples(X).sum())
 
 
-# -- training -------------------------------------------------------------------------------------
-
-
 class NCEHead(nn.Module):
     """Minus the log-density of a fitted :class:`NCEDensity`, in plain operations."""
 
@@ -314,6 +311,9 @@ class NCEHead(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Anomaly scores (n,), float64, of rows (n, n_features)."""
         return -self._density.log_density(rows).double()
+
+
+# -- training -------------------------------------------------------------------------------------
 
 
 class WideningNoise(nn.Module):

@@ -1,5 +1,7 @@
 """One-class heads as modules of plain operations, for export."""
 
+from typing import Any
+
 from sklearn.base import BaseEstimator
 from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA, FactorAnalysis
@@ -69,6 +71,12 @@ def portable_head(head: BaseEstimator) -> nn.Module:
         if isinstance(head, kinds):
             return rebuilt(head)
     raise ValueError(f"classifier: {type(head).__name__} cannot be exported.")
+
+
+def portable_heads(detector: Any) -> dict[str, nn.Module]:
+    """The heads of a detector that has ``classifier_`` and ``patch_classifier_``, None left out."""
+    heads = {name: getattr(detector, name) for name in ("classifier_", "patch_classifier_")}
+    return {name: portable_head(head) for name, head in heads.items() if head is not None}
 
 
 def _pipeline(steps):

@@ -492,13 +492,9 @@ class TwoStageDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDe
         return scores.float().view(shape).to(batch.device)
 
     def _portable_parts(self):
-        from ..density.portable import portable_head  # and with it much of scikit-learn
+        from ..density.portable import portable_heads  # and with it much of scikit-learn
 
-        heads = ("classifier_", "patch_classifier_")
-        fitted = {name: getattr(self, name) for name in heads}
-        return super()._portable_parts() | {
-            name: portable_head(head) for name, head in fitted.items() if head is not None
-        }
+        return super()._portable_parts() | portable_heads(self)
 
     def _score(self, batch):
         if self._scoring_.patch_level:
