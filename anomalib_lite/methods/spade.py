@@ -12,7 +12,8 @@ from ..backbones.patches import grid_rows, patch_embedding, rebatch
 from ..base import BaseDetector
 from ..runtime import parse_memory
 from ..search.codes import PrincipalCodes
-from ..search.nearest import NearestRows, squared_distance
+from ..search.distance import squared_distance
+from ..search.nearest import NearestRows
 from ..search.portable import nearest_portably
 from ..validation import check_choice, check_count, check_finite
 

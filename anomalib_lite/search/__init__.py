@@ -10,7 +10,8 @@ from .coreset import (
     merge_coresets,
     select_coreset,
 )
-from .nearest import NearestRows, cheapest_codes, squared_distance
+from .distance import squared_distance
+from .nearest import NearestRows, cheapest_codes
 
 __all__ = [
     "GreedyCoreset",

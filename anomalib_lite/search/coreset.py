@@ -22,7 +22,8 @@ from ..contexts import plain
 from ..runtime import check_has_values, exact_dtype, make_generator, normal, progress
 from ..workers import FEW, map_on, team
 from .codes import MAX_COMPONENTS, PrincipalCodes
-from .nearest import NearestRows, in_large_steps, squared_distance
+from .distance import squared_distance
+from .nearest import NearestRows, in_large_steps
 from .queries import Queries
 
 _CANDIDATES = 1000, 8000  # rows brought up to date in one phase: an eighth of all, within these

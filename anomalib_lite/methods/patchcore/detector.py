@@ -22,7 +22,8 @@ from ...search.coreset import (
     merge_coresets,
     select_coreset,
 )
-from ...search.nearest import NearestRows, squared_distance
+from ...search.distance import squared_distance
+from ...search.nearest import NearestRows
 from ...validation import check_choice, check_count, check_finite, check_odd
 from ...workers import FEW, each_on
 from .calibration import PartBanks, assign_parts
