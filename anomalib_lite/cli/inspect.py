@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..records import UNREADABLE, Record, as_json
+from ..report.figures import main_promise
 from ..texts import plural
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
@@ -15,7 +16,6 @@ from .outputs import check_all_differ
 from .pictures import Pictures
 from .scoring import Inspector, counted, described, load_detector, skips_listed
 from .tables import Tables
-from .thresholds import promise_of
 from .watch import Recorded, Stop, Watch, rounds, warnings_once
 
 
@@ -30,7 +30,7 @@ def run(args: Namespace, console: Console) -> int:
 def _tell_if_undecided(detector, console):
     """Say that there is no threshold, or one that no image can reach."""
     if not math.isfinite(detector.score_levels().threshold):
-        console.say(f"warning: {promise_of(detector)}")
+        console.say(f"warning: {main_promise(detector)}")
 
 
 class _Results:

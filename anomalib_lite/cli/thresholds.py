@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..report.figures import known_scores, promise
+from ..report.figures import known_scores, main_promise
 
 
 def threshold_of(detector: Any) -> dict[str, Any]:
@@ -27,13 +27,8 @@ def threshold_of(detector: Any) -> dict[str, Any]:
         "expected_false_alarms": n_beyond / (n + 1) if np.isfinite(threshold) else None,
         "calibration_scores": n,
         "is_guaranteed": is_conformal,
-        "promise": promise_of(detector),
+        "promise": main_promise(detector),
     }
-
-
-def promise_of(detector: Any) -> str:
-    """What the threshold promises, in a sentence."""
-    return promise(detector)[0].replace("\N{NO-BREAK SPACE}", " ")
 
 
 def threshold_in_words(values: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from ..deploy.reader import OnnxDetector
 from ..deploy.seal import seal
 from ..io.card import checked_notes
 from ..io.files import check_target, write_file
-from ..report.figures import known_scores, promise
+from ..report.figures import known_scores, main_promise, method_of
 from ..runtime import twin_of
 from ..validation import check_choice
 from .parity import Parity, check, compare, made_up_images
@@ -61,8 +61,12 @@ def export(
     card = _card(detector, looking, dtype, checked_notes(notes))
     parity = _compared(detector, _sealed(model, card), images)
     check(parity)
-    said = {"n_images": parity.n_images, "source": "given" if is_given else "made up"}
-    said |= {"score": parity.score, "map": parity.map}
+    said = {
+        "n_images": parity.n_images,
+        "source": "given" if is_given else "made up",
+        "score": parity.score,
+        "map": parity.map,
+    }
     write_file(path, _sealed(model, replace(card, parity=said)))
     return parity
 
@@ -81,7 +85,7 @@ def _dtype(detector):
     """The smallest type that holds the images of fit."""
     seen = {"uint8" if dtype == "bool" else dtype for dtype in detector.value_range_.dtypes}
     known = [dtype for dtype in INPUTS if dtype in seen]
-    return "float32" if seen - {*INPUTS} else ([*known] or ["uint8"])[-1]
+    return "float32" if seen - {*INPUTS} else (known or ["uint8"])[-1]
 
 
 def _written(detector, looking, ranks, dtype):
@@ -120,7 +124,7 @@ def _card(detector, looking, dtype, notes):
     rates = _QUANTILES if len(known) else ()
     return DetectorCard(
         version=anomalib_lite.__version__,
-        method=type(looking).__name__,
+        method=method_of(detector),
         detector=" ".join(repr(detector).split()),  # in one line
         input=dtype,
         image_size=looking.input_.image_size,
@@ -135,7 +139,7 @@ def _card(detector, looking, dtype, notes):
             "n": len(known),
             "quantiles": {str(rate): float(np.quantile(known, rate)) for rate in rates},
         },
-        promise=promise(detector)[0].replace("\N{NO-BREAK SPACE}", " "),
+        promise=main_promise(detector),
         conformal=None if looking is detector else {"n_calibration": detector.n_calibration_},
         notes=notes,
     )

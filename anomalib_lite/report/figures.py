@@ -130,6 +130,11 @@ def _first(detector):
 # -- what the threshold promises ------------------------------------------------------------------
 
 
+def main_promise(detector: Any) -> str:
+    """The first sentence of :func:`promise`, with plain spaces, for terminals and files."""
+    return promise(detector)[0].replace("\N{NO-BREAK SPACE}", " ")
+
+
 def promise(detector: Any) -> list[str]:
     """In sentences, what is to be expected of the threshold; the first is the main one."""
     if hasattr(detector, "card"):

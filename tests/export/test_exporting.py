@@ -1,6 +1,7 @@
 """``export``: whole detectors as ONNX files that say the same."""
 
 import copy
+import sys
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ from anomalib_lite.deploy import OnnxDetector
 from anomalib_lite.export import exporting, tracing
 from anomalib_lite.export.parity import compare
 from anomalib_lite.inspection import InspectedImage, MapLevels, ScoreLevels
+from anomalib_lite.report.figures import method_of
 
 NAMES = [cls.__name__ for cls in PUBLIC]
 
@@ -100,6 +102,7 @@ def test_a_conformal_detector_gives_its_p_values(tmp_path):
     check_says_the_same(exported, detector, images)
     np.testing.assert_allclose(exported.p_values(images), detector.p_values(images), rtol=1e-6)
     assert set(exported.predict(scratched(3))) == {-1}
+    assert exported.card.method == method_of(detector) == "ConformalDetector of PaDiM"
 
 
 @pytest.mark.slow
@@ -262,8 +265,22 @@ def test_what_cannot_be_exported_says_why(padim, tmp_path):
     assert not path.exists()
 
 
+def test_what_no_file_can_hold_is_refused(padim, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_MOST_BYTES", 10_000)
+    with pytest.raises(ValueError, match=r"takes \d\.\d GB, and ONNX files can have 2 GB"):
+        padim.export(tmp_path / "part.onnx")
+    assert not (tmp_path / "part.onnx").exists()
+
+
+def test_other_devices_than_a_cpu_are_refused(padim, tmp_path):
+    detector = copy.copy(padim)
+    detector.device_ = torch.device("meta")
+    with pytest.raises(ValueError, match=r"is on meta, and is exported from a CPU\. .*load\("):
+        detector.export(tmp_path / "part.onnx")
+
+
 def test_a_missing_package_is_named(padim, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"pip install 'anomalib_lite\[onnx\]'"):
         padim.export(tmp_path / "part.onnx")
 
