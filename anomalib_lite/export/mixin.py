@@ -1,12 +1,19 @@
 """The method ``export`` of detectors."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..annotations import Images, Path
 
+if TYPE_CHECKING:
+    from .parity import Parity
+
 
 class ExportMixin:
-    """Gives a fitted detector ``export``."""
+    """Gives a fitted detector ``export``.
+
+    Its ``_exported()`` returns the detector that looks at images, itself or the one that it wraps,
+    and the :class:`~anomalib_lite.export.plan.Ranks` that p-values are read from, or None.
+    """
 
     def export(
         self,
@@ -15,7 +22,7 @@ class ExportMixin:
         images: Images | None = None,
         input: str = "auto",
         notes: dict[str, str] | None = None,
-    ) -> Any:
+    ) -> "Parity":
         """Write the whole detector to one ONNX file, for machines without PyTorch.
 
         The file takes decoded pixels and gives anomaly scores, labels and maps: resizing, network,
@@ -28,12 +35,12 @@ class ExportMixin:
         path : str or Path
             Replaced as a whole or, if anything goes wrong, not at all.
         images : array, tensor, list, folder, Dataset, DataLoader or iterable, or None, default=None
-            Images to compare both on, best those of good parts and of defects. None: a few that are
-            made up, about as bright as those of fit.
+            Images to compare both on, best those of good parts and of defects. They are read twice,
+            and have to come in the same order. None: a few that are made up, about as bright as
+            those of fit.
         input : {"auto", "uint8", "uint16", "float32"}, default="auto"
             Type of the pixels that the file takes; floats lie in [0, 1]. "auto": uint8, unless the
             images of fit had more.
-
         notes : dict of str to str, or None, default=None
             What else the file shall say of itself; it is in the reader's ``card``.
 

@@ -17,7 +17,9 @@ class Ranks:
     scores : ndarray of shape (n_scores,)
         Calibration scores, lower = more anomalous.
     weights : ndarray of int64 of shape (n_scores,)
-    whole, n_units : int
+    whole : int
+        The weight of a whole unit, which is a sample or a group of them.
+    n_units : int
     """
 
     scores: np.ndarray
