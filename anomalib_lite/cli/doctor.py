@@ -22,7 +22,7 @@ from .console import Console
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
 _OF_READER = ("numpy", "pillow", "onnxruntime")
 _EXTRAS = {
-    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+    "onnx": ("onnxruntime", "onnx", "onnxscript", "skl2onnx"),
     "plot": ("matplotlib",),
 }
 _OTHERS = {"pandas": "tables in Python", "pillow_heif": "HEIC photographs"}
