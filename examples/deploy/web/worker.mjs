@@ -1,4 +1,4 @@
-/* Decodes and inspects images, one after the other, away from the page. */
+/* Decodes and inspects images by one detector, one after the other, away from the page. */
 
 import { answerOf, cardOf, checkSize, verdictOf } from "./lib/sealed.mjs";
 import { heatmap } from "./heat.mjs";
@@ -18,19 +18,16 @@ self.onmessage = ({ data }) => {
   earlier = earlier.then(() => (data.kind === "detector" ? open(data) : inspect(data)));
 };
 
-async function open({ id, file }) {
-  const before = session;
-  card = session = null;
+async function open({ file }) {
   try {
-    await before?.release();
     await checkBrowser();
     const bytes = new Uint8Array(await file.arrayBuffer());
     const read = await cardOf(bytes);
     session = await ort.InferenceSession.create(bytes, { logSeverityLevel: 3 });
     card = read;
-    self.postMessage({ kind: "detector", id, card, nThreads: ort.env.wasm.numThreads });
+    self.postMessage({ kind: "detector", card, nThreads: ort.env.wasm.numThreads });
   } catch (error) {
-    self.postMessage({ kind: "refused", id, reason: error.message });
+    self.postMessage({ kind: "refused", reason: error.message });
   }
 }
 
