@@ -105,3 +105,15 @@ def test_a_tolerance_of_a_thousandth_of_a_gray_level_would_show_another_filter()
     )
     (found,) = resizing("uint8", TO).run(None, {"pixels": pixels})
     assert np.abs(found - plain[0].numpy()).max() > 1
+
+
+@pytest.mark.parametrize(("size", "levels"), [((300, 300), 6), ((700, 1000), 12)])
+def test_the_operator_resize_differs_by_several_gray_levels(size, levels):
+    nodes, new = Nodes("n"), (224, 224)
+    options = {"mode": "linear", "antialias": 1, "output": "few"}
+    nodes.add("Resize", "rows", "", "", nodes.constant([1, 1, *new]), **options)
+    running = session(built(nodes, {"rows": (4, np.float32)}, {"few": (4, np.float32)}))
+    pixels = drawn(size, "uint8").astype(np.float32)
+    (found,) = running.run(None, {"rows": pixels[None, None]})
+    rows, columns = (resize_matrix(*sides) for sides in zip(size, new, strict=True))
+    assert np.abs(found - rows @ pixels @ columns.T).max() == pytest.approx(levels, abs=1)
