@@ -119,6 +119,37 @@ MUTATIONS = [
         "(i + 1) * rows // n",
         "report/test_small_pictures.py",
     ),
+    Mutation(
+        "export/graph.py", '"Greater", score', '"GreaterOrEqual", score', "export/test_graph.py"
+    ),
+    Mutation("export/graph.py", '"LessOrEqual"', '"Less"', "export/test_graph.py"),
+    Mutation(
+        "export/graph.py",
+        "constant([0]), constant([3])",
+        "constant([0]), constant([4])",
+        "export/test_graph.py",
+    ),
+    Mutation(
+        "export/resizing.py",
+        'old_row(stop - 1, "Add"), constant(2)',
+        'old_row(stop - 1, "Add"), constant(0)',
+        "export/test_resizing.py",
+    ),
+    Mutation("export/parity.py", " and not is_on_threshold:", ":", "export/test_exporting.py"),
+    Mutation("export/exporting.py", "    check(parity)\n", "", "export/test_exporting.py"),
+    Mutation(
+        "export/transformers.py",
+        "if apart <= _LARGEST_DIFFERENCE",
+        "if apart <= 1",
+        "export/test_exported_heads.py",
+    ),
+    Mutation("search/portable.py", "index + n_before", "index", "search/test_portable_rows.py"),
+    Mutation(
+        "density/rebuilt.py",
+        "found.indices + n_before",
+        "found.indices",
+        "density/test_portable_heads.py",
+    ),
     # -- data sets and views
     Mutation(
         "data/datasets.py",
