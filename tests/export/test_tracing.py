@@ -76,7 +76,7 @@ class Undecided(MeanImage):
 
 
 class Foreign(MeanImage):
-    """Computes with NumPy, which is not traced."""
+    """Computes by operations that ONNX does not have."""
 
     def _infer(self, batch):
         score, grid = super()._infer(batch)
