@@ -374,7 +374,7 @@ class PortableBackbone:
         grids = [as_grid(output, self._seen_size) for output in self._read(batch)]
         return [grids[i] for i in self._order]
 
-    trainable_maps = __call__
+    trainable_maps = __call__  # which methods call inside of a context of their own
 
 
 def _check_state(state):

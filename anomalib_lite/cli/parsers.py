@@ -239,8 +239,8 @@ def _compare(parser):
 def _export(parser):
     """Write a whole detector to one ONNX file, for machines without PyTorch.
 
-    The file takes decoded pixels and gives scores, verdicts and maps; inspect reads it where NumPy,
-    Pillow and ONNX Runtime are installed, and so does any other runtime of ONNX. Before it is
+    The file takes decoded pixels and gives scores, verdicts and maps; inspect reads it without
+    PyTorch or scikit-learn, and so does any runtime of ONNX. Before it is
     written, images go through both detectors; where they differ, nothing is written.
     """
     _add_detector(parser)

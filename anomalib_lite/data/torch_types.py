@@ -1,4 +1,7 @@
-"""What of PyTorch a collection of images may be; there is none of it where it was not imported."""
+"""Types of PyTorch that collections of images may have, told without importing it.
+
+Where PyTorch has not been imported, nothing is of its types.
+"""
 
 import sys
 from typing import Any

@@ -1,11 +1,11 @@
-"""JSON that says everything once, in numbers that there are."""
+"""JSON in which no name comes twice, and no number is NaN or infinite."""
 
 import json
 from typing import Any
 
 
 def parsed(text: str | bytes) -> Any:
-    """What JSON says, if it says everything once."""
+    """What JSON says; ValueError if it is none, or names something twice, or holds no number."""
     return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
 
 
