@@ -179,20 +179,41 @@ def test_notes_go_along(padim, tmp_path):
         padim.export(tmp_path / "x.onnx", notes={"line": 7})
 
 
+def scaled(model, name):
+    """Make an output of a graph a little larger."""
+    (node,) = (node for node in model.graph.node if name in node.output)
+    node.output[[*node.output].index(name)] = "before"
+    (kind,) = (v.type.tensor_type.elem_type for v in model.graph.output if v.name == name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1.01, dtype), "factor"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["before", "factor"], [name]))
+
+
+def with_another_weight(model):
+    weights = next(each for each in model.graph.initializer if len(each.dims) == 4)
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values.flat[0] += 0.5
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+
+
 @pytest.mark.parametrize(
-    ("part", "says"), [("score", "scores by"), ("map", "maps by"), ("offset", "labels of")]
+    ("part", "says"),
+    [
+        ("weight", "scores by"),
+        ("score", "scores by"),
+        ("grid", "this one: maps by"),
+        ("offset", "labels of"),
+    ],
 )
 def test_what_would_differ_is_not_written(part, says, padim, tmp_path, monkeypatch):
     write = tracing.traced
 
     def changed(detector):
         model = write(detector)
-        if part == "offset":
-            return model
-        weights = [each for each in model.graph.initializer if len(each.dims) == 4]
-        values = onnx.numpy_helper.to_array(weights[0]).copy()
-        values.flat[0] += 0.5
-        weights[0].CopyFrom(onnx.numpy_helper.from_array(values, weights[0].name))
+        if part == "weight":
+            with_another_weight(model)
+        elif part != "offset":
+            scaled(model, part)
         return model
 
     monkeypatch.setattr(tracing, "traced", changed)
