@@ -6,7 +6,7 @@ from typing import Any
 from ..deploy.graph import is_onnx
 from ..deploy.reader import OnnxDetector
 from ..io.card import read_card
-from ..report.figures import method_of, settings_of
+from ..report.figures import inner_of, method_of, settings_of
 from ..texts import plural, printable
 from . import exported
 from .console import Console
@@ -23,7 +23,7 @@ def run(args: Namespace, console: Console) -> int:
     from ..io.persistence import load  # and with it PyTorch
 
     card, estimator = read_card(args.detector), load(args.detector)
-    inner = estimator.detectors_[0] if hasattr(estimator, "detectors_") else estimator
+    inner = inner_of(estimator)
     looks_at = getattr(inner, "input_", None)  # None where it learned from a table
     values = {
         "file": args.detector,

@@ -111,7 +111,7 @@ def learned_from(detector: Any) -> tuple[int | None, int | None]:
     """Numbers of images and of calibration scores; None for what is not known."""
     if hasattr(detector, "card"):
         return detector.card.n_images, detector.card.n_calibration
-    n_images = getattr(_first(detector), "n_images_", None)
+    n_images = getattr(inner_of(detector), "n_images_", None)
     return None if n_images is None else int(n_images), len(known_scores(detector))
 
 
@@ -119,12 +119,13 @@ def device_of(detector: Any) -> str | None:
     """What the detector computes on."""
     if hasattr(detector, "card"):
         return "cpu, by ONNX Runtime"
-    device = getattr(_first(detector), "device_", None)
+    device = getattr(inner_of(detector), "device_", None)
     return None if device is None else str(device)
 
 
-def _first(detector):
-    return next(iter(getattr(detector, "detectors_", [detector])))
+def inner_of(detector: Any) -> Any:
+    """The first of the detectors in a ``ConformalDetector``; any other detector itself."""
+    return detector.detectors_[0] if hasattr(detector, "n_calibration_") else detector
 
 
 # -- what the threshold promises ------------------------------------------------------------------
@@ -291,7 +292,7 @@ def method_of(detector: Any) -> str:
     """
     if hasattr(detector, "card"):
         return detector.card.method
-    names = [type(each).__name__ for each in (detector, _first(detector))]
+    names = [type(each).__name__ for each in (detector, inner_of(detector))]
     return " of ".join(dict.fromkeys(names))
 
 
