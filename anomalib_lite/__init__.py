@@ -3,8 +3,9 @@
 Public names load on first use, so that importing the package costs nothing.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .lazy import lazy
 
 if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with the tables below
     from . import backbones as backbones
@@ -118,16 +119,4 @@ __all__ = [
     "probe",
 ]
 
-
-def __getattr__(name: str):
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _CLASSES_AND_FUNCTIONS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_CLASSES_AND_FUNCTIONS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *_CLASSES_AND_FUNCTIONS, *_MODULES})
+__getattr__, __dir__ = lazy(__name__, _CLASSES_AND_FUNCTIONS, _MODULES)

@@ -1,6 +1,9 @@
-"""Snapshots of an estimator's state, to show that a failed call has changed nothing."""
+"""Snapshots of what a call must not change: an estimator's state, that of the process."""
 
 import inspect
+import logging
+import random
+import warnings
 
 import numpy as np
 import torch
@@ -36,3 +39,20 @@ def snapshot(value, _inside=()):
     if hasattr(value, "__dict__") and not isinstance(value, type) and not inspect.isroutine(value):
         return type(value), snapshot(vars(value), inside)
     return value
+
+
+def process_state():
+    """What belongs to the whole process, and no call may change for good."""
+    loggers = [logging.getLogger(name) for name in [None, *logging.root.manager.loggerDict]]
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    return (
+        torch.get_rng_state().tolist(),
+        numpy_state[1].tolist(),
+        numpy_state[2],
+        random.getstate(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        list(warnings.filters),
+        {log.name: (log.level, log.handlers[:], log.disabled) for log in loggers},
+    )

@@ -49,7 +49,7 @@ BELOW = {
     },
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
-        *("intervals", "metrics", "texts", "comparison"),
+        *("intervals", "metrics", "texts", "comparison", "deploy"),
     },
 }
 _NOT_FOR_METHODS = {"decide", "report", "metrics", "curves", "intervals", "tally", "comparison"}

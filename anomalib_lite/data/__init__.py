@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .synthetic import scratch as scratch
     from .synthetic import stain as stain
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "AnomalyDataset": "datasets",
@@ -110,7 +110,3 @@ __all__ = [
     "stain",
     "turned",
 ]
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .reader import OnnxDetector as OnnxDetector
     from .seal import check_seal as check_seal
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "DetectorCard": "card",
@@ -23,7 +23,3 @@ __all__ = [
     "OnnxDetector",
     "check_seal",
 ]
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})

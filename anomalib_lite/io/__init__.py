@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .persistence import SaveMixin as SaveMixin
     from .persistence import load as load
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "Card": "card",
@@ -26,7 +26,3 @@ __all__ = [
     "load",
     "read_card",
 ]
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})

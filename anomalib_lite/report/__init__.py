@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .overlays import save_overlays as save_overlays
     from .page import write as write
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "AnomalyMapDisplay": "displays",
@@ -29,7 +29,3 @@ __all__ = [
     "save_overlays",
     "write",
 ]
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..deploy.reader import OnnxDetector
 from ..intervals import wilson_interval
 from ..records import UNREADABLE, Record
 from ..texts import plural
@@ -109,7 +110,7 @@ def known_scores(detector: Any) -> np.ndarray:
 
 def learned_from(detector: Any) -> tuple[int | None, int | None]:
     """Numbers of images and of calibration scores; None for what is not known."""
-    if hasattr(detector, "card"):
+    if isinstance(detector, OnnxDetector):
         return detector.card.n_images, detector.card.n_calibration
     n_images = getattr(inner_of(detector), "n_images_", None)
     return None if n_images is None else int(n_images), len(known_scores(detector))
@@ -117,7 +118,7 @@ def learned_from(detector: Any) -> tuple[int | None, int | None]:
 
 def device_of(detector: Any) -> str | None:
     """What the detector computes on."""
-    if hasattr(detector, "card"):
+    if isinstance(detector, OnnxDetector):
         return "cpu, by ONNX Runtime"
     device = getattr(inner_of(detector), "device_", None)
     return None if device is None else str(device)
@@ -138,7 +139,7 @@ def main_promise(detector: Any) -> str:
 
 def promise(detector: Any) -> list[str]:
     """In sentences, what is to be expected of the threshold; the first is the main one."""
-    if hasattr(detector, "card"):
+    if isinstance(detector, OnnxDetector):
         return [detector.card.promise]
     if hasattr(detector, "n_calibration_"):
         return _guarantee(detector)
@@ -290,7 +291,7 @@ def method_of(detector: Any) -> str:
     >>> method_of(PaDiM())
     'PaDiM'
     """
-    if hasattr(detector, "card"):
+    if isinstance(detector, OnnxDetector):
         return detector.card.method
     names = [type(each).__name__ for each in (detector, inner_of(detector))]
     return " of ".join(dict.fromkeys(names))
@@ -307,7 +308,7 @@ def settings_of(detector: Any, prefix: str = "") -> Iterator[Setting]:
     >>> [each for each in settings_of(PaDiM(image_size=64)) if not each.is_default]
     [Setting(name='image_size', value='64', is_default=False)]
     """
-    if hasattr(detector, "card"):
+    if isinstance(detector, OnnxDetector):
         return
     signature = inspect.signature(type(detector).__init__).parameters
     for name, value in sorted(detector.get_params(deep=False).items()):

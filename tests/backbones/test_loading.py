@@ -1,7 +1,6 @@
 """Networks by name: the bundled one against plain timm, and where weights come from."""
 
 import copy
-import random
 from functools import cache
 
 import numpy as np
@@ -24,6 +23,7 @@ from small_networks import (
     shapes,
     timm_small,
 )
+from snapshots import process_state
 from torch import nn
 
 from anomalib_lite.backbones import Backbone, loading
@@ -152,19 +152,6 @@ def test_random_weights_are_not_the_pretrained_ones():
     assert not torch.allclose(backbone(batch())[0], bundled()(batch())[0])
 
 
-def global_state():
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    return (
-        torch.get_rng_state().tolist(),
-        numpy_state[1].tolist(),
-        numpy_state[2],
-        random.getstate(),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-    )
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -175,9 +162,9 @@ def global_state():
     ],
 )
 def test_global_state_is_left_alone(make):
-    before = global_state()
+    before = process_state()
     make()(batch())
-    assert global_state() == before
+    assert process_state() == before
 
 
 def test_the_generators_of_gpus_are_left_alone(monkeypatch):

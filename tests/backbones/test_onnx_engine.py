@@ -2,12 +2,9 @@
 
 import ast
 import copy
-import logging
 import pickle
-import random
 import subprocess
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from small_networks import (
     random_small,
     seed,
 )
+from snapshots import process_state
 from torch import nn
 from worlds import scratched, stripes
 
@@ -174,22 +172,6 @@ def test_a_trained_network_is_frozen_for_the_engine_asked_for():
 
 
 # -- surroundings ---------------------------------------------------------------------------------
-
-
-def process_state():
-    loggers = [logging.getLogger(name) for name in [None, *logging.root.manager.loggerDict]]
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    return (
-        torch.get_rng_state().tolist(),
-        numpy_state[1].tolist(),
-        numpy_state[2],
-        random.getstate(),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-        list(warnings.filters),
-        {log.name: (log.level, log.handlers[:], log.disabled) for log in loggers},
-    )
 
 
 def test_an_export_leaves_nothing_behind(by_onnx, tmp_path, monkeypatch, capfd):

@@ -1,9 +1,7 @@
 """Detectors as graphs from network input to score and grid."""
 
 import logging
-import random
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from detectors import PUBLIC, SUBJECTS
 from graphs import run, session
 from mean_image import MeanImage
+from snapshots import process_state
 from worlds import scratched, stripes
 
 from anomalib_lite.contexts import plain_context
@@ -131,22 +130,6 @@ def test_parts_are_replaced_on_a_copy_alone(own):
     score = run(traced(detector), input=batch.numpy())["score"]
     np.testing.assert_allclose(score, 2 * detector._infer(batch)[0], rtol=1e-5)
     assert detector.part_ is part
-
-
-def process_state():
-    loggers = [logging.getLogger(name) for name in [None, *logging.root.manager.loggerDict]]
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    return (
-        torch.get_rng_state().tolist(),
-        numpy_state[1].tolist(),
-        numpy_state[2],
-        random.getstate(),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-        list(warnings.filters),
-        {log.name: (log.level, log.handlers[:], log.disabled) for log in loggers},
-    )
 
 
 @pytest.mark.parametrize("cls", [MeanImage, Undecided])
