@@ -61,6 +61,10 @@ for _above in ("base", "decide"):
     BELOW[_above].add("export")
 BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy", "export"}
 BELOW["testing"] = {"base", "inspection", "io"}
+BELOW["distributed"] = {
+    *("workers", "notices", "runtime", "contexts", "validation", "texts", "io", "data", "records"),
+    *("inspection", "deploy", "base", "decide"),
+}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}
 for _above in set(BELOW) - {"annotations", "lazy"}:
