@@ -137,7 +137,7 @@ def test_type_checkers_see_the_names_that_load_on_first_use():
     assert {*anomalib_lite.__all__} == {*anomalib_lite._CLASSES_AND_FUNCTIONS, "__version__"}
 
 
-@pytest.mark.parametrize("folder", ["data", "deploy", "io", "report"])
+@pytest.mark.parametrize("folder", ["data", "deploy", "distributed", "io", "report"])
 def test_type_checkers_see_the_names_of_folders_that_load_on_first_use(folder):
     tree = ast.parse((HOME / folder / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
