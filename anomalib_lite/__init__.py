@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from . import decide as decide
     from . import density as density
     from . import deploy as deploy
+    from . import distributed as distributed
     from . import fakes as fakes
     from . import features as features
     from . import inspection as inspection
@@ -81,6 +82,7 @@ _MODULES = {
     "decide",
     "density",
     "deploy",
+    "distributed",
     "fakes",
     "features",
     "inspection",

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -187,9 +187,7 @@ def from_csv(row: str) -> Record:
         (fields,) = csv.reader([row], strict=True)
     except csv.Error as error:
         raise ValueError(f"row: {error}.") from error
-    if len(fields) != len(COLUMNS):
-        raise ValueError(f"row: expected {len(COLUMNS)} fields, got {len(fields)}.")
-    return Record.from_row(dict(zip(COLUMNS, fields, strict=True)))
+    return _from_fields(fields)
 
 
 def write_csv(records: Iterable[Record], file: IO[str]) -> None:
@@ -199,6 +197,31 @@ def write_csv(records: Iterable[Record], file: IO[str]) -> None:
     """
     file.write(f"{CSV_HEAD}\n")
     file.writelines(f"{as_csv(record)}\n" for record in records)
+
+
+def read_csv(file: IO[str]) -> Iterator[Record]:
+    """The records of a table of :func:`write_csv`, one after the other.
+
+    ``file`` is open for text with ``newline=""``.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything else; it names the line.
+    """
+    if file.readline() != f"{CSV_HEAD}\n":
+        raise ValueError(f"line 1: expected {CSV_HEAD}.")
+    rows = csv.reader(file, strict=True)
+    try:
+        yield from map(_from_fields, rows)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"line {1 + rows.line_num}: {error}") from error
+
+
+def _from_fields(fields):
+    if len(fields) != len(COLUMNS):
+        raise ValueError(f"row: expected {len(COLUMNS)} fields, got {len(fields)}.")
+    return Record.from_row(dict(zip(COLUMNS, fields, strict=True)))
 
 
 def _known(value):

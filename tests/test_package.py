@@ -66,6 +66,10 @@ for _above in ("base", "decide"):
     BELOW[_above].add("export")
 BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy", "export"}
 BELOW["testing"] = {"base", "inspection", "io"}
+BELOW["distributed"] = {
+    *("workers", "notices", "runtime", "contexts", "validation", "texts", "io", "data", "records"),
+    *("inspection", "deploy", "base", "decide"),
+}
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}
 for _above in set(BELOW) - {"annotations", "lazy"}:
@@ -138,7 +142,7 @@ def test_type_checkers_see_the_names_that_load_on_first_use():
     assert {*anomalib_lite.__all__} == {*anomalib_lite._CLASSES_AND_FUNCTIONS, "__version__"}
 
 
-@pytest.mark.parametrize("folder", ["data", "deploy", "io", "report"])
+@pytest.mark.parametrize("folder", ["data", "deploy", "distributed", "io", "report"])
 def test_type_checkers_see_the_names_of_folders_that_load_on_first_use(folder):
     tree = ast.parse((HOME / folder / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))

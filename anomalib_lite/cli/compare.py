@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison import OUTCOMES, Comparison, Difference, Pair
+from ..data.names import find_images
 from ..io.card import Card, read_card
 from ..io.files import write_file
 from ..records import UNREADABLE
@@ -18,7 +19,6 @@ from ..texts import plural, printable
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
 from .info import settings_in_words
-from .inputs import find_images
 from .outputs import check_all_differ, check_may_replace, check_may_replace_page, clean, now
 from .scoring import Inspector, load_detector, skips_listed, unreadable_lines
 

@@ -3,12 +3,12 @@
 import os
 from argparse import Namespace
 
+from ..data.names import find_images
 from ..deploy.graph import is_onnx
 from ..io.card import read_card
 from ..report.figures import method_of
 from ..texts import plural, printable
 from .console import Console
-from .inputs import find_images
 from .outputs import check_may_write, size_in_words
 from .scoring import load_detector
 

@@ -9,11 +9,11 @@ import numpy as np
 
 import anomalib_lite
 
+from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
 from ..report.figures import method_of
 from ..texts import plural, printable
 from .console import Console
-from .inputs import find_images
 from .outputs import check_may_write_detector, clean, described_places, now
 from .scoring import left_out_lines, readable
 from .settings import METHODS

@@ -6,12 +6,12 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable
 
+from ..data.names import find_images
 from ..records import UNREADABLE, Record, as_json
 from ..report.figures import main_promise
 from ..texts import plural
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
 from .console import Console
-from .inputs import find_images
 from .outputs import check_all_differ
 from .pictures import Pictures
 from .scoring import Inspector, counted, described, load_detector, skips_listed

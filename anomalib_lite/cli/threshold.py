@@ -5,11 +5,11 @@ from typing import Any
 
 from sklearn.frozen import FrozenEstimator
 
+from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
 from ..io.card import read_card
 from ..texts import plural
 from .console import Console
-from .inputs import find_images
 from .outputs import check_may_write_detector, clean, described_places, now
 from .scoring import left_out_lines, load_detector, readable
 from .thresholds import threshold_in_words, threshold_of

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
 
+from ..data.names import images_now, place_of
 from ..records import UNREADABLE, Record
 from ..texts import printable
-from .inputs import images_now, place_of
 
 PATIENCE = 10.0
 """Seconds in which a file that does not change, but cannot be read, is tried again."""
@@ -106,7 +106,7 @@ class Watch:
     Parameters
     ----------
     names : sequence of str
-        Folders, patterns, files and lists; see :func:`~anomalib_lite.cli.inputs.images_now`.
+        Folders, patterns, files and lists; see :func:`~anomalib_lite.data.names.images_now`.
     recorded : Recorded
         What is not looked at again.
     say : callable

@@ -32,7 +32,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -308,7 +308,7 @@ class ImageStream:
         if count == 0:
             raise ValueError("X: expected at least one image, got none.")
         if count == len(self.skipped):
-            raise ValueError(f"X: none of {count} images can be read. {_reasons(self.skipped)}")
+            raise NoneReadable(self.skipped)
 
     def _work(self, prepare, finish, inside, items):
         """Read some (index, raw image), as far as that goes, and say what became of them."""
@@ -351,6 +351,23 @@ class ImageStream:
         except ValueError as error:
             raise _BadImage(index, path, str(error)) from error
         return CheckedImage(raster, raster.dtype, _label(index, path), path, index), has_alpha
+
+
+class NoneReadable(ValueError):
+    """Of a call that skips what it cannot read, and could read nothing.
+
+    Parameters
+    ----------
+    skipped : sequence of SkippedImage
+        All images.
+    """
+
+    def __init__(self, skipped: Sequence[SkippedImage]):
+        super().__init__(f"X: none of {len(skipped)} images can be read. {_reasons(skipped)}")
+        self.skipped = [*skipped]
+
+    def __reduce__(self):
+        return type(self), (self.skipped,)
 
 
 class _BadImage(ValueError):

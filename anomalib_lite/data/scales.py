@@ -1,5 +1,8 @@
 """How images are scaled: what those of fit were like, and images that are scaled otherwise."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from .images import CheckedImage, Glance
@@ -84,20 +87,88 @@ class ValueRange:
         )
 
 
+@dataclass
+class Scaling:
+    """How the first images of a call, or of a part of it, are scaled: wrongly, until one is right.
+
+    Attributes
+    ----------
+    first : str or None
+        The first image that is scaled in another way than those of fit, and how.
+    n_wrong : int
+        Such images before the first one that is right.
+    is_right : bool
+        Whether one is.
+
+    Examples
+    --------
+    >>> call = Scaling()
+    >>> call.add(Scaling("image 0: too bright.", 20))
+    >>> call.add(Scaling("image 20: too bright.", 3, is_right=True))
+    >>> call.finish()
+    """
+
+    first: str | None = None
+    n_wrong: int = 0
+    is_right: bool = False
+
+    def add(self, later: "Scaling") -> None:
+        """Go on with the images that come next; ValueError if too many were wrong and none right.
+
+        A mistake shows in every image of a call, an anomaly in some.
+        """
+        self.note(later)
+        if self.n_wrong >= _N_SUSPECT:
+            self._refuse(f"each of the first {_N_SUSPECT} images")
+
+    def note(self, later: "Scaling") -> None:
+        """The same, without an error."""
+        if self.is_right:
+            return
+        self.first = self.first or later.first
+        self.n_wrong += later.n_wrong
+        self.is_right = later.is_right
+
+    def finish(self) -> None:
+        """End the call: ValueError if there were images and none was right."""
+        if not self.is_right and self.n_wrong:
+            self._refuse("the only image" if self.n_wrong == 1 else "every image")
+
+    def _refuse(self, which):
+        raise ValueError(f"{self.first} This is so for {which} of the call.")
+
+
+_NOTES: ContextVar[list[Scaling] | None] = ContextVar("scalings", default=None)
+
+
+@contextmanager
+def scales_noted() -> Iterator[list[Scaling]]:
+    """Context for a part of a call: checks refuse nothing, and leave what they see in this list.
+
+    Whoever knows all parts judges.
+
+    Examples
+    --------
+    >>> with scales_noted() as scalings:
+    ...     ScaleCheck(ValueRange(highest=1.0, dtypes={"uint8"})).finish()
+    >>> scalings
+    [Scaling(first=None, n_wrong=0, is_right=False)]
+    """
+    notes = []
+    token = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(token)
+
+
 class ScaleCheck:
     """Refuses the images of a call if all of them look scaled in another way than those of fit.
-
-    A mistake shows in every image of a call, an anomaly in some.
 
     Parameters
     ----------
     value_range : ValueRange
         Of the images of fit.
-
-    Attributes
-    ----------
-    is_right : bool
-        Whether an image has been seen that is scaled as those of fit.
 
     Examples
     --------
@@ -107,31 +178,34 @@ class ScaleCheck:
     """
 
     def __init__(self, value_range: ValueRange):
-        self.is_right = False
-        self._value_range = value_range
-        self._first, self._n_wrong = None, 0
+        self._value_range, self._seen = value_range, Scaling()
+        notes = _NOTES.get()
+        self._only_notes = notes is not None
+        if self._only_notes:
+            notes.append(self._seen)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether an image has been seen that is scaled as those of fit, or others judge."""
+        return self._only_notes or self._seen.is_right
 
     def needs_levels(self, dtype: str) -> bool:
         """Whether an image of some dtype has to be measured before it is seen."""
-        return not (self.is_right or self._value_range.trusts(dtype))
+        return not (self._seen.is_right or self._value_range.trusts(dtype))
 
     def see(self, image: CheckedImage | Glance) -> None:
         """Look at the next image; ValueError if it is one of many and none was right."""
-        if self.is_right:
+        if self._seen.is_right:
             return
         mistake = self._value_range.mistake(image)
-        if mistake is None:
-            self.is_right = True
-            return
-        self._first = self._first or f"{image.label}: {mistake}"
-        self._n_wrong += 1
-        if self._n_wrong >= _N_SUSPECT:
-            self._refuse(f"each of the first {self._n_wrong} images")
+        seen = Scaling(is_right=True) if mistake is None else _wrong(image, mistake)
+        (self._seen.note if self._only_notes else self._seen.add)(seen)
 
     def finish(self) -> None:
         """End the call: ValueError if there were images and none was right."""
-        if not self.is_right and self._n_wrong:
-            self._refuse("the only image" if self._n_wrong == 1 else "every image")
+        if not self._only_notes:
+            self._seen.finish()
 
-    def _refuse(self, which):
-        raise ValueError(f"{self._first} This is so for {which} of the call.")
+
+def _wrong(image, mistake):
+    return Scaling(f"{image.label}: {mistake}", 1)

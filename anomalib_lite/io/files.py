@@ -5,7 +5,7 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,8 +35,8 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file as a whole or, if anything goes wrong, not at all.
+def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, given whole or in parts, as a whole or, if anything goes wrong, not at all.
 
     A new file gets the mode that the umask leaves, an existing one keeps its mode and, where
     that is allowed, its owner. A symbolic link stays one: its target is written. Other hard links
@@ -53,7 +53,7 @@ def write_file(path: Path, data: bytes) -> None:
     written = target.parent / f".saving-{secrets.token_hex(8)}"
     try:
         with open(written, "xb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         if existing is not None:

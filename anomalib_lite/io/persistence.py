@@ -34,7 +34,7 @@ from . import sklearn_estimators
 from .card import checked_notes
 from .checks import check_fields, check_learned, check_params
 from .compiled import csr_values, make_bit_generator, make_csr
-from .container import pack, read
+from .container import digest, pack, read
 from .files import write_file
 from .strict_json import parsed
 from .trial import try_out
@@ -104,18 +104,35 @@ class SaveMixin:
             If the file cannot be written: no such folder, no permission, a full disk.
         """
         check_is_fitted(self)
-        writer = _Writer(embed_backbone)
-        manifest = {
-            "format": FORMAT,
-            "notes": checked_notes({} if notes is None else notes),
-            "versions": {
-                "anomalib_lite": anomalib_lite.__version__,
-                **{name: version(name) for name in _RECORDED},
-            },
-            # of a copy, which a fit in another thread leaves alone
-            "estimator": writer.encode(copy.copy(self), type(self).__name__),
-        }
-        write_file(Path(path), pack(json.dumps(manifest, allow_nan=False), writer.tensors))
+        write_file(Path(path), pack(*_encoded(self, embed_backbone, notes)))
+
+
+@plain
+def digest_of(estimator: SaveMixin) -> str:
+    """Hexadecimal SHA-256 of what ``save`` would write of a fitted estimator, versions included.
+
+    Raises
+    ------
+    ValueError
+        If it could not be written.
+    """
+    return digest(*_encoded(estimator))
+
+
+def _encoded(estimator, embed_backbone=False, notes=None):
+    """Text and tensors of a file."""
+    writer = _Writer(embed_backbone)
+    manifest = {
+        "format": FORMAT,
+        "notes": checked_notes({} if notes is None else notes),
+        "versions": {
+            "anomalib_lite": anomalib_lite.__version__,
+            **{name: version(name) for name in _RECORDED},
+        },
+        # of a copy, which a fit in another thread leaves alone
+        "estimator": writer.encode(copy.copy(estimator), type(estimator).__name__),
+    }
+    return json.dumps(manifest, allow_nan=False), writer.tensors
 
 
 @plain

@@ -1,4 +1,4 @@
-"""Images as the command line names them: folders, files, patterns, lists."""
+"""Image files by names: folders, files, patterns, lists."""
 
 import codecs
 import glob
@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..data.files import image_files, is_image_suffix, present_image_files
+from .files import image_files, is_image_suffix, present_image_files
 
 _LISTS = (".txt", ".lst")
 
 
 class Found(NamedTuple):
-    """Image files, each once, in order, and what could not be found.
+    """Image files, in order, and what could not be found.
 
     Attributes
     ----------
@@ -32,16 +32,17 @@ class Found(NamedTuple):
         return self.paths
 
 
-def find_images(names: Iterable[str]) -> Found:
+def find_images(names: Iterable[str], *, each_once: bool = True) -> Found:
     """The image files that some names mean.
 
     A name is that of a folder, whose image files at any depth count; of a file; a pattern, if
     there is no such file; a list of paths (``.txt``, ``.lst``), one a line, or separated by null
     characters; or ``-``, a list on standard input. Paths in a list are taken from where the command
     runs or, if there is no such file, from the folder of the list. Of what a pattern matches, only
-    image files count, unless it ends in a suffix.
+    image files count, unless it ends in a suffix. With ``each_once=False`` a file that is named
+    several times is found as often.
     """
-    paths, problems = {}, []
+    paths, problems, places = [], [], set()
     for name in names:
         try:
             found = _paths_of(name, image_files)
@@ -50,9 +51,17 @@ def find_images(names: Iterable[str]) -> Found:
         except (ValueError, OSError) as error:
             problems.append(str(error).removeprefix("X: "))
             continue
-        for path in found:
-            paths.setdefault(place_of(path), path)
-    return Found(list(paths.values()), problems)
+        if each_once:
+            found = [path for path in found if _is_new(place_of(path), places)]
+        paths += found
+    return Found(paths, problems)
+
+
+def _is_new(place, places):
+    """Whether a place is none of some, which it then joins."""
+    n_before = len(places)
+    places.add(place)
+    return len(places) > n_before
 
 
 def images_now(name: str) -> list[str]:

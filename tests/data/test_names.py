@@ -1,4 +1,4 @@
-"""Images as the command line names them."""
+"""Images by names."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from anomalib_lite.cli.inputs import find_images, images_now
+from anomalib_lite.data.names import find_images, images_now
 
 
 @pytest.fixture
