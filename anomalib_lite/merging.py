@@ -12,7 +12,7 @@ import anomalib_lite
 
 from .annotations import Images
 from .contexts import plain
-from .data.images import ImageStream, SkippedImage
+from .data.images import NoneReadable, SkippedImage
 from .data.scales import ValueRange
 from .notes import N_EXAMPLES, Notes
 from .notices import warn_user
@@ -113,6 +113,9 @@ class MergeMixin:
     _calibrates_by_images = False
     """Whether scores out of sample need the images a second time, once all is merged."""
 
+    _fan_in = 8
+    """States that are merged at one time; fewer take less memory."""
+
     # -- hooks ------------------------------------------------------------------------------------
 
     def _learn_part(self, batches, n_images: int | None, first: int, generator) -> Any:
@@ -144,6 +147,10 @@ class MergeMixin:
             notes.lowest,
             self._normal_grids(notes.examples.to(self.device_), places),
         )
+
+    def _calibration_groups(self) -> np.ndarray:
+        """A number for each image; calibrations are quickest of images of the same number."""
+        return np.zeros(self.n_images_, dtype=np.int64)
 
     def _shared_settings(self) -> dict[str, str]:
         """What must be the same for all states that are merged, in words."""
@@ -212,6 +219,7 @@ class MergeMixin:
         learner._start()
         return learner
 
+    @plain
     def _state_of(self, X, first, on_error):
         """The state of some images, by a detector that has started and learned nothing."""
         check_count("first", first, minimum=0)
@@ -220,12 +228,11 @@ class MergeMixin:
         with team(self._n_jobs):
             stream = self._open(X, on_error)
             batches = learner._learning_batches(stream, Notes(np.empty(0, np.int64)))
-            part = _unless_all_skipped(
-                stream,
-                lambda: learner._learn_part(
-                    batches, stream.n_images, first, learner._generator_at(first, 0)
-                ),
-            )
+            generator = learner._generator_at(first, 0)
+            try:
+                part = learner._learn_part(batches, stream.n_images, first, generator)
+            except NoneReadable:
+                part = None
         return PartialState(
             learner.n_images_,
             learner._digests_,
@@ -417,16 +424,6 @@ def scores_by_digest(
     place = np.searchsorted(known[order], digests).clip(max=len(known) - 1)
     found = order[place]
     return np.where(known[found] == digests, anomaly_scores[found], np.nan)
-
-
-def _unless_all_skipped(stream: ImageStream, learn):
-    """What ``learn()`` gives; None if it fails since no image can be read."""
-    try:
-        return learn()
-    except ValueError:
-        if stream.skipped and len(stream.skipped) == stream.n_images:
-            return None
-        raise
 
 
 def _check_states(states):

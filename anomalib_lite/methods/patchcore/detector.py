@@ -342,6 +342,9 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             del store
         return found[0].joined(*found[1:])
 
+    def _calibration_groups(self):
+        return self._part_banks_.parts  # each needs one bank
+
     def _calibrated(self, images, digests, grid):
         """What is said of images (n, P, D) that were learned from, by banks of others."""
         examples = np.unique(digests, return_index=True)[1][:N_EXAMPLES]
