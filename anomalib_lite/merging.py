@@ -1,8 +1,9 @@
 """Detectors that learn in parts: states of some images each, which merge, whoever made them."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import anomalib_lite
 
 from .annotations import Images
+from .backbones.patches import rebatch
 from .contexts import plain
 from .data.images import NoneReadable, SkippedImage
 from .data.scales import ValueRange
@@ -18,9 +20,10 @@ from .notes import N_EXAMPLES, Notes
 from .notices import warn_user
 from .runtime import aside, make_generator, twin_of
 from .suspects import Suspects
-from .validation import check_choice, check_count
+from .validation import check_choice, check_count, check_finite
 from .workers import team
 
+_TOGETHER = 64  # images whose rows are in memory at one time
 _NOT_SHARED = ("device", "memory_budget", "random_state")  # parameters that states may differ in
 
 
@@ -44,6 +47,8 @@ class PartialState:
         The method's own; None if no image could be read.
     settings : dict of str to str
         What must be the same for all states that are merged.
+    rows : list of torch.Tensor of shape (n, h, w, D), or None
+        Patch rows of all the images, if they were kept.
     """
 
     n_images: int
@@ -52,7 +57,8 @@ class PartialState:
     first: int
     learned: Any
     settings: dict[str, str]
-    value_range: ValueRange = field(repr=False)
+    value_range: ValueRange
+    rows: list[torch.Tensor] | None = None
 
     def __repr__(self):
         return f"<PartialState of {self.n_images} images of {self.settings['method']}>"
@@ -107,21 +113,25 @@ class MergeMixin:
     """Adds learning in parts to a detector: on several machines, or one after the other.
 
     A subclass implements :meth:`_learn_part`, :meth:`_merge_parts` and :meth:`_finish_part`. What
-    these give and take has a method ``to(device)``.
+    these give and take has a method ``to(device)``. Where scores out of sample need the images
+    once more, when all is merged, it also implements :meth:`_embed` and :meth:`_calibrate_rows`.
     """
 
     _calibrates_by_images = False
-    """Whether scores out of sample need the images a second time, once all is merged."""
+    """Whether scores out of sample need the images once more."""
 
     _fan_in = 8
     """States that are merged at one time; fewer take less memory."""
 
     # -- hooks ------------------------------------------------------------------------------------
 
-    def _learn_part(self, batches, n_images: int | None, first: int, generator) -> Any:
+    def _learn_part(
+        self, batches, n_images: int | None, first: int, generator, keep: Callable
+    ) -> Any:
         """What is learned from some images, the first of which is the ``first`` of all.
 
-        It must not depend on what was learned before.
+        It must not depend on what was learned before. ``keep`` is to be called with all rows
+        (n, P, D) and their grid, in order, if :meth:`_calibrate_rows` takes them.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement _learn_part.")
 
@@ -136,17 +146,13 @@ class MergeMixin:
         """
         raise NotImplementedError(f"{type(self).__name__} must implement _finish_part.")
 
-    def _calibrate_part(self, batches, notes: Notes) -> PartialCalibration:
-        """What is said of images that were learned from, out of sample, of each at least one."""
-        for _ in batches:
-            pass  # notes are taken
-        places = np.array([np.flatnonzero(self._digests_ == each)[0] for each in notes.lowest])
-        return PartialCalibration(
-            notes.digests,
-            np.full(len(notes.digests), np.nan),
-            notes.lowest,
-            self._normal_grids(notes.examples.to(self.device_), places),
-        )
+    def _embed(self, batch: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Patch rows (B, P, D) of a batch, and their grid."""
+        raise NotImplementedError(f"{type(self).__name__} must implement _embed.")
+
+    def _calibrate_rows(self, rows: torch.Tensor, digests: np.ndarray) -> PartialCalibration:
+        """What is said of images that were learned from, out of sample, by rows (n, h, w, D)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement _calibrate_rows.")
 
     def _calibration_groups(self) -> np.ndarray:
         """A number for each image; calibrations are quickest of images of the same number."""
@@ -167,7 +173,9 @@ class MergeMixin:
     # -- in parts ---------------------------------------------------------------------------------
 
     @plain
-    def partial_state(self, X: Images, *, first: int = 0, on_error: str = "raise") -> PartialState:
+    def partial_state(
+        self, X: Images, *, first: int = 0, on_error: str = "raise", keep_rows: bool = False
+    ) -> PartialState:
         """What there is to learn from some images; the detector stays as it is.
 
         Parameters
@@ -179,6 +187,9 @@ class MergeMixin:
             pick, are made from it and ``random_state``.
         on_error : {"raise", "skip"}, default="raise"
             What an image does that cannot be read: raise a ValueError, or be listed in the state.
+        keep_rows : bool, default=False
+            Keep the patch rows of all images in the state, so that :meth:`finish` can set the
+            threshold: 0.5 MB an image for PatchCore, 1.3 MB for PaDiM.
 
         Returns
         -------
@@ -211,7 +222,7 @@ class MergeMixin:
         >>> fitted.finish_calibration(calibrations).predict(odd)
         array([-1, -1])
         """
-        return self._started()._state_of(X, first, on_error)
+        return self._started()._state_of(X, first, on_error, keep_rows)
 
     def _started(self):
         """A twin that has built what comes before the images."""
@@ -220,17 +231,22 @@ class MergeMixin:
         return learner
 
     @plain
-    def _state_of(self, X, first, on_error):
+    def _state_of(self, X, first, on_error, keep_rows):
         """The state of some images, by a detector that has started and learned nothing."""
         check_count("first", first, minimum=0)
         check_choice("on_error", on_error, ("raise", "skip"))
-        learner = twin_of(self)
+        learner, kept = twin_of(self), []
+
+        def keep(rows, grid):
+            if keep_rows and self._calibrates_by_images:
+                kept.append(rows.cpu().unflatten(1, grid))
+
         with team(self._n_jobs):
             stream = self._open(X, on_error)
             batches = learner._learning_batches(stream, Notes(np.empty(0, np.int64)))
             generator = learner._generator_at(first, 0)
             try:
-                part = learner._learn_part(batches, stream.n_images, first, generator)
+                part = learner._learn_part(batches, stream.n_images, first, generator, keep)
             except NoneReadable:
                 part = None
         return PartialState(
@@ -241,6 +257,7 @@ class MergeMixin:
             None if part is None else part.to("cpu"),
             self._shared_settings(),
             learner.value_range_,
+            kept if keep_rows else None,
         )
 
     @plain
@@ -269,7 +286,7 @@ class MergeMixin:
             with team(self._n_jobs):
                 generator = self._generator_at(states[0].first, n_images)
                 parts = [self._merge_parts(parts, generator)]
-        value_range = ValueRange()
+        value_range, rows = ValueRange(), [state.rows for state in states]
         for state in states:
             value_range.extend(state.value_range)
         return replace(
@@ -279,14 +296,16 @@ class MergeMixin:
             skipped=tuple(_skipped_after(states[0].first, states)),
             learned=parts[0] if parts else None,
             value_range=value_range,
+            rows=None if None in rows else [*chain.from_iterable(rows)],
         )
 
     @plain
     def finish(self, state: PartialState) -> Self:
         """Become what a fit on the images of a state makes of a detector, but for the threshold.
 
-        Methods that read the threshold from the images themselves, PatchCore and PaDiM, have none
-        until :meth:`finish_calibration`; others do. Levels of maps need it for all methods.
+        Methods that read the threshold from the patches of all images, PatchCore and PaDiM, have
+        none until :meth:`finish_calibration`, unless the state has these; others do. Levels of maps
+        need it for all methods.
 
         Parameters
         ----------
@@ -314,16 +333,24 @@ class MergeMixin:
             scores = learner._finish_part(
                 state.learned.to(learner.device_), make_generator(self.random_state)
             )
-            learner._set_calibration(scores)
+            if scores is not None:
+                learner._calibrate_threshold(scores)
+            elif state.rows is not None:
+                learner._take_calibration(learner._calibrated_by(state.rows))
+            else:
+                learner.calibration_scores_ = np.full(state.n_images, np.nan)
+                learner.offset_ = np.nan
             _warn_of_copies(state.digests)
         return self
 
-    def _set_calibration(self, scores):
-        if scores is None:
-            self.calibration_scores_ = np.full(self.n_images_, np.nan)
-            self.offset_ = np.nan
-        else:
-            self._calibrate_threshold(scores)
+    def _calibrated_by(self, rows):
+        """What is said of all images that were learned from, by their rows (n, h, w, D)."""
+        digests = np.split(self._digests_, np.cumsum([*map(len, rows)])[:-1])
+        found = [
+            self._calibrate_rows(some.to(self.device_), here)
+            for some, here in zip(rows, digests, strict=True)
+        ]
+        return found[0].joined(*found[1:])
 
     @plain
     def partial_calibration(self, X: Images) -> PartialCalibration:
@@ -349,7 +376,35 @@ class MergeMixin:
             batches = detector._batches(
                 stream, "calibrate", learn=detector._known_alone(notes), needs_digest=True
             )
-            return detector._calibrate_part(batches, notes).to("cpu")
+            look = detector._look_again if self._calibrates_by_images else detector._show_again
+            return look(batches, notes).to("cpu")
+
+    def _look_again(self, batches, notes):
+        """What is said out of sample of images, a few at a time."""
+
+        def each():
+            for images, (rows, grid) in batches.map(self._embed):
+                check_finite(rows, images)
+                yield rows.unflatten(1, grid)
+
+        found, n_done = [], 0
+        for rows in rebatch(each(), _TOGETHER):
+            digests = notes.digests[n_done : n_done + len(rows)]
+            found.append(self._calibrate_rows(rows, digests))
+            n_done += len(rows)
+        return found[0].joined(*found[1:])
+
+    def _show_again(self, batches, notes):
+        """Grids of a few of the images."""
+        for _ in batches:
+            pass  # notes are taken
+        places = np.array([np.flatnonzero(self._digests_ == each)[0] for each in notes.lowest])
+        return PartialCalibration(
+            notes.digests,
+            np.full(len(notes.digests), np.nan),
+            notes.lowest,
+            self._normal_grids(notes.examples.to(self.device_), places),
+        )
 
     def _known_alone(self, notes):
         """Function that notes images, and refuses one that was not learned from."""
@@ -386,12 +441,15 @@ class MergeMixin:
         with aside(self) as learner:
             learner._scoring_twin()
             whole = calibrations[0].joined(*calibrations[1:])
-            learner._remember(whole.to(learner.device_))
-            if self._calibrates_by_images:
-                learner._calibrate_threshold(
-                    scores_by_digest(learner._digests_, whole.digests, whole.anomaly_scores)
-                )
+            learner._take_calibration(whole.to(learner.device_))
         return self
+
+    def _take_calibration(self, calibration):
+        self._remember(calibration)
+        if self._calibrates_by_images:
+            self._calibrate_threshold(
+                scores_by_digest(self._digests_, calibration.digests, calibration.anomaly_scores)
+            )
 
     def _remember(self, calibration):
         """Keep what later calls need of the images: grids of some, patches of many."""

@@ -43,7 +43,7 @@ BELOW = {
         *("inspection", "notices", "notes", "batches"),
     },
     "merging": {
-        *("runtime", "contexts", "validation", "workers", "data"),
+        *("runtime", "contexts", "validation", "workers", "data", "backbones"),
         *("notices", "notes", "suspects"),
     },
     "features": {"workers", "runtime", "contexts", "validation", "backbones", "base"},

@@ -151,7 +151,7 @@ def learn(learner: MergeMixin, parcel: Parcel, chunk: int, on_error: str) -> Par
         start = number * chunk
         some = places[start : start + chunk]
         try:
-            return learner._state_of(some, parcel.first + start, on_error)
+            return learner._state_of(some, parcel.first + start, on_error, False)
         except ValueError as error:  # of a kind that can be pickled
             raise ValueError(parcel.as_client(str(error), start)) from None
 

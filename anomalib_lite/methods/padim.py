@@ -19,6 +19,7 @@ from ..density.gaussian import (
     whiteners,
 )
 from ..merging import MergeMixin, PartialCalibration, scores_by_digest
+from ..notes import N_EXAMPLES
 from ..runtime import parse_memory, tensors_sha256
 from ..suspects import Suspects
 from ..validation import check_count, check_finite, check_number
@@ -219,12 +220,13 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
                 "covariance."
             )
 
-    def _learn_part(self, batches, n_images, first, generator):
+    def _learn_part(self, batches, n_images, first, generator, keep):
         statistics = None
-        for block in self._blocks(batches, n_images):
+        for block, grid in self._blocks(batches, n_images):
             if statistics is None:
                 statistics = GaussianStatistics.of_no_rows(*block.shape[1:], block.device)
             statistics.update(block.transpose(0, 1))
+            keep(block, grid)
         return statistics
 
     def _merge_parts(self, parts, generator):
@@ -239,29 +241,19 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         self.statistics_ = part
         self._finish([], [])
 
-    def _calibrate_part(self, batches, notes):
-        def look(images, batch):
-            rows, grid = self._embed(batch)
-            check_finite(rows, images)
-            squares = self._squares_of(rows)
-            return squares, grid, *_worst(squares, rows)
-
-        found, n_done = [], 0
-        for _, (squares, grid, cells, rows) in batches.each(look):
-            digests = notes.digests[n_done : n_done + len(squares)]
-            lowest, examples = np.unique(digests, return_index=True)
-            normal = self._normal_distances(squares[torch.from_numpy(examples)], lowest)
-            found.append(
-                PartialCalibration(
-                    digests,
-                    self._out_of_sample(squares.amax(1), digests).cpu().double().numpy(),
-                    lowest,
-                    normal.unflatten(1, grid),
-                    Suspects.of(digests, cells, rows),
-                )
-            )
-            n_done += len(squares)
-        return found[0].joined(*found[1:])
+    def _calibrate_rows(self, rows, digests):
+        rows, grid = rows.flatten(1, 2), rows.shape[1:3]
+        squares = self._squares_of(rows)
+        lowest, examples = np.unique(digests, return_index=True)
+        lowest, examples = lowest[:N_EXAMPLES], torch.from_numpy(examples[:N_EXAMPLES])
+        normal = self._normal_distances(squares[examples.to(squares.device)], lowest)
+        return PartialCalibration(
+            digests,
+            self._out_of_sample(squares.amax(1), digests).cpu().double().numpy(),
+            lowest,
+            normal.unflatten(1, grid),
+            Suspects.of(digests, *_worst(squares, rows)),
+        )
 
     def _read(self, batches, n_images):
         """Statistics, blocks of rows (n, P, d) kept and waiting to be learned, number of images.
@@ -270,7 +262,7 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         """
         statistics = self.statistics_.copy() if hasattr(self, "statistics_") else None
         kept, waiting, n_read = [], [], 0
-        for block in self._blocks(batches, n_images):
+        for block, _ in self._blocks(batches, n_images):
             if statistics is None:
                 statistics = GaussianStatistics.of_no_rows(*block.shape[1:], block.device)
             room = max(1, parse_memory("memory_budget", self.memory_budget) // block[0].nbytes)
@@ -285,24 +277,27 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         return statistics, kept, waiting, n_read
 
     def _blocks(self, batches, n_images):
-        """Rows (n, P, d) of _BLOCK images at a time, at the end fewer, whatever the batches are."""
+        """Rows (n, P, d) of _BLOCK images at a time, whatever the batches are, and their grid.
+
+        At the end fewer.
+        """
         size = _BLOCK if n_images is None else min(_BLOCK, n_images)
         store = RowStore(size)
-        for _, rows in batches.each(self._checked_rows):
+        for _, (rows, grid) in batches.each(self._checked_rows):
             while len(rows):
                 room = size - store.n_images
                 store.append(rows[:room])
                 rows = rows[room:]
                 if store.n_images == size:
-                    yield store.by_image
+                    yield store.by_image, grid
                     store = RowStore(size)
         if store.n_images:
-            yield store.by_image
+            yield store.by_image, grid
 
     def _checked_rows(self, images, batch):
-        rows, _ = self._embed(batch)
+        rows, grid = self._embed(batch)
         check_finite(rows, images)
-        return rows
+        return rows, grid
 
     @property
     def _n_together(self):

@@ -192,7 +192,7 @@ class SPADE(MergeMixin, BaseDetector):
             self._store(pyramids, n_images)
         return self._end(torch.cat(embeddings))
 
-    def _learn_part(self, batches, n_images, first, generator):
+    def _learn_part(self, batches, n_images, first, generator, keep):
         embeddings, kept, room = [], [], None
         for pyramids in self._pyramids(batches, embeddings):
             room = max(0, self._most(pyramids) - first) if room is None else room

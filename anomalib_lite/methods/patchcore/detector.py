@@ -237,7 +237,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             self._take_over(bank)
             n_done = len(bank.parts.parts)
             digests = self._digests_[n_done - store.n_images : n_done]
-            found = self._calibrated(store.by_image, digests, grid)
+            found = self._calibrate_rows(store.by_image.unflatten(1, grid), digests)
             del store  # before the next one is filled
             self._remember(found)
             scores.append(found.anomaly_scores)
@@ -246,17 +246,17 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         self._take_over(self._reduced(bank, generator))
         return scores[0] if self.n_images_ == len(scores[0]) else self._rescored()
 
-    def _learn_part(self, batches, n_images, first, generator):
+    def _learn_part(self, batches, n_images, first, generator, keep):
         bank = None
-        for store, _, _ in self._chunks(batches, n_images):
-            here = self._bank_of(store.by_image, bank, generator, fine=True, first=first)
+        for store, grid, _ in self._chunks(batches, n_images):
+            here = self._bank_of(store.by_image, bank, generator, first=first)
+            keep(store.by_image, grid)
             del store
             bank = here if bank is None else self._merge_parts([bank, here], generator)
         return bank
 
     def _merge_parts(self, parts, generator):
-        bank = PatchBank.joined(parts)
-        return self._reduced(bank, generator, times=_FINE) if self._has_count else bank
+        return self._reduced(PatchBank.joined(parts), generator)
 
     def _finish_part(self, part, generator):
         self._take_over(self._reduced(part, generator))
@@ -289,7 +289,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     def _has_count(self):
         return isinstance(self.coreset, Integral)
 
-    def _bank_of(self, images, earlier, generator, *, fine, first=0):
+    def _bank_of(self, images, earlier, generator, *, fine=False, first=0):
         """The bank of images (n, P, D) that follow those of another bank, or None."""
         parts = () if earlier is None else earlier.parts.parts
         digests = self._digests_[: len(parts) + len(images)].tolist()
@@ -311,11 +311,11 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             return bank.with_fewer_parts()
         return bank
 
-    def _reduced(self, bank, generator, times=1):
-        """A bank of ``coreset`` rows, or so many times as many, if that is a count."""
+    def _reduced(self, bank, generator):
+        """A bank of ``coreset`` rows, if that is a count."""
         if not self._has_count:
             return bank
-        return bank.reduced(times * self.coreset, generator=generator, verbose=self.verbose)
+        return bank.reduced(self.coreset, generator=generator, verbose=self.verbose)
 
     def _take_over(self, bank):
         self.memory_bank_ = bank.index()
@@ -333,20 +333,11 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
 
     # -- calibration ------------------------------------------------------------------------------
 
-    def _calibrate_part(self, batches, notes):
-        found, n_done = [], 0
-        for store, grid, _ in self._chunks(batches, batches.stream.n_images):
-            digests = notes.digests[n_done : n_done + store.n_images]
-            found.append(self._calibrated(store.by_image, digests, grid))
-            n_done += store.n_images
-            del store
-        return found[0].joined(*found[1:])
-
     def _calibration_groups(self):
         return self._part_banks_.parts  # each needs one bank
 
-    def _calibrated(self, images, digests, grid):
-        """What is said of images (n, P, D) that were learned from, by banks of others."""
+    def _calibrate_rows(self, rows, digests):
+        images, grid = rows.flatten(1, 2), rows.shape[1:3]
         examples = np.unique(digests, return_index=True)[1][:N_EXAMPLES]
         scores, suspects, cells = ([None] * len(images) for _ in range(3))
         grids = dict.fromkeys(examples.tolist())
