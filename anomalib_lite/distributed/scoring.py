@@ -93,11 +93,8 @@ def inspect(
     >>> client = Client("tcp://cluster:8786")  # doctest: +SKIP
     >>> seen = inspect(detector, "new/", client, out="seen/")  # doctest: +SKIP
     """
-    paths = _paths_of(images)
-    wanted = _wanted(detector, regions, "skip")
-    records = iter_records(
-        detector, paths, client, out=out, chunk=chunk, regions=regions, verbose=verbose
-    )
+    paths, wanted = _paths_of(images), _wanted(detector, regions, "skip")
+    records = _records(detector, paths, client, wanted, out, chunk, verbose)
     undecided = 0 if math.isnan(getattr(detector, "offset_", math.nan)) else 1
     seen = _collected(records, paths, undecided)
     warn_of_skipped(seen.skipped)
