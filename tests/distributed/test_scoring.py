@@ -294,12 +294,12 @@ def test_two_clients_do_not_write_to_one_folder(paths, threads, tmp_path):
 
 def test_an_interrupt_cancels_what_is_in_flight(tmp_path, monkeypatch):
     paths = write_world(tmp_path / "new", 20, unreadable=False)
-    detector, out = watched(tmp_path, seconds_=0.02), tmp_path / "run"
+    detector, out = watched(tmp_path, seconds_=0.2), tmp_path / "run"
     wait, n_waited = ExecutorEngine.wait, []
 
     def interrupted(self, tasks):
         n_waited.append(len(tasks))
-        if len(n_waited) == 4:
+        if n_waited.count(2) == 2:
             raise KeyboardInterrupt
         return wait(self, tasks)
 
@@ -309,7 +309,7 @@ def test_an_interrupt_cancels_what_is_in_flight(tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 inspect(detector, paths, executor, out=out, chunk=2)
     assert {*n_waited} == {1, 2}  # two in flight for a worker, one where its result is asked for
-    assert counts(detector).total() < 10
+    assert counts(detector).total() <= 4  # of one chunk that was done, and one that had begun
     with ThreadPoolExecutor(1) as executor:
         inspect(detector, paths, executor, out=out, chunk=2)
     assert {*counts(detector)} == {os.path.basename(path) for path in paths}
