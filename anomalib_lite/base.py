@@ -668,8 +668,9 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         seen = detector.inspect(X, maps=False, on_error=on_error)
         if math.isnan(detector.offset_):
             raise ValueError(
-                f"{type(self).__name__} was fitted on too few images to have a threshold. Fit it "
-                "on more, or give one with set_threshold(score=...)."
+                f"{type(self).__name__} has no threshold: it was fitted on too few images or, in "
+                "parts, without finish_calibration. Fit it on more, or give a threshold with "
+                "set_threshold(score=...)."
             )
         return seen.scores - detector.offset_, seen.labels
 
@@ -801,7 +802,10 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         """
         detector = self._scoring_twin()
         if detector._examples_ is None:
-            raise ValueError("map_levels: expected a detector fitted on images, which have maps.")
+            raise ValueError(
+                "map_levels: expected a detector fitted on images, which have maps, and if in "
+                "parts, then with finish_calibration."
+            )
         grids, render = detector._examples_, detector._map_renderer()
         peaks = render(grids, detector.input_.image_size).flatten(1).amax(1).double().cpu().numpy()
         normal, n = float(np.median(peaks)), len(peaks)

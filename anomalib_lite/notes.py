@@ -1,6 +1,7 @@
 """What is noted of normal images while a detector learns from them."""
 
 import hashlib
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -24,25 +25,20 @@ class Notes:
     ----------
     digests : ndarray of shape (n_images,), int64
         Of all images so far, those of earlier calls first.
-    indices : list of int
-        Places of the examples among all images.
-    images : list of Glance
-        The examples.
     """
 
     def __init__(self, digests: np.ndarray):
         self._buffer, self._n = digests, len(digests)
         self._labels = dict.fromkeys(digests.tolist(), "one of an earlier call")
         self._copies = []
-        self._inputs, self.indices, self.images = [], [], []
-        self._random = np.random.default_rng(0)  # its own: learning must not depend on it
+        self._examples = []  # (digest, place among all images, image, input), lowest digest first
 
     def see(self, image: Glance, pixels: torch.Tensor, digest: int) -> None:
         """Note an image, its network input (3, h, w), and the digest of that."""
         if digest in self._labels:
             self._copies.append(f"{image.label} is {self._labels[digest]}")
         self._labels.setdefault(digest, image.label)
-        self._draw(image, pixels, self._n)
+        self._consider(image, pixels, digest)
         if self._n == len(self._buffer):
             self._buffer = np.resize(self._buffer, 2 * self._n + 16)
         self._buffer[self._n] = digest
@@ -52,19 +48,38 @@ class Notes:
     def digests(self) -> np.ndarray:
         return self._buffer[: self._n]
 
-    def _draw(self, image, pixels, index):
-        """Keep an image as an example, so that each has the same chance in the end."""
-        n = len(self.indices)
-        place = n if n < N_EXAMPLES else int(self._random.integers(index + 1))
-        if place < N_EXAMPLES:
-            self._inputs[place : place + 1] = [pixels.clone()]
-            self.indices[place : place + 1] = [index]
-            self.images[place : place + 1] = [image]
+    def _consider(self, image, pixels, digest):
+        """Keep an image as an example if its digest is low: a draw whatever their order is."""
+        lowest = [known for known, *_ in self._examples]
+        is_low = len(lowest) < N_EXAMPLES or digest < lowest[-1]
+        if is_low and digest not in lowest:
+            self._examples.append((digest, self._n, image, pixels.clone()))
+            self._examples.sort(key=itemgetter(0))
+            del self._examples[N_EXAMPLES:]
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """Digests of the examples, ascending."""
+        return np.array([digest for digest, *_ in self._examples], dtype=np.int64)
+
+    @property
+    def indices(self) -> list[int]:
+        """Places of the examples among all images."""
+        return [place for _, place, _, _ in self._examples]
+
+    @property
+    def images(self) -> list[Glance]:
+        """The examples."""
+        return [image for _, _, image, _ in self._examples]
 
     @property
     def examples(self) -> torch.Tensor:
         """Network inputs (n, 3, h, w) of the examples."""
-        return torch.stack(self._inputs)
+        return torch.stack([pixels for _, _, _, pixels in self._examples])
+
+    def label_of(self, digest: int) -> str:
+        """What an image is called in messages."""
+        return self._labels[digest]
 
     def warn_of_copies(self) -> None:
         """Warn of images that are copies of earlier ones, if there are any."""

@@ -87,14 +87,14 @@ MUTATIONS = [
     Mutation("distributed/flow.py", "engine.cancel(flying)", "pass", "distributed"),
     Mutation(
         "distributed/flow.py",
-        "_IN_FLIGHT * engine.n_workers - len(flying)",
-        "_IN_FLIGHT * engine.n_workers",
+        "IN_FLIGHT * engine.n_workers - len(flying)",
+        "IN_FLIGHT * engine.n_workers",
         "distributed",
     ),
     Mutation(
         "distributed/chunks.py",
-        "parcel.first + index",
-        "index",
+        "{self.first + index}",
+        "{index}",
         "distributed/test_scoring.py",
     ),
     Mutation("distributed/chunks.py", "path=path, reason=reason", "reason=reason", "distributed"),
@@ -280,11 +280,13 @@ MUTATIONS = [
     Mutation("notes.py", "if digest in self._labels:", "if False:", "test_calls.py"),
     Mutation("base.py", "labels[unknown] =", "unknown =", "test_calls.py"),
     Mutation("data/scales.py", "self.n_wrong += later.n_wrong", "pass", "test_calls.py"),
-    Mutation("methods/patchcore/calibration.py", "if k != part]", "]", "methods/test_patchcore.py"),
+    Mutation(
+        "methods/patchcore/calibration.py", "if k not in parts]", "]", "methods/test_patchcore.py"
+    ),
     Mutation(
         "methods/patchcore/calibration.py",
-        "part_of.setdefault(digest, len(part_of) % N_PARTS)",
-        "part_of[digest] = len(part_of) % N_PARTS",
+        "part_of.setdefault(digest, (first + len(part_of)) % N_PARTS)",
+        "part_of[digest] = (first + len(part_of)) % N_PARTS",
         "methods/test_patchcore.py",
     ),
     Mutation(
@@ -461,11 +463,32 @@ MUTATIONS = [
         "methods/test_patchcore.py",
     ),
     Mutation(
-        "methods/patchcore/detector.py",
-        "self.coreset_radius_ += radius",
-        "self.coreset_radius_ = radius",
+        "methods/patchcore/banks.py",
+        "radius=self.radius + radius",
+        "radius=radius",
         "methods/test_patchcore.py",
     ),
+    Mutation(
+        "methods/patchcore/calibration.py",
+        "parts.setdefault(digest, set()).add(part)",
+        "parts[digest] = {part}",
+        "test_merging.py",
+    ),
+    Mutation(
+        "methods/patchcore/banks.py",
+        "max(one.radius for one in each)",
+        "each[0].radius",
+        "test_merging.py",
+    ),
+    Mutation("merging.py", "known[found] == digests, ", "True, ", "test_merging.py"),
+    Mutation("merging.py", "state.first - first + image.index", "image.index", "test_merging.py"),
+    Mutation(
+        "methods/spade.py",
+        "self._most(pyramids) - first",
+        "self._most(pyramids)",
+        "test_merging.py",
+    ),
+    Mutation("suspects.py", "[self, *others][::-1]", "[self, *others]", "test_merging.py"),
     Mutation(
         "methods/padim.py",
         "covariance.diagonal(dim1=1, dim2=2).add_(self.eps)",

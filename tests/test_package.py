@@ -35,11 +35,16 @@ BELOW = {
     "inspection": {"validation", "notices", "io", "data", "regions", "records"},
     "deploy": {"validation", "texts", "io", "data", "inspection"},
     "comparison": {"records"},
+    "suspects": set(),
     "notes": {"notices", "runtime", "data"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
         *("runtime", "contexts", "validation", "workers", "io", "data", "backbones"),
         *("inspection", "notices", "notes", "batches"),
+    },
+    "merging": {
+        *("runtime", "contexts", "validation", "workers", "data"),
+        *("notices", "notes", "suspects"),
     },
     "features": {"workers", "runtime", "contexts", "validation", "backbones", "base"},
     "fakes": {"workers", "runtime", "contexts", "validation", "data", "nn", "base"},

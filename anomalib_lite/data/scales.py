@@ -54,6 +54,12 @@ class ValueRange:
         self.median = max(self.median, levels.median)
         self.dtypes.add(image.dtype)
 
+    def extend(self, other: "ValueRange") -> None:
+        """Extend the range by that of other images of fit."""
+        for name in ("highest", "mean", "median"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        self.dtypes |= other.dtypes
+
     def trusts(self, dtype: str) -> bool:
         """Whether images of a dtype are taken to be scaled as those of fit, whatever they show."""
         return self.highest == 0 or (dtype in self.dtypes and not dtype.startswith("float"))

@@ -116,6 +116,10 @@ class GaussianStatistics:
         """An independent copy."""
         return GaussianStatistics(self.count, self.mean.clone(), self.scatter.clone())
 
+    def to(self, device: torch.device | str) -> "GaussianStatistics":
+        """The same on a device."""
+        return GaussianStatistics(self.count, self.mean.to(device), self.scatter.to(device))
+
     def covariance(self, places: slice | torch.Tensor = slice(None)) -> torch.Tensor:
         """Covariances (n, D, D) at some places: the scatter divided by count - 1."""
         return self.scatter[places] / (self.count - 1)

@@ -1,10 +1,11 @@
-"""Scoring on more than one machine: a cluster of dask, or any executor of Python."""
+"""Fitting and scoring on more than one machine: a cluster of dask, or any executor of Python."""
 
 from typing import TYPE_CHECKING
 
 from ..lazy import lazy
 
 if TYPE_CHECKING:  # what editors and type checkers see
+    from .fitting import fit as fit
     from .scoring import inspect as inspect
     from .scoring import iter_records as iter_records
     from .scoring import score_samples as score_samples
@@ -12,6 +13,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "fit": "fitting",
         "inspect": "scoring",
         "iter_records": "scoring",
         "score_samples": "scoring",
@@ -19,6 +21,7 @@ __getattr__, __dir__ = lazy(
 )
 
 __all__ = [
+    "fit",
     "inspect",
     "iter_records",
     "score_samples",

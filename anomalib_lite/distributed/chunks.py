@@ -4,12 +4,14 @@ import os
 import pickle
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
+from ..annotations import Path
 from ..data.images import NoneReadable
+from ..data.names import find_images
 from ..data.scales import Scaling, scales_noted
 from ..deploy.reader import OnnxDetector
 from ..inspection import InspectedImage, MapLevels, ScoreLevels, record_of
@@ -33,6 +35,29 @@ class Chunk(NamedTuple):
     number: int
     first: int
     paths: Sequence[str]
+
+
+def paths_of(images: Path | Iterable[Path]) -> list[str]:
+    """The image files that are meant, as often as they are named; ValueError if there are none."""
+    names = [images] if isinstance(images, str | os.PathLike) else images
+    if isinstance(names, bytes) or not isinstance(names, Iterable):
+        raise _no_paths(names, "")
+    checked = []
+    for i, name in enumerate(names):
+        if not isinstance(name, str | os.PathLike):
+            raise _no_paths(name, f" in place {i}")
+        checked.append(os.fsdecode(name))
+    paths = find_images(checked, each_once=False).all_or_error()
+    if not paths:
+        raise ValueError("images: expected at least one image, got none.")
+    return paths
+
+
+def _no_paths(given, where):
+    return ValueError(
+        f"images: expected a folder, a file, a pattern or several of these, got {type(given)}"
+        f"{where}. Only paths travel: save images as files that all workers see."
+    )
 
 
 def chunks_of(paths: Sequence[str], size: int) -> Iterator[Chunk]:
@@ -79,6 +104,25 @@ class Parcel(NamedTuple):
         """As the client names the files."""
         return [os.fsdecode(path) for path in zlib.decompress(self.data).split(b"\0")]
 
+    def places(self) -> list[str]:
+        """As a worker finds them."""
+        return [os.path.join(self.folder, path) for path in self.paths()]
+
+    def as_client(self, text: str, start: int = 0) -> str:
+        """A message about the images from ``start`` on, with the client's place and path of one.
+
+        Examples
+        --------
+        >>> Parcel.of(Chunk(1, 64, ["c.png", "d.png"])).as_client("image 0: a bad one", 1)
+        'image 65: a bad one'
+        """
+        found = _INDEX.match(text)
+        if not found:
+            return text
+        index = start + int(found[1])
+        text = text.replace(self.places()[index], self.paths()[index])
+        return f"image {self.first + index}{text[found.end() :]}"
+
 
 class Wanted(NamedTuple):
     """What is asked of all images of a call.
@@ -119,24 +163,17 @@ def look_at(detector: Any, wanted: Wanted, parcel: Parcel) -> Seen:
 
     Indices and paths, in errors too, are those of a call with all images by the client.
     """
-    paths = parcel.paths()
-    places = [os.path.join(parcel.folder, path) for path in paths]
+    paths, places = parcel.paths(), parcel.places()
     with scales_noted() as scalings:
         records, error = _records(detector, wanted, places)
     for i, (record, path, place) in enumerate(zip(records, paths, places, strict=False)):
         reason = None if record.reason is None else record.reason.replace(place, path)
         records[i] = replace(record, path=path, reason=reason)
 
-    def by_client(text):
-        found = text and _INDEX.match(text)
-        if not found:
-            return text
-        index = int(found[1])
-        text = text.replace(places[index], paths[index])
-        return f"image {parcel.first + index}{text[found.end() :]}"
-
-    scalings = [replace(scaling, first=by_client(scaling.first)) for scaling in scalings]
-    return Seen(records, scalings, by_client(error))
+    scalings = [
+        replace(each, first=each.first and parcel.as_client(each.first)) for each in scalings
+    ]
+    return Seen(records, scalings, error and parcel.as_client(error))
 
 
 def _records(detector, wanted, places):

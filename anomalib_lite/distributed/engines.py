@@ -82,6 +82,10 @@ class Engine(ABC):
         """Those of some tasks that are finished or failed, once one is."""
 
     @abstractmethod
+    def check(self, task: Task) -> None:
+        """Raise what a done task raised; its result stays where it is."""
+
+    @abstractmethod
     def result(self, task: Task) -> Any:
         """What a task returned, brought to the client; raises what the task raised."""
 
@@ -176,6 +180,9 @@ class ExecutorEngine(Engine):
             self._carriers.add(task)
         self._start(task, with_payloads=carries)
 
+    def check(self, task: Task) -> None:
+        self.result(task)  # which is here already
+
     def result(self, task: Task) -> Any:
         self.wait([task])
         try:
@@ -267,6 +274,10 @@ class DaskEngine(Engine):
                 self._revive(task)
             if done != lost:
                 return done - lost
+
+    def check(self, task: Task) -> None:
+        if task.future.status == "error":
+            self.result(task)
 
     def result(self, task: Task) -> Any:
         while True:

@@ -6,7 +6,8 @@ from typing import Any
 
 from .engines import Engine
 
-_IN_FLIGHT = 2  # calls for each task that can run: the next one is there when one is done
+IN_FLIGHT = 2
+"""Calls for each task that can run: the next one is there when one is done."""
 
 
 def results(
@@ -28,7 +29,7 @@ def results(
     calls, flying = iter(calls), {}
     try:
         while True:
-            n_free = _IN_FLIGHT * engine.n_workers - len(flying)
+            n_free = IN_FLIGHT * engine.n_workers - len(flying)
             for key, args in islice(calls, max(n_free, 0)):
                 flying[engine.submit(function, *args)] = key
             if not flying:

@@ -1,7 +1,6 @@
 """Images scored on a cluster of dask, or by any executor: the same bits as by one call here."""
 
 import math
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -11,7 +10,6 @@ import numpy as np
 
 from ..annotations import Path
 from ..data.images import NoneReadable, SkippedImage
-from ..data.names import find_images
 from ..data.scales import Scaling
 from ..deploy.reader import OnnxDetector
 from ..inspection import Inspection, warn_of_skipped
@@ -19,7 +17,17 @@ from ..io.persistence import SaveMixin, digest_of
 from ..records import UNREADABLE, Record
 from ..runtime import progress
 from ..validation import check_choice, check_count
-from .chunks import Chunk, Parcel, Seen, Wanted, alone, chunks_of, look_at, pickled
+from .chunks import (
+    Chunk,
+    Parcel,
+    Seen,
+    Wanted,
+    alone,
+    chunks_of,
+    look_at,
+    paths_of,
+    pickled,
+)
 from .engines import engine_of
 from .flow import results
 from .folders import RunFolder, digest_of_paths
@@ -93,7 +101,7 @@ def inspect(
     >>> client = Client("tcp://cluster:8786")  # doctest: +SKIP
     >>> seen = inspect(detector, "new/", client, out="seen/")  # doctest: +SKIP
     """
-    paths, wanted = _paths_of(images), _wanted(detector, regions, "skip")
+    paths, wanted = paths_of(images), _wanted(detector, regions, "skip")
     records = _records(detector, paths, client, wanted, out, chunk, verbose)
     undecided = 0 if math.isnan(getattr(detector, "offset_", math.nan)) else 1
     seen = _collected(records, paths, undecided)
@@ -140,7 +148,7 @@ def score_samples(
     ...     scores = score_samples(detector, ["new/a.png", "new/b.png"], pool)
     """
     check_choice("on_error", on_error, ("raise", "skip"))
-    paths, wanted = _paths_of(images), _wanted(detector, False, on_error)
+    paths, wanted = paths_of(images), _wanted(detector, False, on_error)
     records = _records(detector, paths, client, wanted, None, chunk, verbose)
     seen = _collected(records, paths, 0)
     warn_of_skipped(seen.skipped)
@@ -177,29 +185,6 @@ def iter_records(
     """
     wanted = _wanted(detector, regions, "skip")
     return _records(detector, paths, client, wanted, out, chunk, verbose)
-
-
-def _paths_of(images):
-    """The files that are meant, as often as they are named."""
-    names = [images] if isinstance(images, str | os.PathLike) else images
-    if isinstance(names, bytes) or not isinstance(names, Iterable):
-        raise _no_paths(names, "")
-    checked = []
-    for i, name in enumerate(names):
-        if not isinstance(name, str | os.PathLike):
-            raise _no_paths(name, f" in place {i}")
-        checked.append(os.fsdecode(name))
-    paths = find_images(checked, each_once=False).all_or_error()
-    if not paths:
-        raise ValueError("images: expected at least one image, got none.")
-    return paths
-
-
-def _no_paths(given, where):
-    return ValueError(
-        f"images: expected a folder, a file, a pattern or several of these, got {type(given)}"
-        f"{where}. Only paths travel: save images as files that all workers see."
-    )
 
 
 def _wanted(detector, regions, on_error):

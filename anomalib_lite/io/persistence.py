@@ -39,7 +39,7 @@ from .files import write_file
 from .strict_json import parsed
 from .trial import try_out
 
-FORMAT = 3
+FORMAT = 4
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _PARTS = {
@@ -61,6 +61,7 @@ _PARTS = {
     "PrincipalCodes": "search",
     "Resampled": "fakes",
     "ResidualEncoder": "nn",
+    "Suspects": "suspects",
     "TileLayout": "methods.cpc",
     "TableModel": "methods.cance",
     "UNetGenerator": "nn",

@@ -14,7 +14,8 @@ from ..backbones.backbone import Backbone
 from ..backbones.patches import POOLINGS, grid_rows, patch_embedding, pool_maps
 from ..base import BaseDetector
 from ..density.heads import check_head, fit_head, held_out_scores, row_scores
-from ..runtime import draw_seed
+from ..merging import MergeMixin
+from ..runtime import draw_seed, uniform
 from ..validation import check_choice, check_count, check_enough, check_finite, check_odd
 
 _PATCHES_OF_A_STREAM = 32  # kept of each image of a stream of unknown length
@@ -29,7 +30,22 @@ class _OneClassSettings:
     neighborhood: int
 
 
-class DeepOneClass(BaseDetector):
+@dataclass(frozen=True, eq=False)
+class _Vectors:
+    """Vectors of images (n, D), and of a few patches (m, D), drawn from all of theirs.
+
+    Every patch has a random key; those with the lowest keys are kept, of one part as of many.
+    """
+
+    images: np.ndarray
+    patches: np.ndarray
+    keys: np.ndarray
+
+    def to(self, device):
+        return self
+
+
+class DeepOneClass(MergeMixin, BaseDetector):
     """DeepOneClass: a one-class classifier on the pooled features of a pretrained network.
 
     The baseline for every learned representation: the feature maps of a frozen network, pooled over
@@ -184,6 +200,26 @@ class DeepOneClass(BaseDetector):
 
     def _learn(self, batches, n_images, generator):
         per_image = _PATCHES_OF_A_STREAM if n_images is None else -(-self.n_patches // n_images)
+        seed = draw_seed(generator)
+        return self._fit_heads(self._drawn(batches, per_image, generator), seed)
+
+    def _learn_part(self, batches, n_images, first, generator):
+        return self._drawn(batches, _PATCHES_OF_A_STREAM, generator)
+
+    def _merge_parts(self, parts, generator):
+        keys = np.concatenate([part.keys for part in parts])
+        kept = np.argsort(keys, kind="stable")[: self.n_patches]
+        return _Vectors(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.patches for part in parts])[kept],
+            keys[kept],
+        )
+
+    def _finish_part(self, part, generator):
+        return self._fit_heads(part, draw_seed(generator))
+
+    def _drawn(self, batches, per_image, generator):
+        """Vectors of images and of some of their patches."""
         vectors, patches = [], []
         for images, (pooled, rows_of_images) in batches.map(self._embed):
             check_finite(pooled, images)
@@ -191,13 +227,17 @@ class DeepOneClass(BaseDetector):
             for rows in rows_of_images:  # (P, D)
                 draw = torch.randperm(len(rows), generator=generator, device="cpu")[:per_image]
                 patches.append(rows[draw.to(rows.device)].cpu().numpy())
-        vectors, patches = np.concatenate(vectors), np.concatenate(patches)
+        patches = np.concatenate(patches)
         draw = torch.randperm(len(patches), generator=generator, device="cpu")[: self.n_patches]
-        seed = draw_seed(generator)
-        check_enough(len(vectors), 3, "scores of images by classifiers fitted on others")
-        self.classifier_ = fit_head(self.classifier, vectors, seed)
-        self.patch_classifier_ = fit_head(self.classifier, patches[draw.numpy()], seed)
-        return held_out_scores(self.classifier, vectors, self._distinct(), seed, self.n_folds)
+        keys = uniform((len(patches),), generator).sort().values[: len(draw)]
+        return _Vectors(np.concatenate(vectors), patches[draw.numpy()], keys.numpy())
+
+    def _fit_heads(self, part, seed):
+        """Fit both classifiers; gives scores of the images, out of sample."""
+        check_enough(len(part.images), 3, "scores of images by classifiers fitted on others")
+        self.classifier_ = fit_head(self.classifier, part.images, seed)
+        self.patch_classifier_ = fit_head(self.classifier, part.patches, seed)
+        return held_out_scores(self.classifier, part.images, self._distinct(), seed, self.n_folds)
 
     def _embed(self, batch):
         """Vectors of images (B, D) and of their patches (B, P, D)."""

@@ -18,7 +18,9 @@ from ..density.gaussian import (
     squared_mahalanobis_apart,
     whiteners,
 )
-from ..runtime import parse_memory
+from ..merging import MergeMixin, PartialCalibration, scores_by_digest
+from ..runtime import parse_memory, tensors_sha256
+from ..suspects import Suspects
 from ..validation import check_count, check_finite, check_number
 from ..workers import map_on
 
@@ -29,7 +31,7 @@ _TOGETHER = 8  # images that are measured together on a CPU, each with its own p
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
 
-class PaDiM(PartialFitMixin, BaseDetector):
+class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
     r"""PaDiM: a Gaussian over the patch features at each position of the grid.
 
     Feature maps of strides 4, 8 and 16 are resized to the finest grid and concatenated;
@@ -175,6 +177,9 @@ class PaDiM(PartialFitMixin, BaseDetector):
         self.random_state = random_state
         self.verbose = verbose
 
+    _calibrates_by_images = True
+    _fan_in = 2  # a state takes 251 MB with the defaults
+
     def _check_params(self):
         if self.n_features is not None:
             check_count("n_features", self.n_features)
@@ -186,25 +191,77 @@ class PaDiM(PartialFitMixin, BaseDetector):
         total = sum(self.backbone_.n_channels)
         draw = torch.randperm(total, generator=generator, device="cpu")[: self.n_features]
         self.channels_ = draw.sort().values.to(self.device_)
-        self._suspects_ = ()
         return self.backbone_.input
+
+    def _shared_settings(self):
+        channels = {"channels": tensors_sha256({"": self.channels_})}
+        return {**super()._shared_settings(), **channels}
 
     def _learn(self, batches, n_images, generator):
         statistics, kept, waiting, n_read = self._read(batches, n_images)
-        if statistics.count + sum(map(len, waiting)) < 2:
-            raise ValueError(
-                "X: expected at least 2 images, got 1 sample. One image has no covariance."
-            )
+        self._check_enough(statistics.count + sum(map(len, waiting)))
         self.statistics_ = statistics
         squares = self._finish(kept, waiting)
-        scores = torch.full((self.n_images_,), torch.nan, dtype=torch.float64, device="cpu")
-        if self._suspects_:
-            scores[self._suspects_[0]] = self._old_scores().cpu().double()
+        scores = np.full(self.n_images_, np.nan)
+        if hasattr(self, "_suspects_"):
+            scores = scores_by_digest(self._digests_, self._suspects_.digests, self._old_scores())
         first = self.n_images_ - n_read
-        images = torch.arange(first, first + len(squares), device="cpu")
-        scores[images] = self._out_of_sample(squares.amax(1), images).cpu().double()
-        self._suspect(images, squares, kept)
+        new = slice(first, first + len(squares))
+        digests = self._digests_[new]
+        scores[new] = self._out_of_sample(squares.amax(1), digests).cpu().double().numpy()
+        self._suspect(digests, squares, kept)
         return scores
+
+    def _check_enough(self, n_images):
+        if n_images < 2:
+            raise ValueError(
+                f"X: expected at least 2 images, got {n_images} sample. One image has no "
+                "covariance."
+            )
+
+    def _learn_part(self, batches, n_images, first, generator):
+        statistics = None
+        for block in self._blocks(batches, n_images):
+            if statistics is None:
+                statistics = GaussianStatistics.of_no_rows(*block.shape[1:], block.device)
+            statistics.update(block.transpose(0, 1))
+        return statistics
+
+    def _merge_parts(self, parts, generator):
+        first, *others = parts
+        statistics = first.copy()
+        for other in others:
+            statistics.merge(other)
+        return statistics
+
+    def _finish_part(self, part, generator):
+        self._check_enough(part.count)
+        self.statistics_ = part
+        self._finish([], [])
+
+    def _calibrate_part(self, batches, notes):
+        def look(images, batch):
+            rows, grid = self._embed(batch)
+            check_finite(rows, images)
+            squares = self._squares_of(rows)
+            return squares, grid, *_worst(squares, rows)
+
+        found, n_done = [], 0
+        for _, (squares, grid, cells, rows) in batches.each(look):
+            digests = notes.digests[n_done : n_done + len(squares)]
+            lowest, examples = np.unique(digests, return_index=True)
+            normal = self._normal_distances(squares[torch.from_numpy(examples)], lowest)
+            found.append(
+                PartialCalibration(
+                    digests,
+                    self._out_of_sample(squares.amax(1), digests).cpu().double().numpy(),
+                    lowest,
+                    normal.unflatten(1, grid),
+                    Suspects.of(digests, cells, rows),
+                )
+            )
+            n_done += len(squares)
+        return found[0].joined(*found[1:])
 
     def _read(self, batches, n_images):
         """Statistics, blocks of rows (n, P, d) kept and waiting to be learned, number of images.
@@ -273,7 +330,7 @@ class PaDiM(PartialFitMixin, BaseDetector):
         """
         statistics, device = self.statistics_, self.device_
         squares = [block.new_empty(block.shape[:2], dtype=statistics.mean.dtype) for block in kept]
-        self.whiteners_ = kept[0].new_empty(statistics.scatter.shape)
+        self.whiteners_ = torch.empty_like(statistics.scatter, dtype=torch.float32)
 
         def finish(places):
             here = statistics.at(places)
@@ -291,36 +348,38 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
         map_on(device, finish_all, slices(0, len(statistics.mean), _TASK))
         statistics.count += sum(map(len, waiting))
-        return torch.cat(squares)
+        return torch.cat(squares) if squares else None
 
-    def _suspect(self, images, squares, kept):
+    def _suspect(self, digests, squares, kept):
         """Keep the patches with the largest squares (n, P) of the rows kept of new images."""
-        places = squares.topk(min(_N_SUSPECTS, squares.shape[1])).indices  # (n, k)
         worst = [
-            block.gather(1, here[:, :, None].expand(-1, -1, block.shape[2]))
-            for block, here in zip(kept, places.split([*map(len, kept)]), strict=True)
+            _worst(some, block)
+            for some, block in zip(squares.split([*map(len, kept)]), kept, strict=True)
         ]
-        suspects = images, places, torch.cat(worst)
-        if self._suspects_:
-            suspects = tuple(map(torch.cat, zip(self._suspects_, suspects, strict=True)))
-        self._suspects_ = suspects  # images (n,), their worst places (n, k), and rows (n, k, d)
+        new = Suspects.of(digests, *map(torch.cat, zip(*worst, strict=True)))
+        self._suspects_ = self._suspects_.joined(new) if hasattr(self, "_suspects_") else new
 
     def _old_scores(self):
-        """Leave-one-out scores of the earlier images, by what the statistics have become."""
-        images, *suspects = self._suspects_
-        squares = []
-        for places, rows in zip(*suspects, strict=True):
-            whitener = self._whitener(self.statistics_.covariance(places))
-            mean = self.statistics_.mean[places]
+        """Leave-one-out scores of the suspects' images, by what the statistics have become."""
+        suspects, squares = self._suspects_, []
+        for cells, rows in zip(suspects.cells, suspects.rows, strict=True):
+            whitener = self._whitener(self.statistics_.covariance(cells))
+            mean = self.statistics_.mean[cells]
             squares.append(squared_mahalanobis(rows[None], mean, whitener).amax())
-        return self._out_of_sample(torch.stack(squares), images)
+        found = self._out_of_sample(torch.stack(squares), suspects.digests)
+        return found.cpu().double().numpy()
 
-    def _out_of_sample(self, squares, images):
+    def _out_of_sample(self, squares, digests):
         """Distances (n, ...) from Gaussians of all other images, from squared ones."""
-        distinct = self._distinct()
-        copies = torch.from_numpy(np.bincount(distinct)[distinct][images.numpy()])
+        known, counts = np.unique(self._digests_, return_counts=True)
+        copies = torch.from_numpy(counts[np.searchsorted(known, digests)])
         copies = copies.view(-1, *[1] * (squares.ndim - 1)).to(squares.device)
         return leave_one_out_squares(squares, self.statistics_.count, copies).sqrt()
+
+    def _normal_distances(self, squares, digests):
+        """Distances (n, P) of images that were learned from, out of sample where there are."""
+        distances = self._out_of_sample(squares, digests)
+        return distances.where(distances.isfinite(), squares.sqrt())
 
     def _whitener(self, covariance):
         covariance.diagonal(dim1=1, dim2=2).add_(self.eps)
@@ -342,13 +401,21 @@ class PaDiM(PartialFitMixin, BaseDetector):
 
     def _normal_grids(self, batch, indices):
         squares, grid = self._squares(batch)
-        distances = self._out_of_sample(squares, torch.from_numpy(indices))
-        return distances.where(distances.isfinite(), squares.sqrt()).unflatten(1, grid)
+        return self._normal_distances(squares, self._digests_[indices]).unflatten(1, grid)
 
     def _squares(self, batch):
         """Squared distances (B, P) of patches from the Gaussians of their places, and the grid."""
         rows, grid = self._embed(batch)  # (B, P, d)
+        return self._squares_of(rows), grid
+
+    def _squares_of(self, rows):
         measure = squared_mahalanobis_apart
         if rows.device.type != "cpu" or rows.requires_grad:  # as of images that are probed
             measure = squared_mahalanobis
-        return measure(rows, self.statistics_.mean.float(), self.whiteners_), grid
+        return measure(rows, self.statistics_.mean.float(), self.whiteners_)
+
+
+def _worst(squares, rows):
+    """Cells (n, k) and rows (n, k, d) with the largest squares (n, P) of images (n, P, d)."""
+    cells = squares.topk(min(_N_SUSPECTS, squares.shape[1])).indices
+    return cells, rows.gather(1, cells[:, :, None].expand(-1, -1, rows.shape[2]))

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import grid_rows, patch_embedding, rebatch
 from ..base import BaseDetector
+from ..merging import MergeMixin
 from ..runtime import parse_memory
 from ..search.codes import PrincipalCodes
 from ..search.distance import squared_distance
@@ -21,7 +23,18 @@ BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _BLOCK = 8  # images stored together; the first block sets the codes of the bank
 
 
-class SPADE(BaseDetector):
+@dataclass(frozen=True, eq=False)
+class _Pyramids:
+    """Pooled deep features (n, D_deep) of images, and pyramid rows (m, P, D) of the first."""
+
+    embeddings: torch.Tensor
+    pyramids: torch.Tensor
+
+    def to(self, device):
+        return _Pyramids(self.embeddings.to(device), self.pyramids.to(device))
+
+
+class SPADE(MergeMixin, BaseDetector):
     """SPADE: deep pyramid correspondences with the most similar normal images.
 
     The score of an image is the mean distance of its pooled deep features to those of the
@@ -177,8 +190,36 @@ class SPADE(BaseDetector):
         embeddings = []
         for pyramids in rebatch(self._pyramids(batches, embeddings), _BLOCK):
             self._store(pyramids, n_images)
-        self.embeddings_ = torch.cat(embeddings)
-        n_seen = len(self.embeddings_)
+        return self._end(torch.cat(embeddings))
+
+    def _learn_part(self, batches, n_images, first, generator):
+        embeddings, kept, room = [], [], None
+        for pyramids in self._pyramids(batches, embeddings):
+            room = max(0, self._most(pyramids) - first) if room is None else room
+            kept.append(pyramids[:room])
+            room -= len(kept[-1])
+        return _Pyramids(torch.cat(embeddings), torch.cat(kept))
+
+    def _merge_parts(self, parts, generator):
+        pyramids = torch.cat([part.pyramids for part in parts])
+        return _Pyramids(
+            torch.cat([part.embeddings for part in parts]), pyramids[: self._most(pyramids)]
+        )
+
+    def _finish_part(self, part, generator):
+        for pyramids in part.pyramids.split(_BLOCK):
+            self._store(pyramids, len(part.embeddings))
+        return self._end(part.embeddings)
+
+    def _most(self, pyramids):
+        """Images whose pyramids, like those of some (n, P, D), the budget may have room for."""
+        budget = parse_memory("memory_budget", self.memory_budget)
+        return max(1, budget // pyramids[0].nbytes)
+
+    def _end(self, embeddings):
+        """Take over the embeddings (n, D_deep) of all images; gives their scores, each left out."""
+        self.embeddings_ = embeddings
+        n_seen = len(embeddings)
         if self.n_pyramids_ < n_seen:
             warnings.warn(
                 f"memory_budget={self.memory_budget!r} has room for the pyramids of the first "

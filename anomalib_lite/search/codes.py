@@ -66,6 +66,11 @@ class PrincipalCodes:
         codes.mean_, codes.components_ = state["mean"], state["components"]
         return codes
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same codes on a device."""
+        state = {name: tensor.to(device) for name, tensor in self.to_state().items()}
+        return self.from_state(state)
+
     def shortened(self, n_components: int) -> Self:
         """The same codes with only the first ``n_components`` components."""
         components = self.components_[:, :n_components].contiguous()

@@ -36,6 +36,28 @@ class Watched(PaDiM):
         yield from super().iter_inspect(X, **options)
 
 
+class Deadly(PaDiM):
+    """Kills its process, once, where there is a file of that name in ``folder``.
+
+    Files are called ``part-i``, of the chunk whose first image is the i-th, and ``calibrate``.
+    """
+
+    folder = None
+
+    def _learn_part(self, batches, n_images, first, generator):
+        self._die_at(f"part-{first}")
+        return super()._learn_part(batches, n_images, first, generator)
+
+    def _calibrate_part(self, batches, notes):
+        self._die_at("calibrate")
+        return super()._calibrate_part(batches, notes)
+
+    def _die_at(self, place):
+        if self.folder is not None and (self.folder / place).exists():
+            (self.folder / place).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def watched(folder, **attributes):
     """A fitted one that leaves its files in a new folder."""
     log = folder / "log"

@@ -91,7 +91,7 @@ def test_an_image_has_no_part_in_the_bank_it_is_calibrated_with(monkeypatch, cor
     assert banks.parts.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
     n_bank = detector.memory_bank_.n_stored
     for part in range(8):
-        bank = banks.others(part, n_bank, detector.memory_bank_.codes).rows
+        bank = banks.others((part,), n_bank, detector.memory_bank_.codes).rows
         own = rows[banks.parts == part].flatten(0, 1)
         assert not (own[:, None] == bank).all(2).any()
         assert len(bank) == n_bank
@@ -121,7 +121,7 @@ def test_scores_of_earlier_images_follow_the_banks():
     rows, banks = patch_rows(images), detector._part_banks_
     n_bank = detector.memory_bank_.n_stored
     for image, score in enumerate(detector.calibration_scores_):
-        bank = banks.others(banks.parts[image], n_bank, detector.memory_bank_.codes).rows
+        bank = banks.others((banks.parts[image],), n_bank, detector.memory_bank_.codes).rows
         distance, _ = slow_nearest(rows[image], bank)
         # only a few patches of each image are kept: one of these need not be the farthest now
         assert np.isclose(distance, -score, rtol=1e-6).any()
@@ -140,8 +140,9 @@ def test_calibration_does_not_depend_on_workers(monkeypatch):
     assert not tasks
     for n_jobs in (2, 4):
         many = calibrated(n_jobs)
-        for name in ("calibration_scores_", "_examples_", "_suspects_", "offset_"):
+        for name in ("calibration_scores_", "_examples_", "offset_"):
             np.testing.assert_array_equal(many[name], alone[name])
+        assert torch.equal(many["_suspects_"].rows, alone["_suspects_"].rows)
         assert torch.equal(many["_part_banks_"].rows, alone["_part_banks_"].rows)
     assert len(tasks) > 2 * (32 + 9 + 5)
 
@@ -364,13 +365,13 @@ def test_a_budget_that_is_not_reached_changes_nothing(fitted, budget):
 
 def test_stores_hold_no_more_than_the_budget_leaves_beside_the_bank(monkeypatch):
     held = []
-    original = PatchCore._absorb
+    original = PatchCore._bank_of
 
-    def absorb(self, store, *args, **options):
-        held.append(store.n_images)
-        return original(self, store, *args, **options)
+    def bank_of(self, images, *args, **options):
+        held.append(len(images))
+        return original(self, images, *args, **options)
 
-    monkeypatch.setattr(PatchCore, "_absorb", absorb)
+    monkeypatch.setattr(PatchCore, "_bank_of", bank_of)
     small(coreset=0.2, memory_budget=5 * IMAGE_BYTES).fit(stripes(12))
     assert held == [5, 2, 2, 2, 1]  # half of it, since banks take the place of six images
 

@@ -7,7 +7,7 @@ parts: nothing in them was chosen with the image.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ _COMPONENTS = 32  # in which these coresets are picked
 _SEARCHED = 32  # components of the codes that they are searched by
 
 
-def assign_parts(digests: Sequence[int], earlier: Sequence[int] = ()) -> np.ndarray:
+def assign_parts(digests: Sequence[int], earlier: Sequence[int] = (), first: int = 0) -> np.ndarray:
     """A part for each image, by turns; copies of an image share one.
 
     Parameters
@@ -34,6 +34,8 @@ def assign_parts(digests: Sequence[int], earlier: Sequence[int] = ()) -> np.ndar
         The same for copies.
     earlier : sequence of int, default=()
         Parts of the first images, if they have been assigned before.
+    first : int, default=0
+        Whose turn it is for the first image.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def assign_parts(digests: Sequence[int], earlier: Sequence[int] = ()) -> np.ndar
     """
     part_of = dict(zip(digests, earlier, strict=False))
     for digest in digests:
-        part_of.setdefault(digest, len(part_of) % N_PARTS)
+        part_of.setdefault(digest, (first + len(part_of)) % N_PARTS)
     return np.array([part_of[digest] for digest in digests])
 
 
@@ -113,29 +115,47 @@ class PartBanks:
             chunk.append(members.flatten(0, 1))
         return cls.from_chunks([_kept(chunk, size, codes)], [size], parts)
 
-    def joined(self, later: "PartBanks") -> "PartBanks":
-        """These and those of later images."""
-        return PartBanks(
-            torch.cat([self.rows, later.rows]),
-            np.concatenate([self.counts, later.counts]),
-            self.sizes + later.sizes,
-            np.concatenate([self.parts, later.parts]),
+    @classmethod
+    def joined(cls, each: Sequence["PartBanks"]) -> "PartBanks":
+        """Those of several, whose images follow each other."""
+        return cls(
+            torch.cat([one.rows for one in each]),
+            np.concatenate([one.counts for one in each]),
+            [size for one in each for size in one.sizes],
+            np.concatenate([one.parts for one in each]),
         )
+
+    def to(self, device: torch.device | str) -> "PartBanks":
+        """The same on a device."""
+        return replace(self, rows=self.rows.to(device))
+
+    def parts_of(self, known: np.ndarray, digests: np.ndarray) -> list[tuple[int, ...]]:
+        """Parts of each of some images (n,) and its copies, by the digests of all images.
+
+        Copies share a part unless they were learned apart.
+        """
+        which = np.isin(known, digests)
+        parts = {}
+        for digest, part in zip(known[which].tolist(), self.parts[which].tolist(), strict=True):
+            parts.setdefault(digest, set()).add(part)
+        return [tuple(sorted(parts[digest])) for digest in digests.tolist()]
 
     def reduced(self, size: int, codes: PrincipalCodes) -> "PartBanks":
         """One chunk instead of several, for a bank that was reduced to ``size`` rows."""
         chunk = [torch.cat(rows) for rows in zip(*self.chunks, strict=True)]
         return PartBanks.from_chunks([_kept(chunk, size, codes)], [size], self.parts)
 
-    def others(self, part: int, n_bank: int, codes: PrincipalCodes) -> NearestRows | None:
-        """A bank of at most ``n_bank`` rows of the other parts; None if there are none.
+    def others(
+        self, parts: Sequence[int], n_bank: int, codes: PrincipalCodes
+    ) -> NearestRows | None:
+        """A bank of at most ``n_bank`` rows of all parts but some; None if there are none.
 
         It is made as the bank of all parts was, chunk by chunk. Rows that were picked first come
         first, which a search for the farthest profits from.
         """
         rows = []
         for chunk, size in zip(self.chunks, self.sizes, strict=True):
-            others = [rows for k, rows in enumerate(chunk) if k != part]
+            others = [rows for k, rows in enumerate(chunk) if k not in parts]
             ranks = torch.cat([torch.arange(len(each), device=each.device) for each in others])
             others = torch.cat(others)[ranks.argsort(stable=True)]
             rows.append(others[:size] if size > _LARGE else _coreset(others, size, codes))

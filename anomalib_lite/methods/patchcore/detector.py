@@ -13,22 +13,18 @@ from ...annotations import Device, Path, RandomState, Size
 from ...backbones.backbone import DTYPES, ENGINES, Backbone
 from ...backbones.patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
 from ...base import BaseDetector, PartialFitMixin
+from ...merging import MergeMixin, PartialCalibration, scores_by_digest
 from ...notes import N_EXAMPLES
 from ...runtime import parse_memory, progress
-from ...search.coreset import (
-    check_projection,
-    coreset_row_bytes,
-    coreset_size,
-    merge_coresets,
-    select_coreset,
-)
+from ...search.coreset import check_projection, coreset_row_bytes, coreset_size
 from ...search.distance import squared_distance
-from ...search.nearest import NearestRows
+from ...suspects import Suspects
 from ...validation import check_choice, check_count, check_finite, check_odd
 from ...workers import FEW, each_on
-from .calibration import PartBanks, assign_parts
+from .banks import PatchBank
+from .calibration import assign_parts
 
-_CHUNK_COUNT = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
+_FINE = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
 
@@ -41,7 +37,7 @@ class _PatchCoreSettings:
     n_reweight: int | None
 
 
-class PatchCore(PartialFitMixin, BaseDetector):
+class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     r"""PatchCore: distances to the nearest neighbors in a coreset of normal patch features.
 
     Mid-level features of a pretrained network, averaged over small neighborhoods, describe each
@@ -212,6 +208,8 @@ class PatchCore(PartialFitMixin, BaseDetector):
         self.random_state = random_state
         self.verbose = verbose
 
+    _calibrates_by_images = True
+
     def _check_params(self):
         check_choice("aggregation", self.aggregation, AGGREGATIONS)
         check_odd("neighborhood", self.neighborhood)
@@ -228,16 +226,40 @@ class PatchCore(PartialFitMixin, BaseDetector):
         self._settings_ = _PatchCoreSettings(self.aggregation, self.neighborhood, self.n_reweight)
         return self.backbone_.input
 
+    # -- learning ---------------------------------------------------------------------------------
+
     def _learn(self, batches, n_images, generator):
-        is_first, scores = not hasattr(self, "memory_bank_"), []
+        bank, scores = self._recalled(), []
+        is_first = bank is None
         for store, grid, is_last in self._chunks(batches, n_images):
-            whole = is_last and not hasattr(self, "memory_bank_")
-            scores.append(self._absorb(store, grid, generator, whole=whole))
+            here = self._bank_of(store.by_image, bank, generator, fine=not (is_last and is_first))
+            bank = PatchBank.joined([here] if bank is None else [bank, here]).coded()
+            self._take_over(bank)
+            n_done = len(bank.parts.parts)
+            digests = self._digests_[n_done - store.n_images : n_done]
+            found = self._calibrated(store.by_image, digests, grid)
             del store  # before the next one is filled
-        self._reduce_bank(generator)
-        if is_first and len(scores) == 1:
-            return scores[0]
-        return self._rescored()  # against what has been learned since
+            self._remember(found)
+            scores.append(found.anomaly_scores)
+            bank = self._within_budget(bank, generator)
+            is_first = False
+        self._take_over(self._reduced(bank, generator))
+        return scores[0] if self.n_images_ == len(scores[0]) else self._rescored()
+
+    def _learn_part(self, batches, n_images, first, generator):
+        bank = None
+        for store, _, _ in self._chunks(batches, n_images):
+            here = self._bank_of(store.by_image, bank, generator, fine=True, first=first)
+            del store
+            bank = here if bank is None else self._merge_parts([bank, here], generator)
+        return bank
+
+    def _merge_parts(self, parts, generator):
+        bank = PatchBank.joined(parts)
+        return self._reduced(bank, generator, times=_FINE) if self._has_count else bank
+
+    def _finish_part(self, part, generator):
+        self._take_over(self._reduced(part, generator))
 
     def _chunks(self, batches, n_images):
         """(store of patch rows, their grid, whether it is the last) within the memory budget."""
@@ -256,108 +278,125 @@ class PatchCore(PartialFitMixin, BaseDetector):
     def _capacity(self, n_patches, n_features):
         """Number of images whose rows the memory budget has room for beside the bank."""
         budget, row_bytes = self._budget(), coreset_row_bytes(n_features)
-        n_bank = self._n_stored() if hasattr(self, "memory_bank_") else 0
+        bank = self._recalled()
+        n_bank = 0 if bank is None else bank.n_stored
         return max(budget - n_bank * row_bytes, budget // 2) // (n_patches * row_bytes)
 
     def _budget(self):
         return parse_memory("memory_budget", self.memory_budget)
 
-    def _n_stored(self):
-        """Rows of the bank and of those it is calibrated with."""
-        return self.memory_bank_.n_stored + len(self._part_banks_.rows)
+    @property
+    def _has_count(self):
+        return isinstance(self.coreset, Integral)
 
-    def _absorb(self, store, grid, generator, *, whole):
-        """Add the coreset of some images' rows to the bank; gives their out-of-sample scores."""
-        is_count, is_first = isinstance(self.coreset, Integral), not hasattr(self, "memory_bank_")
-        indices, radius = select_coreset(
-            store.rows,
-            _CHUNK_COUNT * self.coreset if is_count and not whole else self.coreset,
+    def _bank_of(self, images, earlier, generator, *, fine, first=0):
+        """The bank of images (n, P, D) that follow those of another bank, or None."""
+        parts = () if earlier is None else earlier.parts.parts
+        digests = self._digests_[: len(parts) + len(images)].tolist()
+        return PatchBank.of(
+            images,
+            assign_parts(digests, parts, first)[len(parts) :],
+            _FINE * self.coreset if fine and self._has_count else self.coreset,
             generator=generator,
             projection=self.projection,
             verbose=self.verbose,
         )
-        bank = store.rows[indices]
-        if not is_first:
-            bank = torch.cat([self.memory_bank_.rows, bank])
-            radius = max(radius, self.coreset_radius_)
-        self.memory_bank_ = NearestRows.from_rows(bank, store.rows)
-        self.coreset_radius_ = radius
-        scores = self._calibrate(store.by_image, len(indices), grid)
-        room = self._budget() // (4 * coreset_row_bytes(bank.shape[1]))
-        if len(bank) > room:
-            self._reduce_bank(generator)
-        elif is_count and len(self._part_banks_.rows) > room:
-            self._reduce_part_banks(len(bank))
-        return scores
 
-    def _reduce_bank(self, generator):
-        """Reduce a bank grown in chunks to ``coreset`` rows, if that is a count."""
-        bank = self.memory_bank_.rows
-        if not isinstance(self.coreset, Integral) or len(bank) <= self.coreset:
-            return
-        kept, radius = merge_coresets(
-            [bank], self.coreset, generator=generator, verbose=self.verbose
+    def _within_budget(self, bank, generator):
+        """A bank grown in chunks, reduced if it takes more than a quarter of the budget."""
+        room = self._budget() // (4 * coreset_row_bytes(bank.rows.shape[1]))
+        if len(bank.rows) > room:
+            return self._reduced(bank, generator)
+        if self._has_count and len(bank.parts.rows) > room:
+            return bank.with_fewer_parts()
+        return bank
+
+    def _reduced(self, bank, generator, times=1):
+        """A bank of ``coreset`` rows, or so many times as many, if that is a count."""
+        if not self._has_count:
+            return bank
+        return bank.reduced(times * self.coreset, generator=generator, verbose=self.verbose)
+
+    def _take_over(self, bank):
+        self.memory_bank_ = bank.index()
+        self.coreset_radius_ = bank.radius
+        self._part_banks_, self._sample_ = bank.parts, bank.sample
+
+    def _recalled(self):
+        """The bank that :meth:`_take_over` was given last; None before."""
+        if not hasattr(self, "memory_bank_"):
+            return None
+        index = self.memory_bank_
+        return PatchBank(
+            index.rows, self.coreset_radius_, self._part_banks_, self._sample_, index.codes
         )
-        self.memory_bank_ = NearestRows.from_rows(bank[kept], self._suspects_.flatten(0, 1))
-        self.coreset_radius_ += radius
-        self._reduce_part_banks(self.coreset)
-
-    def _reduce_part_banks(self, n_bank):
-        self._part_banks_ = self._part_banks_.reduced(n_bank, self.memory_bank_.codes)
 
     # -- calibration ------------------------------------------------------------------------------
 
-    def _calibrate(self, images, n_bank, grid):
-        """Add the rows of images (n, P, D) to the parts' banks; gives the images' scores (n,)."""
-        earlier = self._part_banks_ if hasattr(self, "_part_banks_") else None
-        n_earlier = 0 if earlier is None else len(earlier.parts)
-        digests = self._digests_[: n_earlier + len(images)].tolist()
-        parts = assign_parts(digests, () if earlier is None else earlier.parts)[n_earlier:]
-        here = PartBanks.of(images, parts, n_bank, self.memory_bank_.codes)
-        self._part_banks_ = here if earlier is None else earlier.joined(here)
-        scores, suspects, grids = [None] * len(images), [None] * len(images), {}
-        examples = {*np.linspace(0, len(images) - 1, N_EXAMPLES).astype(int).tolist()}
+    def _calibrate_part(self, batches, notes):
+        found, n_done = [], 0
+        for store, grid, _ in self._chunks(batches, batches.stream.n_images):
+            digests = notes.digests[n_done : n_done + store.n_images]
+            found.append(self._calibrated(store.by_image, digests, grid))
+            n_done += store.n_images
+            del store
+        return found[0].joined(*found[1:])
+
+    def _calibration_groups(self):
+        return self._part_banks_.parts  # each needs one bank
+
+    def _calibrated(self, images, digests, grid):
+        """What is said of images (n, P, D) that were learned from, by banks of others."""
+        examples = np.unique(digests, return_index=True)[1][:N_EXAMPLES]
+        scores, suspects, cells = ([None] * len(images) for _ in range(3))
+        grids = dict.fromkeys(examples.tolist())
 
         def calibrate(i, bank):
             found = self._out_of_sample(images[i], bank, _N_SUSPECTS)
-            suspects[i], scores[i] = images[i][found.patches], found.score
-            if i in examples:
+            scores[i], cells[i], suspects[i] = found.score, found.patches, images[i][found.patches]
+            if i in grids:
                 grids[i] = (bank or self.memory_bank_).query(images[i])[0].float()
 
         with progress(total=len(images), desc="threshold", verbose=self.verbose) as bar:
-            for n_done in self._by_parts(calibrate, parts, images.device):
+            for n_done in self._by_parts(calibrate, digests, images.device):
                 bar.update(n_done)
-        self._examples_ = torch.stack([grids[i] for i in sorted(grids)]).unflatten(1, grid)
-        suspects = torch.stack(suspects)
-        self._suspects_ = suspects if earlier is None else torch.cat([self._suspects_, suspects])
-        return torch.stack(scores)
+        return PartialCalibration(
+            digests,
+            torch.stack(scores).numpy(),
+            digests[examples],
+            torch.stack([*grids.values()]).unflatten(1, grid),
+            Suspects.of(digests, torch.stack(cells), torch.stack(suspects)),
+        )
 
-    def _by_parts(self, function, parts, device):
-        """Call ``function(i, bank of the other parts)`` of images; gives how many, part by part.
+    def _by_parts(self, function, digests, device):
+        """Call ``function(i, bank of other images)`` of images; gives how many, part by part.
 
         A worker takes a part, so that there are no more banks at a time than workers.
         """
-        banks, codes = self._part_banks_, self.memory_bank_.codes
+        banks, codes, members = self._part_banks_, self.memory_bank_.codes, {}
+        known = self._digests_[: len(banks.parts)]
+        for i, parts in enumerate(banks.parts_of(known, digests)):
+            members.setdefault(parts, []).append(i)
 
-        def work(part):
-            bank = banks.others(part, self.memory_bank_.n_stored, codes)
-            members = np.flatnonzero(parts == part)
-            for i in members:
+        def work(parts):
+            bank = banks.others(parts, self.memory_bank_.n_stored, codes)
+            for i in members[parts]:
                 function(i, bank)
-            return len(members)
+            return len(members[parts])
 
-        return each_on(device, work, np.unique(parts), at_once=FEW)
+        return each_on(device, work, sorted(members), at_once=FEW)
 
     def _rescored(self):
         """Anomaly scores of all images, by their suspects and what the parts' banks are now."""
-        scores, rows = [None] * len(self._suspects_), self._suspects_
+        suspects = self._suspects_
+        scores = [None] * len(suspects)
 
         def rescore(i, bank):
-            scores[i] = self._out_of_sample(rows[i], bank, 1).score
+            scores[i] = self._out_of_sample(suspects.rows[i], bank, 1).score
 
-        for _ in self._by_parts(rescore, self._part_banks_.parts, rows.device):
+        for _ in self._by_parts(rescore, suspects.digests, suspects.rows.device):
             pass
-        return torch.stack(scores)
+        return scores_by_digest(self._digests_, suspects.digests, torch.stack(scores).numpy())
 
     def _out_of_sample(self, rows, bank, n):
         """The n patches of an image farthest from a bank, and the image's score by the first."""
