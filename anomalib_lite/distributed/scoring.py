@@ -91,6 +91,13 @@ def inspect(
     UserWarning
         If images were skipped.
 
+    Notes
+    -----
+    Dask's nannies start workers whose C library returns memory to Linux after every operation, for
+    which PyTorch pays with half of its time. Start them with the settings
+    ``distributed.nanny.pre-spawn-environ`` of dask ``MALLOC_TRIM_THRESHOLD_: 134217728`` and
+    ``MALLOC_MMAP_THRESHOLD_: 33554432``.
+
     Examples
     --------
     >>> from anomalib_lite.distributed import inspect
