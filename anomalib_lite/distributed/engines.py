@@ -166,6 +166,7 @@ class ExecutorEngine(Engine):
             wait([task.future for task in tasks], return_when=FIRST_COMPLETED)
             done = {task for task in tasks if task.future.done()}
             lacking = {task for task in done if _lacks_payload(task.future)}
+            lacking = {task for task in lacking if not task.is_canceled}
             for task in lacking:
                 self._send_again(task)
             if done != lacking:
@@ -185,6 +186,8 @@ class ExecutorEngine(Engine):
 
     def result(self, task: Task) -> Any:
         self.wait([task])
+        if task.is_canceled and _lacks_payload(task.future):
+            raise CancelledError
         try:
             return task.future.result()
         except BrokenExecutor as error:

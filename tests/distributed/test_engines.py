@@ -135,3 +135,14 @@ def test_other_clients_are_refused(monkeypatch):
     monkeypatch.delitem(sys.modules, "distributed")  # as where dask is not installed
     with ThreadPoolExecutor(3) as pool:
         assert engine_of(pool).n_workers == 3
+
+
+def test_a_canceled_task_that_lacks_its_payload_is_not_sent_again():
+    with Recording(1) as pool:
+        engine = engine_of(pool)
+        task = engine.submit(str.upper, engine.share(pickle.dumps("another detector")))
+        task.future.result()  # which says what it lacks
+        engine.cancel([task])
+        with pytest.raises(CancelledError):
+            engine.result(task)
+    assert len(pool.sent) == 1
