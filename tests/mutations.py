@@ -74,6 +74,54 @@ MUTATIONS = [
         "data/test_images.py",
     ),
     Mutation("data/inputs.py", "(s - c) // 2", "(s - c) // 3", "data/test_images.py backbones"),
+    # -- workers elsewhere
+    Mutation(
+        "distributed/shared.py",
+        "while len(_OPENED) > _N_KEPT",
+        "while len(_OPENED) > 9",
+        "distributed/test_engines.py",
+    ),
+    Mutation(
+        "distributed/engines.py", "with_payloads=carries", "with_payloads=True", "distributed"
+    ),
+    Mutation("distributed/flow.py", "engine.cancel(flying)", "pass", "distributed"),
+    Mutation(
+        "distributed/flow.py",
+        "IN_FLIGHT * engine.n_workers - len(flying)",
+        "IN_FLIGHT * engine.n_workers",
+        "distributed",
+    ),
+    Mutation(
+        "distributed/chunks.py",
+        "{self.first + index}",
+        "{index}",
+        "distributed/test_scoring.py",
+    ),
+    Mutation("distributed/chunks.py", "path=path, reason=reason", "reason=reason", "distributed"),
+    Mutation(
+        "distributed/scoring.py",
+        "if not done:",
+        "if done:",
+        "distributed/test_scoring.py",
+    ),
+    Mutation(
+        "distributed/scoring.py",
+        "for ours, later in zip(self._scalings, seen.scalings, strict=False)",
+        "for ours, later in zip(self._scalings[:0], seen.scalings[:0], strict=False)",
+        "distributed/test_scoring.py",
+    ),
+    Mutation(
+        "distributed/folders.py",
+        "if record is None or record.path != path:",
+        "if record is None:",
+        "distributed/test_scoring.py",
+    ),
+    Mutation(
+        "distributed/folders.py",
+        "digest.update(os.fsencode(os.getcwd()))",
+        "pass",
+        "distributed/test_scoring.py",
+    ),
     # -- exported detectors, and what they share
     Mutation("regions.py", '"right")', '"left")', "test_regions.py"),
     Mutation("regions.py", "starts - (self.width + 1))", "starts - self.width)", "test_regions.py"),
@@ -231,7 +279,7 @@ MUTATIONS = [
     Mutation("base.py", "if batches.scale.is_right:", "if True:", "test_calls.py"),
     Mutation("notes.py", "if digest in self._labels:", "if False:", "test_calls.py"),
     Mutation("base.py", "labels[unknown] =", "unknown =", "test_calls.py"),
-    Mutation("data/scales.py", "self._n_wrong += 1", "pass", "test_calls.py"),
+    Mutation("data/scales.py", "self.n_wrong += later.n_wrong", "pass", "test_calls.py"),
     Mutation(
         "methods/patchcore/calibration.py", "if k not in parts]", "]", "methods/test_patchcore.py"
     ),

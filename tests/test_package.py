@@ -68,7 +68,7 @@ BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy", "export"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["distributed"] = {
     *("workers", "notices", "runtime", "contexts", "validation", "texts", "io", "data", "records"),
-    *("inspection", "deploy", "base", "decide"),
+    *("inspection", "deploy", "base", "decide", "merging", "notes"),
 }
 BELOW["cli"] = set(BELOW) - {"annotations"}
 BELOW["__main__"] = {"cli"}

@@ -96,7 +96,7 @@ def _paths_of(name, in_folder):
         return in_folder(name)
     if name.lower().endswith(_LISTS) and os.path.isfile(name):
         return _listed(name)
-    if not os.path.lexists(name) and glob.has_magic(name):
+    if glob.has_magic(name) and not os.path.lexists(name):
         return sorted(_matches(name))
     return [name]  # a file; one that is not there is unreadable, as any other
 

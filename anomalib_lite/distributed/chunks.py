@@ -181,9 +181,8 @@ def _records(detector, wanted, places):
     maps, records = False if wanted.map_levels is None else "network", []
     images = detector.iter_inspect(places, maps=maps, on_error=wanted.on_error)
     try:
-        for image in islice(
-            images, len(places)
-        ):  # and no step more, where it warns of skipped ones
+        # not a step more, in which it would warn of skipped images
+        for image in islice(images, len(places)):
             records.append(record_of(image, wanted.score_levels, wanted.map_levels))
     except NoneReadable as error:
         skipped = map(InspectedImage.of_skipped, error.skipped)

@@ -17,7 +17,7 @@ from typing import Any
 
 from .shared import Lacking, Shared, call_with_shared
 
-_N_REVIVALS = 3  # of one task, as dask allows three workers to die of a task
+_N_AGAIN = 3  # times that one task is handed out again, as dask allows three workers to die of it
 
 
 class Task:
@@ -27,7 +27,7 @@ class Task:
         self.function, self.args, self.priority = function, args, priority
         self.future: Any = None  # of the engine; None once it was released
         self.is_canceled = False
-        self.n_revivals = 0
+        self.n_again = 0  # times that it was handed out again
 
     def __repr__(self):
         return f"<Task {self.function.__name__}: {self.future}>"
@@ -139,6 +139,7 @@ class ExecutorEngine(Engine):
 
     def __init__(self, executor: Executor):
         self._executor = executor
+        self._carriers: set[Task] = set()  # tasks on their way with payloads
 
     @property
     def n_workers(self) -> int:
@@ -165,16 +166,28 @@ class ExecutorEngine(Engine):
             wait([task.future for task in tasks], return_when=FIRST_COMPLETED)
             done = {task for task in tasks if task.future.done()}
             lacking = {task for task in done if _lacks_payload(task.future)}
+            lacking = {task for task in lacking if not task.is_canceled}
             for task in lacking:
-                self._start(task, with_payloads=True)
+                self._send_again(task)
             if done != lacking:
                 return done - lacking
+
+    def _send_again(self, task):
+        """With its payloads, unless as many tasks as there are workers take them there already."""
+        self._carriers = {each for each in self._carriers if each.future and not each.future.done()}
+        carries = len(self._carriers) < self.n_workers or task.n_again > 0
+        task.n_again += 1
+        if carries:
+            self._carriers.add(task)
+        self._start(task, with_payloads=carries)
 
     def check(self, task: Task) -> None:
         self.result(task)  # which is here already
 
     def result(self, task: Task) -> Any:
         self.wait([task])
+        if task.is_canceled and _lacks_payload(task.future):
+            raise CancelledError
         try:
             return task.future.result()
         except BrokenExecutor as error:
@@ -286,12 +299,12 @@ class DaskEngine(Engine):
         """Hand out a task again that the scheduler forgot, and what it needs."""
         if self._client.status != "running":
             raise ConnectionError("client: the connection to dask's scheduler was lost.")
-        if task.n_revivals == _N_REVIVALS:
+        if task.n_again == _N_AGAIN:
             raise RuntimeError(
-                f"client: {task.n_revivals + 1} workers were lost while they ran {task!r}, perhaps "
+                f"client: {task.n_again + 1} workers were lost while they ran {task!r}, perhaps "
                 "for want of memory. Give each more of it, or fewer threads."
             )
-        task.n_revivals += 1
+        task.n_again += 1
         for arg in task.args:
             if isinstance(arg, Shared) and self._scattered[arg.digest].status != "finished":
                 self._scatter(arg)

@@ -90,7 +90,8 @@ class RunFolder(AbstractContextManager):
             lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(
-                f"out: another client is writing to {self._folder}. Stop it, or give another folder."
+                f"out: another client is writing to {self._folder}. Stop it, or give another "
+                "folder."
             ) from None
         except NotImplementedError as error:  # by a network drive
             raise ValueError(

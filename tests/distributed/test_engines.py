@@ -46,20 +46,35 @@ def test_two_payloads_and_many_one_after_the_other(any_client, tmp_path):
     assert [*map(engine.result, pairs)] == [i + 100 + j for i in range(5) for j in range(5)]
 
 
+class Recording(ThreadPoolExecutor):
+    """Keeps what it is given."""
+
+    def __init__(self, n_workers):
+        super().__init__(n_workers)
+        self.sent = []
+
+    def submit(self, *args):
+        self.sent.append(args)
+        return super().submit(*args)
+
+
 def test_payloads_travel_only_to_workers_that_lack_them():
-    sent = []
-
-    class Executor(ThreadPoolExecutor):
-        def submit(self, *args):
-            sent.append(args)
-            return super().submit(*args)
-
-    with Executor(1) as pool:
+    with Recording(1) as pool:
         engine = engine_of(pool)
-        many = engine.share(pickle.dumps("a detector of another test"))
+        many = engine.share(pickle.dumps("a detector"))
         for _ in range(4):
-            assert engine.result(engine.submit(str.upper, many)).startswith("A DET")
-    assert [many.payload in args for args in sent] == [False, True, False, False, False]
+            assert engine.result(engine.submit(str.upper, many)) == "A DETECTOR"
+    assert [many.payload in args for args in pool.sent] == [False, True, False, False, False]
+
+
+def test_no_more_payloads_travel_at_once_than_there_are_workers(tmp_path):
+    with Recording(2) as pool:
+        engine = engine_of(pool)
+        many = engine.share(pickle.dumps(tasks.Counted(str(tmp_path), 7)))
+        calls = [engine.submit(tasks.value_and_process, many, 0.02) for _ in range(9)]
+        finished(engine, calls)
+    assert 1 <= sum(many.payload in args for args in pool.sent) <= 2
+    assert len([*tmp_path.iterdir()]) == 1
 
 
 def test_workers_keep_the_last_two_payloads(monkeypatch):
@@ -120,3 +135,14 @@ def test_other_clients_are_refused(monkeypatch):
     monkeypatch.delitem(sys.modules, "distributed")  # as where dask is not installed
     with ThreadPoolExecutor(3) as pool:
         assert engine_of(pool).n_workers == 3
+
+
+def test_a_canceled_task_that_lacks_its_payload_is_not_sent_again():
+    with Recording(1) as pool:
+        engine = engine_of(pool)
+        task = engine.submit(str.upper, engine.share(pickle.dumps("another detector")))
+        task.future.result()  # which says what it lacks
+        engine.cancel([task])
+        with pytest.raises(CancelledError):
+            engine.result(task)
+    assert len(pool.sent) == 1
