@@ -109,6 +109,29 @@ class PartialCalibration:
         return replace(self, examples=self.examples.to(device), suspects=suspects)
 
 
+@dataclass(frozen=True, eq=False)
+class Portion:
+    """Which of all images a part is learned from, and what it may use.
+
+    Attributes
+    ----------
+    first : int
+        Place of the first one among all.
+    total : int or None
+        How many there are in all, as far as known.
+    generator : torch.Generator
+        The CPU's; the same for the same portion.
+    keep : callable
+        To be called with all rows (n, P, D) and their grid, in order, by methods with
+        ``_calibrate_rows``.
+    """
+
+    first: int
+    total: int | None
+    generator: torch.Generator
+    keep: Callable[[torch.Tensor, tuple[int, int]], None]
+
+
 class MergeMixin:
     """Adds learning in parts to a detector: on several machines, or one after the other.
 
@@ -125,14 +148,8 @@ class MergeMixin:
 
     # -- hooks ------------------------------------------------------------------------------------
 
-    def _learn_part(
-        self, batches, n_images: int | None, first: int, generator, keep: Callable
-    ) -> Any:
-        """What is learned from some images, the first of which is the ``first`` of all.
-
-        It must not depend on what was learned before. ``keep`` is to be called with all rows
-        (n, P, D) and their grid, in order, if :meth:`_calibrate_rows` takes them.
-        """
+    def _learn_part(self, batches, n_images: int | None, portion: "Portion") -> Any:
+        """What is learned from some images; it must not depend on what was learned before."""
         raise NotImplementedError(f"{type(self).__name__} must implement _learn_part.")
 
     def _merge_parts(self, parts: list[Any], generator) -> Any:
@@ -174,7 +191,13 @@ class MergeMixin:
 
     @plain
     def partial_state(
-        self, X: Images, *, first: int = 0, on_error: str = "raise", keep_rows: bool = False
+        self,
+        X: Images,
+        *,
+        first: int = 0,
+        total: int | None = None,
+        on_error: str = "raise",
+        keep_rows: bool = False,
     ) -> PartialState:
         """What there is to learn from some images; the detector stays as it is.
 
@@ -185,6 +208,9 @@ class MergeMixin:
         first : int, default=0
             Place of the first of them among all images. Random draws, such as a coreset's first
             pick, are made from it and ``random_state``.
+        total : int or None, default=None
+            How many images there are in all. PatchCore then keeps no more rows of some of them
+            than a coreset of all needs, which takes less time.
         on_error : {"raise", "skip"}, default="raise"
             What an image does that cannot be read: raise a ValueError, or be listed in the state.
         keep_rows : bool, default=False
@@ -222,7 +248,7 @@ class MergeMixin:
         >>> fitted.finish_calibration(calibrations).predict(odd)
         array([-1, -1])
         """
-        return self._started()._state_of(X, first, on_error, keep_rows)
+        return self._started()._state_of(X, first, total, on_error, keep_rows)
 
     def _started(self):
         """A twin that has built what comes before the images."""
@@ -231,9 +257,11 @@ class MergeMixin:
         return learner
 
     @plain
-    def _state_of(self, X, first, on_error, keep_rows):
+    def _state_of(self, X, first, total, on_error, keep_rows):
         """The state of some images, by a detector that has started and learned nothing."""
         check_count("first", first, minimum=0)
+        if total is not None:
+            check_count("total", total)
         check_choice("on_error", on_error, ("raise", "skip"))
         learner, kept = twin_of(self), []
 
@@ -244,9 +272,9 @@ class MergeMixin:
         with team(self._n_jobs):
             stream = self._open(X, on_error)
             batches = learner._learning_batches(stream, Notes(np.empty(0, np.int64)))
-            generator = learner._generator_at(first, 0)
+            portion = Portion(first, total, learner._generator_at(first, 0), keep)
             try:
-                part = learner._learn_part(batches, stream.n_images, first, generator, keep)
+                part = learner._learn_part(batches, stream.n_images, portion)
             except NoneReadable:
                 part = None
         return PartialState(

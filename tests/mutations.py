@@ -484,7 +484,7 @@ MUTATIONS = [
     Mutation("merging.py", "state.first - first + image.index", "image.index", "test_merging.py"),
     Mutation(
         "methods/spade.py",
-        "self._most(pyramids) - first",
+        "self._most(pyramids) - portion.first",
         "self._most(pyramids)",
         "test_merging.py",
     ),

@@ -303,3 +303,32 @@ def test_hooks_have_to_be_written():
         hook = getattr(MergeMixin(), name)
         with pytest.raises(NotImplementedError, match=name):
             hook(*[None] * (hook.__code__.co_argcount - 1))
+
+
+def test_parts_of_a_known_total_pick_fewer_rows_and_still_fill_the_bank():
+    images = stripes(32)
+    detector = PatchCore(image_size=64, coreset=400, random_state=0)
+    states = [
+        detector.partial_state(images[i : i + 4], first=i, total=32) for i in range(0, 32, 4)
+    ]
+    assert [len(state.learned.rows) for state in states] == [100] * 8  # 2 * 400 * 4 / 32
+    detector.finish(detector.merge_states(states))
+    rows, bank = patch_rows(images).flatten(0, 1), detector.memory_bank_.rows
+    assert len(bank) == 400
+    distance, _ = slow_nearest(rows, bank)
+    assert distance.max() <= detector.coreset_radius_ * (1 + 1e-6)
+    alone = PatchCore(image_size=64, coreset=400, random_state=0)
+    alone.finish(alone.partial_state(images[:4], total=4))
+    assert len(alone.memory_bank_.rows) == 4 * 64
+
+
+def test_rows_that_are_kept_save_the_second_look(method, in_parts, tmp_path):
+    detector, cuts = detector_of(method), (0, 7, 15, 16, 24)
+    pairs = list(zip(cuts, cuts[1:], strict=False))
+    states = [detector.partial_state(NORMAL[a:b], first=a, keep_rows=True) for a, b in pairs]
+    detector.finish(detector.merge_states(states))
+    if method in (SPADE, DeepOneClass):
+        detector.finish_calibration([detector.partial_calibration(NORMAL)])
+    for name, each in (("a", detector), ("b", in_parts)):
+        each.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

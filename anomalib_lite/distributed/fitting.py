@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -141,9 +141,10 @@ def _learned(learner, paths, engine: Engine, chunk, on_error, verbose) -> Partia
     n_chunks, fan_in = -(-len(paths) // chunk), learner._fan_in
     together = leaves_of_a_task(n_chunks, fan_in, engine.n_workers)
     chunks, started = [*chunks_of(paths, chunk * together)], alone(learner)._started()
-    shared, keeps_rows = engine.share(pickled(started)), _keeps_rows(started, len(paths))
+    shared = engine.share(pickled(started))
     tree = MergeTree(engine, merge, shared, len(chunks), fan_in)
-    calls = ((learn, (shared, Parcel.of(each), chunk, on_error, keeps_rows)) for each in chunks)
+    how = _How(chunk, len(paths), on_error, _keeps_rows(started, len(paths)))
+    calls = ((learn, (shared, Parcel.of(each), how)) for each in chunks)
     with progress(total=len(paths), desc="fit", unit="image", verbose=verbose) as bar:
         return unpacked(tree.root(calls, lambda place: bar.update(len(chunks[place].paths))))
 
@@ -161,21 +162,28 @@ def _keeps_rows(started, n_images):
     return n_images * rows.nbytes <= _FEW_BYTES
 
 
-def learn(
-    learner: MergeMixin, parcel: Parcel, chunk: int, on_error: str, keeps_rows: bool
-) -> Cargo:
+class _How(NamedTuple):
+    """What is the same for all tasks of a fit."""
+
+    chunk: int
+    total: int
+    on_error: str
+    keep_rows: bool
+
+
+def learn(learner: MergeMixin, parcel: Parcel, how: _How) -> Cargo:
     """The state of some chunks of images, merged; a worker's task."""
     places = parcel.places()
 
     def leaf(number):
-        start = number * chunk
-        some = places[start : start + chunk]
+        start = number * how.chunk
+        some, first = places[start : start + how.chunk], parcel.first + start
         try:
-            return learner._state_of(some, parcel.first + start, on_error, keeps_rows)
+            return learner._state_of(some, first, how.total, how.on_error, how.keep_rows)
         except ValueError as error:  # of a kind that can be pickled
             raise ValueError(parcel.as_client(str(error), start)) from None
 
-    n_chunks = -(-len(places) // chunk)
+    n_chunks = -(-len(places) // how.chunk)
     return packed(merged(n_chunks, leaf, learner.merge_states, learner._fan_in))
 
 

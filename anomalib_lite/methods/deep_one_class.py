@@ -203,8 +203,8 @@ class DeepOneClass(MergeMixin, BaseDetector):
         seed = draw_seed(generator)
         return self._fit_heads(self._drawn(batches, per_image, generator), seed)
 
-    def _learn_part(self, batches, n_images, first, generator, keep):
-        return self._drawn(batches, _PATCHES_OF_A_STREAM, generator)
+    def _learn_part(self, batches, n_images, portion):
+        return self._drawn(batches, _PATCHES_OF_A_STREAM, portion.generator)
 
     def _merge_parts(self, parts, generator):
         keys = np.concatenate([part.keys for part in parts])

@@ -220,13 +220,13 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
                 "covariance."
             )
 
-    def _learn_part(self, batches, n_images, first, generator, keep):
+    def _learn_part(self, batches, n_images, portion):
         statistics = None
         for block, grid in self._blocks(batches, n_images):
             if statistics is None:
                 statistics = GaussianStatistics.of_no_rows(*block.shape[1:], block.device)
             statistics.update(block.transpose(0, 1))
-            keep(block, grid)
+            portion.keep(block, grid)
         return statistics
 
     def _merge_parts(self, parts, generator):

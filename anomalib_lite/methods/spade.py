@@ -192,10 +192,10 @@ class SPADE(MergeMixin, BaseDetector):
             self._store(pyramids, n_images)
         return self._end(torch.cat(embeddings))
 
-    def _learn_part(self, batches, n_images, first, generator, keep):
+    def _learn_part(self, batches, n_images, portion):
         embeddings, kept, room = [], [], None
         for pyramids in self._pyramids(batches, embeddings):
-            room = max(0, self._most(pyramids) - first) if room is None else room
+            room = max(0, self._most(pyramids) - portion.first) if room is None else room
             kept.append(pyramids[:room])
             room -= len(kept[-1])
         return _Pyramids(torch.cat(embeddings), torch.cat(kept))

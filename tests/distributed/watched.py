@@ -44,9 +44,9 @@ class Deadly(PaDiM):
 
     folder = None
 
-    def _learn_part(self, batches, n_images, first, *others):
-        self._die_at(f"part-{first}")
-        return super()._learn_part(batches, n_images, first, *others)
+    def _learn_part(self, batches, n_images, portion):
+        self._die_at(f"part-{portion.first}")
+        return super()._learn_part(batches, n_images, portion)
 
     def _calibrate_rows(self, rows, digests):
         self._die_at("calibrate")

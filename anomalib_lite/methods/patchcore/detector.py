@@ -1,5 +1,6 @@
 """PatchCore: the distance of every patch to a memory bank of normal patches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -25,6 +26,7 @@ from .banks import PatchBank
 from .calibration import assign_parts
 
 _FINE = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
+_USUAL_SHARE = 0.1  # of some images' rows, picked where a count of rows of all images is asked for
 _N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
 
 
@@ -232,7 +234,9 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         bank, scores = self._recalled(), []
         is_first = bank is None
         for store, grid, is_last in self._chunks(batches, n_images):
-            here = self._bank_of(store.by_image, bank, generator, fine=not (is_last and is_first))
+            is_all = is_last and is_first
+            coreset = self.coreset if is_all or not self._has_count else _FINE * self.coreset
+            here = self._bank_of(store.by_image, bank, coreset, generator)
             bank = PatchBank.joined([here] if bank is None else [bank, here]).coded()
             self._take_over(bank)
             n_done = len(bank.parts.parts)
@@ -246,14 +250,30 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         self._take_over(self._reduced(bank, generator))
         return scores[0] if self.n_images_ == len(scores[0]) else self._rescored()
 
-    def _learn_part(self, batches, n_images, first, generator, keep):
+    def _learn_part(self, batches, n_images, portion):
         bank = None
         for store, grid, _ in self._chunks(batches, n_images):
-            here = self._bank_of(store.by_image, bank, generator, first=first)
-            keep(store.by_image, grid)
+            here = self._bank_of(
+                store.by_image,
+                bank,
+                self._coreset_of(store, portion.total),
+                portion.generator,
+                first=portion.first,
+            )
+            portion.keep(store.by_image, grid)
             del store
-            bank = here if bank is None else self._merge_parts([bank, here], generator)
+            bank = here if bank is None else self._merge_parts([bank, here], portion.generator)
         return bank
+
+    def _coreset_of(self, store, total):
+        """The coreset of some images' rows that is fine enough for that of ``total`` images.
+
+        If that is a count, then as dense as a usual share, and enough for twice the count in all.
+        """
+        if not self._has_count or total is None:
+            return self.coreset
+        share = max(_USUAL_SHARE * len(store.rows), 2 * self.coreset * store.n_images / total)
+        return min(self.coreset, math.ceil(share))
 
     def _merge_parts(self, parts, generator):
         return self._reduced(PatchBank.joined(parts), generator)
@@ -289,14 +309,14 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     def _has_count(self):
         return isinstance(self.coreset, Integral)
 
-    def _bank_of(self, images, earlier, generator, *, fine=False, first=0):
+    def _bank_of(self, images, earlier, coreset, generator, *, first=0):
         """The bank of images (n, P, D) that follow those of another bank, or None."""
         parts = () if earlier is None else earlier.parts.parts
         digests = self._digests_[: len(parts) + len(images)].tolist()
         return PatchBank.of(
             images,
             assign_parts(digests, parts, first)[len(parts) :],
-            _FINE * self.coreset if fine and self._has_count else self.coreset,
+            coreset,
             generator=generator,
             projection=self.projection,
             verbose=self.verbose,
