@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any, TypeVar
@@ -89,9 +89,35 @@ def fit(
     ...     detector = fit(PatchCore(coreset=20_000, random_state=0), "good/", client)
     """
     _check_learns_in_parts(detector)
-    check_count("chunk", chunk)
     check_choice("on_error", on_error, ("raise", "skip"))
-    paths, engine = paths_of(images), engine_of(client)
+    skipped = fit_paths(
+        detector, paths_of(images), client, chunk=chunk, on_error=on_error, verbose=verbose
+    )
+    warn_of_skipped(skipped)
+    return detector
+
+
+def fit_paths(
+    detector: MergeMixin,
+    paths: Sequence[str],
+    client: Any,
+    *,
+    chunk: int = 64,
+    on_error: str = "raise",
+    verbose: bool = False,
+) -> list[SkippedImage]:
+    """Fit a detector as :func:`fit` does, on files; gives those that were skipped, unwarned.
+
+    Parameters
+    ----------
+    detector, client, chunk, on_error, verbose
+        As for :func:`fit`.
+    paths : sequence of str
+        Of files.
+    """
+    _check_learns_in_parts(detector)
+    check_count("chunk", chunk)
+    engine = engine_of(client)
     with aside(detector) as learner:
         given = learner.random_state
         learner.random_state = _number(given)
@@ -100,8 +126,7 @@ def fit(
         readable = _readable(paths, state)
         learner.finish_calibration(_calibrated(learner, readable, engine, chunk, verbose))
         learner.random_state = given
-    warn_of_skipped([_named(image, paths) for image in state.skipped])
-    return detector
+    return [_named(image, paths) for image in state.skipped]
 
 
 def _check_learns_in_parts(detector):
