@@ -77,12 +77,12 @@ def _once(args, console, tables):
         return NOT_DONE  # a mistake; tables stay as they are
     pictures = Pictures(args, detector, console)  # a mistake there leaves tables as they are
     with workers(args, console) as client:
+        results = _Results(console, tables, pictures)
         records, folder = Inspector(detector).inspect(paths), None
         if client is not None:
             folder = tables.run_folder
             records = _begun(_by_workers(detector, paths, client, args.chunk, folder, console))
         tables.replace()
-        results = _Results(console, tables, pictures)
         results.take(records)
     if folder is not None:
         shutil.rmtree(folder)  # of what is in the tables by now
