@@ -1,7 +1,6 @@
 """Chunks of a list of image files: what travels to a worker, and what it says of them."""
 
 import os
-import pickle
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -190,11 +189,6 @@ def _records(detector, wanted, places):
     except ValueError as error:  # not raised by the task: not every kind of them can be pickled
         return records, str(error)
     return records, None
-
-
-def pickled(detector: Any) -> bytes:
-    """A fitted detector on its way to workers."""
-    return pickle.dumps(alone(detector))
 
 
 def alone(detector: Any) -> Any:

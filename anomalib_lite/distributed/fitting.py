@@ -1,6 +1,5 @@
 """Detectors fitted on a cluster of dask, or by any executor: the same bits on any of them."""
 
-import pickle
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -8,20 +7,24 @@ from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from ..annotations import Path
+from ..contexts import plain
 from ..data.images import SkippedImage
 from ..inspection import warn_of_skipped
 from ..merging import MergeMixin, PartialCalibration, PartialState
 from ..notes import N_EXAMPLES
 from ..runtime import aside, make_generator, progress
 from ..validation import check_choice, check_count
+from .cargo import Cargo, packed, pickled, unpacked
 from .chunks import Chunk, Parcel, alone, chunks_of, paths_of
 from .engines import Engine, engine_of
 from .flow import results
 from .trees import MergeTree, leaves_of_a_task, merged
 
 Detector = TypeVar("Detector", bound=MergeMixin)
+_FEW_BYTES = 2**29  # rows that are brought to the client: of 1,000 images (PatchCore), 400 (PaDiM)
 _NUMBERED = re.compile(r"^image \d+ \((.*?)\)", re.S)
 
 
@@ -78,7 +81,8 @@ def fit(
     -----
     Every worker learns from chunks of images, and states of chunks are merged in a tree that the
     number of images fixes. PatchCore and PaDiM then look at each image once more, to calibrate the
-    threshold by what was learned from the others.
+    threshold by what was learned from the others; of a few hundred images, whose patches are
+    brought to the client, this is done there.
 
     Examples
     --------
@@ -123,8 +127,9 @@ def fit_paths(
         learner.random_state = _number(given)
         state = _learned(learner, paths, engine, chunk, on_error, verbose)
         learner.finish(state)
-        readable = _readable(paths, state)
-        learner.finish_calibration(_calibrated(learner, readable, engine, chunk, verbose))
+        if state.rows is None:
+            readable = _readable(paths, state)
+            learner.finish_calibration(_calibrated(learner, readable, engine, chunk, verbose))
         learner.random_state = given
     return [_named(image, paths) for image in state.skipped]
 
@@ -160,15 +165,30 @@ def _learned(learner, paths, engine: Engine, chunk, on_error, verbose) -> Partia
     """The state of all images."""
     n_chunks, fan_in = -(-len(paths) // chunk), learner._fan_in
     together = leaves_of_a_task(n_chunks, fan_in, engine.n_workers)
-    chunks = [*chunks_of(paths, chunk * together)]
-    shared = engine.share(pickle.dumps(alone(learner)._started()))
+    chunks, started = [*chunks_of(paths, chunk * together)], alone(learner)._started()
+    shared, keeps_rows = engine.share(pickled(started)), _keeps_rows(started, len(paths))
     tree = MergeTree(engine, merge, shared, len(chunks), fan_in)
-    calls = ((learn, (shared, Parcel.of(each), chunk, on_error)) for each in chunks)
+    calls = ((learn, (shared, Parcel.of(each), chunk, on_error, keeps_rows)) for each in chunks)
     with progress(total=len(paths), desc="fit", unit="image", verbose=verbose) as bar:
-        return tree.root(calls, lambda place: bar.update(len(chunks[place].paths)))
+        return unpacked(tree.root(calls, lambda place: bar.update(len(chunks[place].paths))))
 
 
-def learn(learner: MergeMixin, parcel: Parcel, chunk: int, on_error: str) -> PartialState:
+@plain
+def _keeps_rows(started, n_images):
+    """Whether the rows of all images come to the client, who calibrates with them.
+
+    It saves the second pass where they are few, and changes no bit.
+    """
+    if not started._calibrates_by_images:
+        return False
+    size = started.input_.seen_size
+    rows, _ = started._embed(torch.zeros(1, 3, *size, device=started.device_))
+    return n_images * rows.nbytes <= _FEW_BYTES
+
+
+def learn(
+    learner: MergeMixin, parcel: Parcel, chunk: int, on_error: str, keeps_rows: bool
+) -> Cargo:
     """The state of some chunks of images, merged; a worker's task."""
     places = parcel.places()
 
@@ -176,16 +196,17 @@ def learn(learner: MergeMixin, parcel: Parcel, chunk: int, on_error: str) -> Par
         start = number * chunk
         some = places[start : start + chunk]
         try:
-            return learner._state_of(some, parcel.first + start, on_error, False)
+            return learner._state_of(some, parcel.first + start, on_error, keeps_rows)
         except ValueError as error:  # of a kind that can be pickled
             raise ValueError(parcel.as_client(str(error), start)) from None
 
-    return merged(-(-len(places) // chunk), leaf, learner.merge_states, learner._fan_in)
+    n_chunks = -(-len(places) // chunk)
+    return packed(merged(n_chunks, leaf, learner.merge_states, learner._fan_in))
 
 
-def merge(learner: MergeMixin, *states: PartialState) -> PartialState:
+def merge(learner: MergeMixin, *states: Cargo) -> Cargo:
     """One state of several; a worker's task."""
-    return learner.merge_states(states)
+    return packed(learner.merge_states([*map(unpacked, states)]))
 
 
 def _readable(paths, state):
@@ -207,7 +228,7 @@ def _named(image: SkippedImage, paths):
 def _calibrated(fitted, paths, engine, chunk, verbose) -> list[PartialCalibration]:
     """What is said of images out of sample, or of a few that maps need."""
     groups = [*_groups(fitted, paths, chunk)]
-    shared = engine.share(pickle.dumps(alone(fitted)))
+    shared = engine.share(pickled(alone(fitted)))
     calls = ((len(each.paths), (shared, Parcel.of(each))) for each in groups)
     total, found = sum(len(each.paths) for each in groups), []
     with progress(total=total, desc="calibrate", unit="image", verbose=verbose) as bar:

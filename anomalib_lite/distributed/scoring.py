@@ -17,6 +17,7 @@ from ..io.persistence import SaveMixin, digest_of
 from ..records import UNREADABLE, Record
 from ..runtime import progress
 from ..validation import check_choice, check_count
+from .cargo import pickled
 from .chunks import (
     Chunk,
     Parcel,
@@ -26,7 +27,6 @@ from .chunks import (
     chunks_of,
     look_at,
     paths_of,
-    pickled,
 )
 from .engines import engine_of
 from .flow import results
@@ -272,7 +272,7 @@ class _Call:
         """Chunks as they are done, and what was seen."""
         if not todo:
             return
-        shared = self._engine.share(pickled(self._detector))
+        shared = self._engine.share(pickled(alone(self._detector)))
         calls = ((chunk, (shared, self._wanted, Parcel.of(chunk))) for chunk in todo)
         flow = results(self._engine, look_at, calls)
         try:

@@ -332,7 +332,7 @@ class _Writer:
         params = estimator.get_params(deep=False)
         if isinstance(params.get("device"), torch.device):
             params["device"] = str(params["device"])
-        state = {key: x for key, x in vars(estimator).items() if key not in params}
+        state = {key: x for key, x in sorted(vars(estimator).items()) if key not in params}
         for key in state:
             if not _LEARNED.fullmatch(key):
                 raise ValueError(

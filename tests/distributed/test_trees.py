@@ -88,7 +88,7 @@ def test_what_a_leaf_raises_ends_it():
 
 @pytest.mark.parametrize(
     ("n", "n_workers", "expected"),
-    [(15, 2, 1), (16, 2, 2), (32, 2, 4), (10**6, 2, 16), (64, 16, 1)],
+    [(1, 2, 1), (2, 2, 1), (4, 2, 2), (7, 2, 4), (9, 2, 1), (36, 8, 1), (10**6, 100, 16)],
 )
 def test_tasks_are_large_but_there_are_enough_for_all(n, n_workers, expected):
     assert leaves_of_a_task(n, 2, n_workers) == expected

@@ -44,13 +44,13 @@ class Deadly(PaDiM):
 
     folder = None
 
-    def _learn_part(self, batches, n_images, first, generator):
+    def _learn_part(self, batches, n_images, first, *others):
         self._die_at(f"part-{first}")
-        return super()._learn_part(batches, n_images, first, generator)
+        return super()._learn_part(batches, n_images, first, *others)
 
-    def _calibrate_part(self, batches, notes):
+    def _calibrate_rows(self, rows, digests):
         self._die_at("calibrate")
-        return super()._calibrate_part(batches, notes)
+        return super()._calibrate_rows(rows, digests)
 
     def _die_at(self, place):
         if self.folder is not None and (self.folder / place).exists():
