@@ -112,6 +112,7 @@ def main(folder):
     fit, inspect = (documented(f"anomalib-lite {name} .*--cluster") for name in ("fit", "inspect"))
     url = re.search(r"--cluster (\S+)", fit)[1]
     address = re.search(r"//(.*):", url)[1]
+    os.environ.update(word.split("=") for word in shlex.split(documented("export"))[1:])
     write_cells(folder)
     with ExitStack() as stack:
         stack.enter_context(machines(address))
