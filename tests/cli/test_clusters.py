@@ -16,6 +16,7 @@ import dask
 import distributed
 import numpy as np
 import pytest
+import toys
 from PIL import Image
 from stories import QUICK, fit, make_story, printed_json, saved, write_pictures
 from worlds import scratched, stripes
@@ -143,6 +144,13 @@ def test_lines_tables_and_pictures_are_those_of_one_machine(home, address, capsy
         alone, shared = (Path(f"{who}.{suffix}").read_bytes() for who in shown)
         assert alone == shared
     assert not os.path.exists("shared.csv.run")
+
+
+def test_exported_detectors(home, address, capsys):
+    toys.write("part.alite")
+    assert inspect("new", "--csv", "alone.csv") == 2
+    assert inspect("new", "--csv", "shared.csv", by=address) == 2
+    assert Path("shared.csv").read_bytes() == Path("alone.csv").read_bytes()
 
 
 @pytest.mark.parametrize("world", ["unreadable", "of another scale"])
