@@ -147,7 +147,7 @@ def test_lines_tables_and_pictures_are_those_of_one_machine(home, address, capsy
 
 
 def test_exported_detectors(home, address, capsys):
-    toys.write("part.alite")
+    toys.write(home / "part.alite")
     assert inspect("new", "--csv", "alone.csv") == 2
     assert inspect("new", "--csv", "shared.csv", by=address) == 2
     assert Path("shared.csv").read_bytes() == Path("alone.csv").read_bytes()
