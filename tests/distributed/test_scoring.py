@@ -255,7 +255,7 @@ def test_folders_of_other_runs_are_refused(paths, threads, tmp_path):
         (fitted("PaDiM"), paths[::-1], {"chunk": 3}, "images, chunk"),
         (fitted("PaDiM"), paths, {"regions": False}, "regions"),
     ):
-        with pytest.raises(ValueError, match=f"holds another run, .* value of {name}. Give"):
+        with pytest.raises(ValueError, match=f"holds another run, .* value of {name}. Remove"):
             inspect(detector, images, threads, out=out, **{"chunk": 2, **options})
 
 
