@@ -33,6 +33,22 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- workers of the command line
+    Mutation("cli/fit.py", "if i not in left_out", "", "cli/test_clusters.py"),
+    Mutation("cli/fit.py", '"skip" if args.skip_unreadable else', "", "cli/test_clusters.py"),
+    Mutation("cli/inspect.py", "paths[n_told:]", "paths[1:]", "cli/test_clusters.py"),
+    Mutation("cli/inspect.py", "except (NoneReadable, Re", "except (Re", "cli/test_clusters.py"),
+    Mutation("cli/inspect.py", "shutil.rmtree(folder)", "pass", "cli/test_clusters.py"),
+    Mutation("cli/inspect.py", "out=folder", "out=None", "cli/test_clusters.py"),
+    Mutation(
+        "cli/inspect.py",
+        "chain([*islice(records, 1)], records)",
+        "records",
+        "cli/test_clusters.py",
+    ),
+    Mutation("cli/clusters.py", "logging.disable(before)", "pass", "cli/test_clusters.py"),
+    Mutation("cli/clusters.py", "timeout=_PATIENCE", "", "cli/test_clusters.py"),
+    Mutation("cli/tables.py", "if not table.is_special]", "]", "cli/test_clusters.py"),
     # -- reading images
     Mutation("data/rasters.py", '"uint16": 65535.0', '"uint16": 65536.0', "data/test_images.py"),
     Mutation("data/resizing.py", "antialias=True", "antialias=False", "data/test_images.py"),

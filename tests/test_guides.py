@@ -9,6 +9,7 @@ from stories import make_story, saved, write_pictures
 from worlds import scratched, stripes
 
 from anomalib_lite.cli import main
+from anomalib_lite.cli.parsers import parse
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -52,10 +53,23 @@ def test_guides_that_fit(page, here, capsys):
     run(page)
 
 
+def test_the_guide_to_machines(here):
+    """Its commands are understood, and Python that needs no cluster runs."""
+    found = commands("distributed.md")
+    assert {command[0] for command in found} == {"fit", "inspect"}
+    for command in found:
+        assert parse(command).chunk == 64
+    run_python("distributed.md")
+
+
 def run(page):
     found = commands(page)
     assert found
     for command in found:
         assert main(command) in (0, 1), command
+    run_python(page)
+
+
+def run_python(page):
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), {})

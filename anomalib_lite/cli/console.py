@@ -28,6 +28,11 @@ class Console:
         """Whether there are bars: on terminals, unless quiet."""
         return not self.is_quiet and sys.stderr is not None and sys.stderr.isatty()
 
+    @property
+    def shows_progress_beside_results(self) -> bool:
+        """Whether there are bars while results come, which do not go to the same terminal."""
+        return self.shows_progress and not (sys.stdout is not None and sys.stdout.isatty())
+
     def result(self, text: str) -> None:
         """A line of results on stdout, at once."""
         _print(text, sys.stdout)
@@ -58,7 +63,7 @@ def _in_words(error):
     """What went wrong; with the file first, and without the name of a parameter in Python."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}."
-    return str(error).removeprefix("X: ")
+    return str(error).removeprefix("X: ").removeprefix("out: ")
 
 
 def _tell(text):

@@ -22,6 +22,7 @@ from .console import Console
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
 _OF_READER = ("numpy", "pillow", "onnxruntime")
 _EXTRAS = {
+    "distributed": ("distributed",),
     "onnx": ("onnxruntime", "onnx", "onnxscript", "skl2onnx"),
     "plot": ("matplotlib",),
 }

@@ -13,6 +13,7 @@ from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
 from ..report.figures import method_of
 from ..texts import plural, printable
+from .clusters import workers
 from .console import Console
 from .outputs import check_may_write_detector, clean, described_places, now
 from .scoring import left_out_lines, readable
@@ -28,11 +29,10 @@ def run(args: Namespace, console: Console) -> int:
     check_may_write_detector(args.output, args.force)
     paths = find_images(args.good).all_or_error()
     detector = _make(args, console)
-    images, start = paths, time.perf_counter()
-    console.say(f"fitting {METHODS[args.method]} on {plural(len(paths), 'image')} ...")
-    if args.skip_unreadable:
-        images = readable(paths)
-    detector.fit(images)
+    start = time.perf_counter()
+    with workers(args, console) as client:
+        console.say(f"fitting {METHODS[args.method]} on {plural(len(paths), 'image')} ...")
+        images = _fit(detector, paths, client, args, console)
     values = {
         "output": args.output,
         "method": method_of(detector),
@@ -49,6 +49,27 @@ def run(args: Namespace, console: Console) -> int:
     )
     console.report(values, _lines(values))
     return 0
+
+
+def _fit(detector, paths, client, args, console):
+    """Fit, here or by the workers of a client; gives the images that were learned from."""
+    if client is None:
+        images = readable(paths) if args.skip_unreadable else paths
+        detector.fit(images)
+        return images
+    from ..distributed.fitting import fit_paths
+
+    on_error = "skip" if args.skip_unreadable else "raise"
+    skipped = fit_paths(
+        detector,
+        paths,
+        client,
+        chunk=args.chunk,
+        on_error=on_error,
+        verbose=console.shows_progress,
+    )
+    left_out = {image.index for image in skipped}
+    return [path for i, path in enumerate(paths) if i not in left_out]
 
 
 def _make(args, console):

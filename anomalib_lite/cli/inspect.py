@@ -1,16 +1,20 @@
 """``anomalib-lite inspect``: verdicts on new images."""
 
 import math
+import shutil
 import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain, islice
 
+from ..data.images import NoneReadable
 from ..data.names import find_images
 from ..records import UNREADABLE, Record, as_json
 from ..report.figures import main_promise
 from ..texts import plural
 from . import ALL_GOOD, NOT_DONE, SOME_FLAGGED
+from .clusters import workers
 from .console import Console
 from .outputs import check_all_differ
 from .pictures import Pictures
@@ -72,10 +76,44 @@ def _once(args, console, tables):
     if not paths:
         return NOT_DONE  # a mistake; tables stay as they are
     pictures = Pictures(args, detector, console)  # a mistake there leaves tables as they are
-    tables.replace()
-    results = _Results(console, tables, pictures)
-    results.take(Inspector(detector).inspect(paths))
+    with workers(args, console) as client:
+        results = _Results(console, tables, pictures)
+        records, folder = Inspector(detector).inspect(paths), None
+        if client is not None:
+            folder = tables.run_folder
+            records = _begun(_by_workers(detector, paths, client, args.chunk, folder, console))
+        tables.replace()
+        results.take(records)
+    if folder is not None:
+        shutil.rmtree(folder)  # of what is in the tables by now
     return results.finish(len(problems))
+
+
+def _begun(records):
+    """The same records, of which the first is there: mistakes of a call show before it."""
+    return chain([*islice(records, 1)], records)
+
+
+def _by_workers(detector, paths, client, chunk, folder, console):
+    """Records as of an Inspector, by workers; what is done is kept in a folder."""
+    from ..distributed.scoring import RefusedImages, iter_records
+
+    n_told = 0
+    try:
+        for record in iter_records(
+            detector,
+            paths,
+            client,
+            out=folder,
+            chunk=chunk,
+            verbose=console.shows_progress_beside_results,
+        ):
+            yield record
+            n_told += 1
+    except (NoneReadable, RefusedImages):
+        inspector = Inspector(detector)
+        for path in paths[n_told:]:
+            yield from inspector.inspect([path])
 
 
 def _watched(args, console, tables):

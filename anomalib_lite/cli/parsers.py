@@ -13,6 +13,7 @@ _IMAGES = (
     "folders, image files, patterns ('new/*.png') and lists of paths (a .txt or .lst file, or - "
     "for standard input)"
 )
+_CHUNK = 64
 _EPILOG = """\
 exit codes:
   0  done, and no image is called anomalous
@@ -59,6 +60,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _check(parser, args):
     """Refuse what does not go together."""
+    if args.command in ("fit", "inspect"):
+        _check_workers(parser, args)
     if args.command == "inspect" and args.watch and not (args.csv or args.jsonl):
         parser.error("--watch needs --csv or --jsonl, which remember what has been inspected")
     if args.command == "inspect" and args.watch and "-" in args.images:
@@ -68,6 +71,22 @@ def _check(parser, args):
             parser.error("expected GOOD images, a --false-alarm-rate or a --score")
         if args.good and args.score is not None:
             parser.error("--score needs no images")
+
+
+def _check_workers(parser, args):
+    if args.cluster is None and args.workers is None:
+        if args.chunk is not None:
+            parser.error("--chunk needs --workers or --cluster")
+        return
+    args.chunk = _CHUNK if args.chunk is None else args.chunk
+    if args.command == "inspect" and args.watch:
+        parser.error("--watch runs here alone: leave out --workers and --cluster")
+    if args.command == "fit" and args.conformal:
+        parser.error(
+            "--conformal holds images out, which is done here alone. Fit without it on some of "
+            f"the images, then calibrate on others: anomalib-lite threshold {args.output} OTHERS "
+            "--alpha 0.05"
+        )
 
 
 def _fit(parser):
@@ -108,6 +127,7 @@ def _fit(parser):
         type=_assignment,
         help="a setting by its name, in place of its flag (coreset=0.01)",
     )
+    _add_workers(parser, "what is learned depends on it, but not on the workers")
 
 
 def _add_settings(parser, argv):
@@ -168,6 +188,7 @@ def _inspect(parser):
         metavar="SECONDS",
         help="time between two looks at the folders with --watch (default: %(default)s)",
     )
+    _add_workers(parser, "results do not depend on it")
 
 
 def _evaluate(parser):
@@ -279,12 +300,44 @@ def _doctor(parser):
     )
 
 
+def _add_workers(parser, on_chunks):
+    group = parser.add_argument_group(
+        "workers", 'Many processes or machines, by dask: pip install "anomalib_lite[distributed]".'
+    )
+    where = group.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers", type=_count, metavar="N", help="share the images among N processes here"
+    )
+    where.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="share them among the workers of a scheduler of dask (tcp://host:8786), which see the "
+        "files under the same paths",
+    )
+    group.add_argument(
+        "--chunk",
+        type=_count,
+        metavar="N",
+        help=f"images that a worker takes at one time (default: {_CHUNK}); {on_chunks}",
+    )
+
+
 def _add_detector(parser):
     parser.add_argument(
         "detector",
         metavar="DETECTOR",
         help="a file written by fit or save; inspect and info take exported ones (.onnx), too",
     )
+
+
+def _count(text):
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
 
 
 def _seconds(text):

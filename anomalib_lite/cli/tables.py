@@ -209,6 +209,12 @@ class Tables(AbstractContextManager):
                 stack.callback(table.close)
             self._open = stack.pop_all()
 
+    @property
+    def run_folder(self) -> str | None:
+        """Where a run that workers do may keep what is done, beside a table; None without one."""
+        files = [table.path for table in self._tables if not table.is_special]
+        return f"{os.path.realpath(files[0])}.run" if files else None
+
     def check_replaceable(self) -> None:
         """Raise ValueError if a file holds something else than a table of records."""
         for table in self._tables:

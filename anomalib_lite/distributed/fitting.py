@@ -1,7 +1,7 @@
 """Detectors fitted on a cluster of dask, or by any executor: the same bits on any of them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
@@ -93,9 +93,35 @@ def fit(
     ...     detector = fit(PatchCore(coreset=20_000, random_state=0), "good/", client)
     """
     _check_learns_in_parts(detector)
-    check_count("chunk", chunk)
     check_choice("on_error", on_error, ("raise", "skip"))
-    paths, engine = paths_of(images), engine_of(client)
+    skipped = fit_paths(
+        detector, paths_of(images), client, chunk=chunk, on_error=on_error, verbose=verbose
+    )
+    warn_of_skipped(skipped)
+    return detector
+
+
+def fit_paths(
+    detector: MergeMixin,
+    paths: Sequence[str],
+    client: Any,
+    *,
+    chunk: int = 64,
+    on_error: str = "raise",
+    verbose: bool = False,
+) -> list[SkippedImage]:
+    """Fit a detector as :func:`fit` does, on files; gives those that were skipped, unwarned.
+
+    Parameters
+    ----------
+    detector, client, chunk, on_error, verbose
+        As for :func:`fit`.
+    paths : sequence of str
+        Of files.
+    """
+    _check_learns_in_parts(detector)
+    check_count("chunk", chunk)
+    engine = engine_of(client)
     with aside(detector) as learner:
         given = learner.random_state
         learner.random_state = _number(given)
@@ -105,8 +131,7 @@ def fit(
             readable = _readable(paths, state)
             learner.finish_calibration(_calibrated(learner, readable, engine, chunk, verbose))
         learner.random_state = given
-    warn_of_skipped([_named(image, paths) for image in state.skipped])
-    return detector
+    return [_named(image, paths) for image in state.skipped]
 
 
 def _check_learns_in_parts(detector):

@@ -24,7 +24,7 @@ _FORMAT = 1
 _UNFINISHED = ".saving-*"  # of write_file, by a client that was killed
 _CHUNK = re.compile(r"(\d{7,})\.csv")
 _HEAD = f"{CSV_HEAD}\n".encode()
-_ADVICE = "Give another folder, or remove this one."
+_ADVICE = "Remove this folder, or write to another place."
 
 
 def digest_of_paths(paths: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -314,12 +314,16 @@ class _Call:
         if seen is None:
             return self._folder.read(chunk)
         if seen.error is not None:
-            raise ValueError(seen.error)
+            raise RefusedImages(seen.error)
         return seen.records
 
     def _is_here(self, chunk):
         is_written = self._folder is not None and chunk.number in self._folder.done
         return is_written or chunk.number in self._waiting
+
+
+class RefusedImages(ValueError):
+    """Images end a call: all are scaled in another way than those of fit, or one has no score."""
 
 
 class _Scale:
@@ -333,10 +337,11 @@ class _Scale:
     def take(self, seen: Seen) -> None:
         """Look at the next chunk; ValueError if the images so far are refused, or one raised it."""
         self._scalings += [Scaling() for _ in seen.scalings[len(self._scalings) :]]
-        for ours, later in zip(self._scalings, seen.scalings, strict=False):
-            ours.add(later)
+        with _refusing_images():
+            for ours, later in zip(self._scalings, seen.scalings, strict=False):
+                ours.add(later)
         if seen.error is not None:
-            raise ValueError(seen.error)
+            raise RefusedImages(seen.error)
         self._records += seen.records
         self._is_read |= any(record.verdict != UNREADABLE for record in seen.records)
 
@@ -347,9 +352,18 @@ class _Scale:
 
     def refuse(self) -> None:
         """End a call without one: ValueError."""
-        for scaling in self._scalings:
-            scaling.finish()
+        with _refusing_images():
+            for scaling in self._scalings:
+                scaling.finish()
         raise NoneReadable([_skipped(i, record) for i, record in enumerate(self._records)])
+
+
+@contextmanager
+def _refusing_images():
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedImages(str(error)) from None
 
 
 def _skipped(index, record):

@@ -255,7 +255,7 @@ def test_folders_of_other_runs_are_refused(paths, threads, tmp_path):
         (fitted("PaDiM"), paths[::-1], {"chunk": 3}, "images, chunk"),
         (fitted("PaDiM"), paths, {"regions": False}, "regions"),
     ):
-        with pytest.raises(ValueError, match=f"holds another run, .* value of {name}. Give"):
+        with pytest.raises(ValueError, match=f"holds another run, .* value of {name}. Remove"):
             inspect(detector, images, threads, out=out, **{"chunk": 2, **options})
 
 
@@ -266,7 +266,7 @@ def test_folders_that_hold_anything_else_are_refused(name, paths, threads, tmp_p
         cut_off(fitted("PaDiM"), paths, threads, tmp_path / "run", 1)
     foreign.parent.mkdir(exist_ok=True)
     foreign.write_text("[1]")
-    with pytest.raises(ValueError, match="Give another folder, or remove this one"):
+    with pytest.raises(ValueError, match="Remove this folder, or write"):
         inspect(fitted("PaDiM"), paths, threads, out=tmp_path / "run", chunk=2)
     assert foreign.read_text() == "[1]"
     with pytest.raises(ValueError, match="expected a folder, got the file"):
