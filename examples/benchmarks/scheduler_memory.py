@@ -1,11 +1,12 @@
-"""Memory of a scheduler of dask while 1,000, 10,000 and 100,000 images are scored.
+"""Memory of a scheduler of dask while 1,000, 10,000 and 100,000 images are scored, or learned from.
 
     python examples/benchmarks/scheduler_memory.py
 
 A scheduler and two workers, each a process of its own, are given the paths of images that do not
-exist, as ``anomalib_lite.distributed.inspect`` gives them: in chunks, a few at a time, each with
-the paths of its own images. Instead of scoring these, a worker sends back a record of each. The
-resident memory of the scheduler's process is read before, during and after each round. Needs Linux.
+exist, as ``anomalib_lite.distributed`` gives them: in chunks, a few at a time, each with the paths
+of its own images. Instead of scoring these, a worker sends back a record of each; instead of
+learning from them, it makes a state of 1 kB, and merges such. The resident memory of the
+scheduler's process is read before, during and after each round. Needs Linux.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from distributed import Client
 from anomalib_lite.distributed.chunks import Parcel, chunks_of
 from anomalib_lite.distributed.engines import engine_of
 from anomalib_lite.distributed.flow import results
+from anomalib_lite.distributed.trees import MergeTree, leaves_of_a_task
 from anomalib_lite.records import Record
 from anomalib_lite.regions import Region
 
@@ -32,6 +34,15 @@ def told(parcel):
         Record(path, "anomalous", 3.5, 1.25, None, region, 1, (300, 300), 1.7e9)
         for path in parcel.paths()
     ]
+
+
+def learned(parcel):
+    """A state, made up."""
+    return bytes(1000)
+
+
+def merge(_, *states):
+    return states[0]
 
 
 def resident(pid):
@@ -56,20 +67,35 @@ def running(command, *options):
         process.wait()
 
 
-def measure(client, scheduler, n_images, chunk):
-    """Score so many images; a row of the table."""
-    paths = [f"/plant/line-{i % 40:02}/2026-01-31/part-{i:08}.png" for i in range(n_images)]
-    before, highest, n_told, begin = resident(scheduler), 0, 0, time.perf_counter()
+def score(engine, paths, chunk, look):
     calls = ((part.number, (Parcel.of(part),)) for part in chunks_of(paths, chunk))
-    for _, records in results(engine_of(client), told, calls):
+    n_told = 0
+    for _, records in results(engine, told, calls):
         n_told += len(records)
-        highest = max(highest, resident(scheduler))
+        look()
+    if n_told != len(paths):
+        raise RuntimeError(f"expected {len(paths)} records, got {n_told}")
+
+
+def fit(engine, paths, chunk, look):
+    n_chunks = -(-len(paths) // chunk)
+    together = leaves_of_a_task(n_chunks, 8, engine.n_workers)
+    parts = [*chunks_of(paths, chunk * together)]
+    tree = MergeTree(engine, merge, None, len(parts), 8)
+    tree.root(((learned, (Parcel.of(part),)) for part in parts), lambda _: look())
+
+
+def measure(client, scheduler, n_images, chunk, work):
+    """Score so many images, or learn from them; a row of the table."""
+    paths = [f"/plant/line-{i % 40:02}/2026-01-31/part-{i:08}.png" for i in range(n_images)]
+    before, seen, begin = resident(scheduler), [], time.perf_counter()
+    work(engine_of(client), paths, chunk, lambda: seen.append(resident(scheduler)))
     seconds = time.perf_counter() - begin
-    if n_told != n_images:
-        raise RuntimeError(f"expected {n_images} records, got {n_told}")
     time.sleep(1)  # until the last tasks are forgotten
-    after = resident(scheduler)
-    return f"| {n_images:,} | {before:.0f} | {highest:.0f} | {after:.0f} | {seconds:.0f} |"
+    after, what = resident(scheduler), work.__name__
+    return (
+        f"| {what} | {n_images:,} | {before:.0f} | {max(seen):.0f} | {after:.0f} | {seconds:.0f} |"
+    )
 
 
 if __name__ == "__main__":
@@ -87,8 +113,9 @@ if __name__ == "__main__":
             stack.enter_context(running("worker", *place, "--nthreads", "1", "--no-dashboard"))
         client = stack.enter_context(Client(scheduler_file=place[1]))
         client.wait_for_workers(2)
-        measure(client, process.pid, 200, args.chunk)  # what is loaded at first
-        print("| images | before, MB | highest, MB | after, MB | s |")
-        print("|---|---|---|---|---|")
-        for n_images in args.sizes:
-            print(measure(client, process.pid, n_images, args.chunk), flush=True)
+        print("| | images | before, MB | highest, MB | after, MB | s |")
+        print("|---|---|---|---|---|---|")
+        for work in (score, fit):
+            measure(client, process.pid, 200, args.chunk, work)  # what is loaded at first
+            for n_images in args.sizes:
+                print(measure(client, process.pid, n_images, args.chunk, work), flush=True)
