@@ -1,6 +1,7 @@
 """Detectors that learn in parts: states of some images each, merged."""
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -308,9 +309,7 @@ def test_hooks_have_to_be_written():
 def test_parts_of_a_known_total_pick_fewer_rows_and_still_fill_the_bank():
     images = stripes(32)
     detector = PatchCore(image_size=64, coreset=400, random_state=0)
-    states = [
-        detector.partial_state(images[i : i + 4], first=i, total=32) for i in range(0, 32, 4)
-    ]
+    states = [detector.partial_state(images[i : i + 4], first=i, total=32) for i in range(0, 32, 4)]
     assert [len(state.learned.rows) for state in states] == [100] * 8  # 2 * 400 * 4 / 32
     detector.finish(detector.merge_states(states))
     rows, bank = patch_rows(images).flatten(0, 1), detector.memory_bank_.rows
@@ -324,7 +323,7 @@ def test_parts_of_a_known_total_pick_fewer_rows_and_still_fill_the_bank():
 
 def test_rows_that_are_kept_save_the_second_look(method, in_parts, tmp_path):
     detector, cuts = detector_of(method), (0, 7, 15, 16, 24)
-    pairs = list(zip(cuts, cuts[1:], strict=False))
+    pairs = [*pairwise(cuts)]
     states = [detector.partial_state(NORMAL[a:b], first=a, keep_rows=True) for a, b in pairs]
     detector.finish(detector.merge_states(states))
     if method in (SPADE, DeepOneClass):

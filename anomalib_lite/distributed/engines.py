@@ -73,6 +73,10 @@ class Engine(ABC):
         self._start(task)
         return task
 
+    def submit_beside(self, function: Callable, *args: Any, priority: int = 0) -> Task:
+        """Like :meth:`submit`, for large results of done tasks, which stay where they are."""
+        return self.submit(function, *args, priority=priority)
+
     @abstractmethod
     def _start(self, task: Task) -> None:
         """Give a task its future."""
@@ -86,8 +90,11 @@ class Engine(ABC):
         """Raise what a done task raised; its result stays where it is."""
 
     @abstractmethod
-    def result(self, task: Task) -> Any:
-        """What a task returned, brought to the client; raises what the task raised."""
+    def result(self, task: Task, *, is_large: bool = False) -> Any:
+        """What a task returned, brought to the client; raises what the task raised.
+
+        A large one comes straight from its worker, if the client reaches that.
+        """
 
     @abstractmethod
     def release(self, tasks: Collection[Task]) -> None:
@@ -134,7 +141,8 @@ class ExecutorEngine(Engine):
     """Tasks go to an executor; see :class:`Engine`.
 
     Tasks name what is shared by its digest. A worker that lacks it answers so, and the task is sent
-    again with the payload. Results of earlier tasks pass through the client.
+    again with the payload. Results of earlier tasks pass through the client, who works on large
+    ones itself.
     """
 
     def __init__(self, executor: Executor):
@@ -149,17 +157,30 @@ class ExecutorEngine(Engine):
     def share(self, payload: bytes) -> Shared:
         return Shared(payload)
 
+    def submit_beside(self, function: Callable, *args: Any, priority: int = 0) -> Task:
+        task = Task(function, args, priority)
+        task.future = Future()
+        digests, args = self._placed(task, with_payloads=True)
+        try:
+            task.future.set_result(call_with_shared(function, digests, *args))
+        except Exception as error:
+            task.future.set_exception(error)
+        return task
+
     def _start(self, task: Task, *, with_payloads: bool = False) -> None:
+        digests, args = self._placed(task, with_payloads)
+        try:
+            task.future = self._executor.submit(call_with_shared, task.function, digests, *args)
+        except BrokenExecutor as error:
+            raise _lost_worker(error) from error
+
+    def _placed(self, task, with_payloads):
         def place_of(arg):
             if isinstance(arg, Shared):
                 return arg.payload if with_payloads else None
             return self.result(arg) if isinstance(arg, Task) else arg
 
-        digests, args = task.placed(place_of)
-        try:
-            task.future = self._executor.submit(call_with_shared, task.function, digests, *args)
-        except BrokenExecutor as error:
-            raise _lost_worker(error) from error
+        return task.placed(place_of)
 
     def wait(self, tasks: Collection[Task]) -> set[Task]:
         while True:
@@ -184,7 +205,7 @@ class ExecutorEngine(Engine):
     def check(self, task: Task) -> None:
         self.result(task)  # which is here already
 
-    def result(self, task: Task) -> Any:
+    def result(self, task: Task, *, is_large: bool = False) -> Any:
         self.wait([task])
         if task.is_canceled and _lacks_payload(task.future):
             raise CancelledError
@@ -282,10 +303,10 @@ class DaskEngine(Engine):
         if task.future.status == "error":
             self.result(task)
 
-    def result(self, task: Task) -> Any:
+    def result(self, task: Task, *, is_large: bool = False) -> Any:
         while True:
             try:
-                return task.future.result()
+                return self._client.gather(task.future, direct=is_large or None)
             except CancelledError:
                 if not self._is_lost(task):
                     raise

@@ -109,7 +109,7 @@ class MergeTree:
                     if level == 0:
                         on_leaf(place)
                     self._climb(task, level, place)
-            return self._engine.result(self._root)
+            return self._engine.result(self._root, is_large=True)
         finally:
             self._engine.cancel(self._flying)
             self._engine.release([*self._waiting.values()])
@@ -125,7 +125,7 @@ class MergeTree:
                 keys = [(level, each) for each in range(first, last)]
                 if all(key in self._waiting for key in keys):
                     children = [self._waiting.pop(key) for key in keys]
-                    parent = self._engine.submit(
+                    parent = self._engine.submit_beside(
                         self._merge, self._shared, *children, priority=level + 1
                     )
                     self._flying[parent] = level + 1, place // self._fan_in

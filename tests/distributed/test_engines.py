@@ -30,6 +30,21 @@ def test_tasks_take_values_and_results_of_others(any_client):
     assert engine.result(whole) == sum(range(5)) + 50
 
 
+def test_calls_on_large_results_run_where_these_are(any_client):
+    engine = engine_of(any_client)
+    ten = engine.share(pickle.dumps(10))
+    parts = [engine.submit(tasks.add, i, 10) for i in range(3)]
+    finished(engine, parts)
+    whole = engine.submit_beside(tasks.add, ten, *parts, priority=1)
+    finished(engine, [whole])
+    engine.check(whole)
+    assert engine.result(whole) == 0 + 1 + 2 + 30 + 10
+    failed = engine.submit_beside(tasks.fail_with, "too bad", *parts)
+    finished(engine, [failed])
+    with pytest.raises(ValueError, match="too bad"):
+        engine.check(failed)
+
+
 def test_a_shared_payload_is_unpickled_once_by_each_process(any_client, tmp_path):
     engine = engine_of(any_client)
     many = engine.share(pickle.dumps(tasks.Counted(str(tmp_path), 7)))

@@ -39,6 +39,10 @@ def fail(message):
     raise ValueError(message)
 
 
+def fail_with(message, *_):
+    raise ValueError(message)
+
+
 def die_once(marker, *numbers):
     """End this process, the first time."""
     if not os.path.exists(marker):
