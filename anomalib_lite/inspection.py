@@ -258,7 +258,7 @@ def _record(score, label, path, regions, *, size, p_value, reason, levels):
         region=regions[0] if regions else None,
         n_regions=len(regions),
         size=size,
-        modified=_modified(path),
+        modified=modified(path),
         reason=None if reason is None else _NUMBERED.sub("", reason),
     )
 
@@ -271,7 +271,7 @@ def _verdict(score, label, levels):
     return VERDICTS[label if is_decided else 0]
 
 
-def _modified(path):
+def modified(path: str | None) -> float | None:
     """When a file was written, in seconds since 1970; None without one."""
     if path is None:
         return None

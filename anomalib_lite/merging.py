@@ -47,6 +47,8 @@ class PartialState:
         The method's own; None if no image could be read.
     settings : dict of str to str
         What must be the same for all states that are merged.
+    value_range : ValueRange
+        Of the images.
     rows : list of torch.Tensor of shape (n, h, w, D), or None
         Patch rows of all the images, if they were kept.
     """
@@ -66,7 +68,7 @@ class PartialState:
 
 @dataclass(frozen=True, eq=False)
 class PartialCalibration:
-    """What a detector says of some images that it has learned from, had it not.
+    """What a detector would say of some of its images if it had not learned from them.
 
     Attributes
     ----------
@@ -137,7 +139,8 @@ class MergeMixin:
 
     A subclass implements :meth:`_learn_part`, :meth:`_merge_parts` and :meth:`_finish_part`. What
     these give and take has a method ``to(device)``. Where scores out of sample need the images
-    once more, when all is merged, it also implements :meth:`_embed` and :meth:`_calibrate_rows`.
+    once more, when all is merged, ``_calibrates_by_images`` is True, and it also implements
+    :meth:`_embed` and :meth:`_calibrate_rows`.
     """
 
     _calibrates_by_images = False
@@ -177,14 +180,18 @@ class MergeMixin:
 
     def _shared_settings(self) -> dict[str, str]:
         """What must be the same for all states that are merged, in words."""
+        backbone = getattr(self, "backbone_", None)
+        weights = {} if backbone is None else {"weights_sha256": backbone.weights_sha256}
+        return {**self._shared_params(), "input": repr(self.input_), **weights}
+
+    def _shared_params(self):
+        """Those of the settings that are known before anything is learned."""
         apart = {"backbone", *_NOT_SHARED, *self._live_params}
         given = {name: repr(value) for name, value in self.get_params(deep=False).items()}
         return {
             "method": type(self).__name__,
             "version": anomalib_lite.__version__,
             **{name: value for name, value in given.items() if name not in apart},
-            "input": repr(self.input_),
-            "weights": self.backbone_.weights_sha256,
         }
 
     # -- in parts ---------------------------------------------------------------------------------
@@ -250,8 +257,22 @@ class MergeMixin:
         """
         return self._started()._state_of(X, first, total, on_error, keep_rows)
 
+    def _check_learns_in_parts(self):
+        """Raise ValueError if a subclass learns in another way than in parts."""
+        classes = type(self).__mro__
+        whole, parts = (
+            next(i for i, cls in enumerate(classes) if name in vars(cls))
+            for name in ("_learn", "_learn_part")
+        )
+        if whole < parts:
+            raise ValueError(
+                f"{type(self).__name__}: expected a detector that learns in parts, got one with a "
+                "_learn of its own. Write _learn_part, _merge_parts and _finish_part for it, too."
+            )
+
     def _started(self):
         """A twin that has built what comes before the images."""
+        self._check_learns_in_parts()
         learner = twin_of(self)
         learner._start()
         return learner
@@ -307,7 +328,8 @@ class MergeMixin:
             If the detectors differ in a setting that matters.
         """
         states = [*states]
-        _check_states(states)
+        self._check_learns_in_parts()
+        _check_states(states, self._shared_params())
         n_images = sum(state.n_images for state in states)
         parts = [state.learned for state in states if state.learned is not None]
         if len(parts) > 1:
@@ -352,7 +374,7 @@ class MergeMixin:
         """
         with aside(self) as learner, team(self._n_jobs):
             learner._start()
-            _check_states([state])
+            _check_states([state], self._shared_params())
             _check_settings("state", state.settings, learner._shared_settings())
             if state.learned is None:
                 raise ValueError("state: expected at least one image, got none that can be read.")
@@ -443,7 +465,8 @@ class MergeMixin:
             if place == len(known) or known[place] != digest:
                 raise ValueError(
                     f"{image.label}: expected an image that the detector has learned from, got "
-                    "another one. Has its file changed since?"
+                    "another one. Has its file changed since, or was it learned by a processor "
+                    "of another kind?"
                 )
             notes.see(image, pixels, digest)
 
@@ -456,8 +479,8 @@ class MergeMixin:
         Parameters
         ----------
         calibrations : iterable of PartialCalibration
-            Of all images that were learned from, in any order. Images that are missing count for
-            nothing, as for the levels of maps they may.
+            Of all images that were learned from, in any order. Images may be missing; they then do
+            not count for the threshold.
 
         Returns
         -------
@@ -512,14 +535,22 @@ def scores_by_digest(
     return np.where(known[found] == digests, anomaly_scores[found], np.nan)
 
 
-def _check_states(states):
-    """Raise ValueError unless these are states of detectors with the same settings."""
+def _check_states(states, params):
+    """Raise ValueError unless these are states of such a detector, in the order of images."""
     if not states:
         raise ValueError("states: expected at least one, got none.")
+    end = 0
     for i, state in enumerate(states):
         if not isinstance(state, PartialState):
             raise ValueError(f"states: expected PartialStates, got {type(state).__name__}.")
-        _check_settings(f"state {i}", state.settings, states[0].settings)
+        _check_settings(f"state {i}", state.settings, {**states[0].settings, **params})
+        if state.first < end:
+            raise ValueError(
+                f"state {i}: expected images from place {end} on, got first={state.first}. Give "
+                "states in the order of their images, and partial_state the place of the first of "
+                "them among all."
+            )
+        end = state.first + state.n_images + len(state.skipped)
 
 
 def _check_settings(name, settings, expected):

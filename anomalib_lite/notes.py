@@ -77,10 +77,6 @@ class Notes:
         """Network inputs (n, 3, h, w) of the examples."""
         return torch.stack([pixels for _, _, _, pixels in self._examples])
 
-    def label_of(self, digest: int) -> str:
-        """What an image is called in messages."""
-        return self._labels[digest]
-
     def warn_of_copies(self) -> None:
         """Warn of images that are copies of earlier ones, if there are any."""
         if self._copies and not is_inner_fit():

@@ -102,7 +102,7 @@ def test_a_state_leaves_the_detector_alone(method, whole):
     assert not detector._is_fitted
     before = fingerprint(whole)
     state = whole.partial_state(NORMAL[:4])
-    whole.merge_states([state, state])
+    whole.merge_states([state])
     whole.partial_calibration(NORMAL[:2])
     assert fingerprint(whole) == before
     assert state.n_images == 4  # what was learned before has no part in it
@@ -170,7 +170,7 @@ def test_states_of_other_settings_do_not_merge(method):
     states = [first.partial_state(NORMAL[:4]), other.partial_state(NORMAL[4:8], first=4)]
     with pytest.raises(ValueError, match=r"state 1: .*image_size=64.*image_size=32"):
         first.merge_states(states)
-    with pytest.raises(ValueError, match=r"state: .*image_size=64"):
+    with pytest.raises(ValueError, match=r"state 0: .*image_size=64"):
         first.finish(states[1])
     assert not first._is_fitted
     with pytest.raises(ValueError, match="expected PartialStates, got int"):
@@ -179,6 +179,32 @@ def test_states_of_other_settings_do_not_merge(method):
         first.merge_states([])
     with pytest.raises(ValueError, match="at least one"):
         detector_of(method).finish_calibration([])
+
+
+def test_states_of_other_detectors_or_in_another_order_do_not_merge(method):
+    detector, other = detector_of(method), detector_of(METHODS[METHODS.index(method) - 1])
+    a, b = detector.partial_state(NORMAL[:4]), detector.partial_state(NORMAL[4:8], first=4)
+    with pytest.raises(ValueError, match=f"state 0: .*method={type(other).__name__}"):
+        other.merge_states([a, b])
+    with pytest.raises(ValueError, match="state 1: expected images from place 8 on, got first=0"):
+        detector.merge_states([b, a])
+    with pytest.raises(ValueError, match="state 1: expected images from place 4 on, got first=0"):
+        detector.merge_states([a, a])
+
+
+def test_a_detector_that_learns_in_its_own_way_does_not_learn_in_parts(method):
+    class Own(method):
+        def _learn(self, batches, n_images, generator):
+            return super()._learn(batches, n_images, generator)
+
+    class Both(Own):
+        def _learn_part(self, batches, n_images, portion):
+            return super()._learn_part(batches, n_images, portion)
+
+    params = detector_of(method).get_params(deep=False)
+    with pytest.raises(ValueError, match=r"Own: .*_learn of its own"):
+        Own(**params).partial_state(NORMAL[:4])
+    assert Both(**params).partial_state(NORMAL[:4]).n_images == 4
 
 
 def test_settings_that_change_nothing_learned_may_differ(method):
@@ -289,8 +315,10 @@ def test_images_without_suspects_lose_their_scores_when_more_are_learned(monkeyp
     kept = np.sort(detector._digests_)[:10]
     detector.partial_fit(stripes(5, seed=3))
     known = np.isfinite(detector.calibration_scores_)
-    assert known[np.isin(detector._digests_, kept)].sum() >= 10 - 5
-    assert not known[:24].all()
+    # the budget of suspects is shared by all; the latest images have scores in any case
+    now = np.sort(detector._digests_)[:10] if method is PatchCore else kept
+    np.testing.assert_array_equal(known[:24], np.isin(detector._digests_[:24], now))
+    assert known[24:].all()
 
 
 def test_scores_are_found_by_digests():

@@ -37,6 +37,8 @@ def workers(args: Namespace, console: Console) -> Iterator[Any]:
     if args.cluster is None and args.workers is None:
         yield None
         return
+    from ..distributed.engines import LostWorkers
+
     try:
         import dask
         import distributed
@@ -49,7 +51,7 @@ def workers(args: Namespace, console: Console) -> Iterator[Any]:
             client = stack.enter_context(_there(distributed, args.cluster, console))
         try:
             yield client
-        except distributed.KilledWorker as error:
+        except (distributed.KilledWorker, LostWorkers) as error:
             raise ValueError(
                 "workers died one after the other at the same task, perhaps for want of memory. "
                 f"Give each more of it, or start fewer. ({error})"

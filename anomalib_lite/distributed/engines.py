@@ -20,6 +20,10 @@ from .shared import Lacking, Shared, call_with_shared
 _N_AGAIN = 3  # times that one task is handed out again, as dask allows three workers to die of it
 
 
+class LostWorkers(RuntimeError):
+    """Workers of dask were lost, one after the other, at the same task."""
+
+
 class Task:
     """A call that was handed to an engine; made by :meth:`Engine.submit`."""
 
@@ -321,7 +325,7 @@ class DaskEngine(Engine):
         if self._client.status != "running":
             raise ConnectionError("client: the connection to dask's scheduler was lost.")
         if task.n_again == _N_AGAIN:
-            raise RuntimeError(
+            raise LostWorkers(
                 f"client: {task.n_again + 1} workers were lost while they ran {task!r}, perhaps "
                 "for want of memory. Give each more of it, or fewer threads."
             )

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,7 +24,8 @@ from .trees import MergeTree, leaves_of_a_task, merged
 
 Detector = TypeVar("Detector", bound=MergeMixin)
 _FEW_BYTES = 2**29  # rows that are brought to the client: of 1,000 images (PatchCore), 400 (PaDiM)
-_NUMBERED = re.compile(r"^image \d+ \((.*?)\)", re.S)
+_JOINED = 64  # calibrations that are in memory at one time
+_NUMBERED = re.compile(r"^image (\d+) ")
 
 
 def fit(
@@ -92,7 +92,6 @@ def fit(
     >>> with Client("tcp://cluster:8786") as client:  # doctest: +SKIP
     ...     detector = fit(PatchCore(coreset=20_000, random_state=0), "good/", client)
     """
-    _check_learns_in_parts(detector)
     check_choice("on_error", on_error, ("raise", "skip"))
     skipped = fit_paths(
         detector, paths_of(images), client, chunk=chunk, on_error=on_error, verbose=verbose
@@ -121,6 +120,8 @@ def fit_paths(
     """
     _check_learns_in_parts(detector)
     check_count("chunk", chunk)
+    if not paths:
+        raise ValueError("paths: expected at least one image, got none.")
     engine = engine_of(client)
     with aside(detector) as learner:
         given = learner.random_state
@@ -226,7 +227,7 @@ def _readable(paths, state):
 def _named(image: SkippedImage, paths):
     """A skipped image as a call by the client would name it."""
     path = paths[image.index]
-    reason = _NUMBERED.sub("", image.reason).removeprefix(":").strip()
+    _, _, reason = image.reason.partition(f"({image.path}): ")
     return SkippedImage(image.index, path, f"image {image.index} ({path}): {reason}")
 
 
@@ -243,6 +244,8 @@ def _calibrated(fitted, paths, engine, chunk, verbose) -> list[PartialCalibratio
         for n_images, calibration in results(engine, calibrate, calls):
             found.append(calibration)
             bar.update(n_images)
+            if len(found) == _JOINED:
+                found = [found[0].joined(*found[1:])]
     return found
 
 
@@ -261,8 +264,13 @@ def _groups(fitted, paths, size):
 
 def calibrate(fitted: MergeMixin, parcel: Parcel) -> PartialCalibration:
     """What is said of some images that were learned from; a worker's task."""
+    places = parcel.places()
     try:
-        return fitted.partial_calibration(parcel.places())
+        return fitted.partial_calibration(places)
     except ValueError as error:
-        path = partial(_NUMBERED.sub, r"\1")
-        raise ValueError(path(str(error))) from None
+        found = _NUMBERED.match(str(error))
+        if not found:
+            raise
+        index = int(found[1])  # among these, which nobody knows
+        _, _, what = str(error).partition(f"({places[index]}): ")
+        raise ValueError(f"{parcel.paths()[index]}: {what}") from None

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..annotations import Path as PathLike
+from ..inspection import modified
 from ..io.files import write_file
 from ..records import CSV_HEAD, Record, as_csv, read_csv
 from .chunks import Chunk
@@ -171,6 +172,12 @@ class RunFolder(AbstractContextManager):
             raise ValueError(f"{self._path(chunk.number)}: damaged. Remove it, and call again.")
         return records
 
+    def forget_changed(self, chunks: Iterable[Chunk]) -> None:
+        """Let chunks be done again in which a file was written since."""
+        for chunk in chunks:
+            if chunk.number in self.done and any(map(_is_changed, self.read(chunk))):
+                self.done.discard(chunk.number)
+
     def finish(self, chunks: Iterable[Chunk]) -> None:
         """Make one table of all chunks, which are all done, and remove them."""
         parts = (self._path(chunk.number).read_bytes().removeprefix(_HEAD) for chunk in chunks)
@@ -182,6 +189,8 @@ class RunFolder(AbstractContextManager):
         for path, record in zip_longest(paths, _records_of(self.table)):
             if record is None or record.path != path:
                 raise ValueError(f"{self.table}: damaged. Remove it, and call again.")
+            if _is_changed(record):
+                raise ValueError(f"out: {path} has changed since it was inspected. {_ADVICE}")
             yield record
 
     def _path(self, number):
@@ -197,6 +206,12 @@ class RunFolder(AbstractContextManager):
 
     def __exit__(self, *_):
         self._lock.release()
+
+
+def _is_changed(record):
+    """Whether a file was written since; where the client does not see it, nobody knows."""
+    now = modified(record.path)
+    return now is not None and now != record.modified
 
 
 def _records_of(path):

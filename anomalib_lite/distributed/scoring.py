@@ -190,6 +190,8 @@ def iter_records(
     ValueError
         As of :func:`inspect`.
     """
+    if isinstance(paths, str) or not len(paths):
+        raise ValueError(f"paths: expected a list of files, got {paths!r}.")
     wanted = _wanted(detector, regions, "skip")
     return _records(detector, paths, client, wanted, out, chunk, verbose)
 
@@ -233,7 +235,7 @@ def _digest_of(detector):
     if not isinstance(detector, SaveMixin):
         raise ValueError(
             "out: a run that was cut off goes on with the same detector alone, and of a "
-            f"{type(detector).__name__}, which has no save, nobody can tell. Leave out away."
+            f"{type(detector).__name__}, which has no save, nobody can tell. Call without out."
         )
     return digest_of(alone(detector))
 
@@ -248,7 +250,10 @@ class _Call:
 
     def records(self, verbose: bool) -> Iterator[Record]:
         """In order, as they come."""
-        done = set() if self._folder is None else {*self._folder.done}
+        done = set()
+        if self._folder is not None:
+            self._folder.forget_changed(self._chunks())
+            done |= self._folder.done
         todo = [chunk for chunk in self._chunks() if chunk.number not in done]
         n_done = len(self._paths) - sum(len(chunk.paths) for chunk in todo)
         with progress(

@@ -76,7 +76,14 @@ def _opened(digest, payload):
             return _OPENED[digest]
         if payload is None:
             return Lacking()
-        held = _OPENED[digest] = pickle.loads(payload)
+        try:
+            held = pickle.loads(payload)
+        except RuntimeError as error:  # of PyTorch
+            raise ValueError(
+                "detector: expected one whose device the workers have, too. Fit or load it with "
+                f"device='cpu'. ({error})"
+            ) from error
+        _OPENED[digest] = held
         while len(_OPENED) > _N_KEPT:
             _OPENED.popitem(last=False)
         return held

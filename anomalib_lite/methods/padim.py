@@ -100,7 +100,7 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         Transposed inverse Cholesky factors of the regularized covariances, float32.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each training image had it been left out; NaN where the memory budget
-        had no room.
+        had no room, or of all but 10,000 images that were learned in earlier calls.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
@@ -113,7 +113,8 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
 
     The statistics take ``P * d * d`` numbers of 8 bytes, the whiteners half of that: 251 + 125 MB
     with the defaults (56 x 56 positions, d = 100), whatever the number of images. ``partial_fit``
-    merges new statistics into old ones, which gives what one ``fit`` on all images gives.
+    merges new statistics into old ones, which gives what one ``fit`` on all images gives, but for
+    rounding. So do states of some images, as of other machines: see ``partial_state``.
 
     Leaving one of n images out changes a mean and a covariance in a known way (a rank-one
     downdate), so its distance from the Gaussian of the others follows from that to the Gaussian of

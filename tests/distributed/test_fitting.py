@@ -42,6 +42,12 @@ def paths(tmp_path_factory):
     return names
 
 
+@pytest.fixture(scope="module")
+def threads():
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
 @pytest.fixture(scope="module", params=DETECTORS)
 def name(request):
     return request.param
@@ -154,6 +160,17 @@ def test_unreadable_images_are_left_out_and_named(tmp_path, pool, by_pool):
     assert detector.n_images_ == 9
     with pytest.raises(ValueError, match="none that can be read"):
         fit(DETECTORS["PaDiM"](), paths[3:6], pool, chunk=2, on_error="skip")
+
+
+@pytest.mark.filterwarnings("ignore:false_alarm_rate")
+def test_names_with_parentheses_are_named_whole(tmp_path, threads, monkeypatch, twice):
+    paths = write_world(tmp_path / "new", unreadable=False)
+    names = [str(tmp_path / "new" / f"part ({i}).png") for i in range(10)]
+    for path, name in zip(paths, names, strict=True):
+        Path(path).rename(name)
+    Path(names[2]).write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"image 2 \(\S*part \(2\)\.png\): cannot"):
+        fit(DETECTORS["PaDiM"](), names, threads, chunk=3, on_error="skip")
 
 
 def test_a_file_that_changes_between_the_passes_is_an_error(tmp_path, pool, monkeypatch, twice):

@@ -388,3 +388,27 @@ def test_a_killed_client_goes_on(dask_client, tmp_path):
     here = detector.inspect(paths, maps="network")
     here.to_csv(tmp_path / "here.csv")
     assert (out / "records.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
+def test_a_file_that_was_written_since_is_looked_at_again(tmp_path, threads):
+    paths = write_world(tmp_path / "new", unreadable=False)
+    detector, out = fitted("PaDiM"), tmp_path / "run"
+    records = iter_records(detector, paths, threads, out=out, chunk=2)
+    for _ in range(5):
+        next(records)
+    records.close()
+    n_done = len(os.listdir(out / "chunks"))
+    assert n_done >= 2
+    Path(paths[1]).write_bytes(Path(paths[9]).read_bytes())
+    os.utime(paths[1], (1e9, 1e9))
+    seen = inspect(detector, paths, threads, out=out, chunk=2)
+    assert same(seen.scores, detector.score_samples(paths))
+    os.utime(paths[1], (2e9, 2e9))
+    with pytest.raises(ValueError, match=r"01.png has changed since it was inspected"):
+        inspect(detector, paths, threads, out=out, chunk=2)
+
+
+@pytest.mark.parametrize("paths", ["a.png", []])
+def test_records_are_those_of_a_list(paths, threads):
+    with pytest.raises(ValueError, match="paths: expected a list of files"):
+        iter_records(fitted("PaDiM"), paths, threads)

@@ -80,7 +80,7 @@ class PatchBank:
             return self
         kept, radius = merge_coresets([self.rows], size, generator=generator, verbose=verbose)
         fewer = replace(self, rows=self.rows[kept], radius=self.radius + radius, codes=None)
-        return fewer.coded().with_fewer_parts()
+        return fewer.with_fewer_parts()
 
     def with_fewer_parts(self) -> Self:
         """With coresets of all parts as large as these rows ask for."""

@@ -120,7 +120,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         No training patch is farther from the bank than this.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each training image against a bank of images in other parts; NaN if
-        there are no others.
+        there are no others, or if it is one of many thousands that were learned in earlier calls.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     n_images_ : int
@@ -143,7 +143,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     the union once, at the end, or whenever it takes a quarter of the budget. What a patch and a
     score are (backbone, layers, sizes, aggregation, neighborhood, n_reweight) stays as it was at
     the first call. To set the threshold anew without the earlier images, the few patches of each
-    that were farthest from the rest are kept.
+    that were farthest from the rest are kept, of 10,000 images at most. States of some images, as
+    of other machines, merge in the same way: see ``partial_state``.
 
     References
     ----------
@@ -245,10 +246,19 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             del store  # before the next one is filled
             self._remember(found)
             scores.append(found.anomaly_scores)
-            bank = self._within_budget(bank, generator)
+            del here, found
+            bank = self._exchanged(bank, self._within_budget(bank, generator))
             is_first = False
-        self._take_over(self._reduced(bank, generator))
-        return scores[0] if self.n_images_ == len(scores[0]) else self._rescored()
+        self._exchanged(bank, self._reduced(bank, generator))
+        if self.n_images_ == len(scores[0]):
+            return scores[0]
+        return self._rescored(np.concatenate(scores))
+
+    def _exchanged(self, bank, smaller):
+        """A bank in the place of the one that was taken over."""
+        if smaller is not bank:
+            self._take_over(smaller)
+        return smaller
 
     def _learn_part(self, batches, n_images, portion):
         bank = None
@@ -397,8 +407,11 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
 
         return each_on(device, work, sorted(members), at_once=FEW)
 
-    def _rescored(self):
-        """Anomaly scores of all images, by their suspects and what the parts' banks are now."""
+    def _rescored(self, latest):
+        """Anomaly scores of all images, by their suspects and what the parts' banks are now.
+
+        Without suspects, of the latest images their scores by what the banks were then.
+        """
         suspects = self._suspects_
         scores = [None] * len(suspects)
 
@@ -407,7 +420,10 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
 
         for _ in self._by_parts(rescore, suspects.digests, suspects.rows.device):
             pass
-        return scores_by_digest(self._digests_, suspects.digests, torch.stack(scores).numpy())
+        found = scores_by_digest(self._digests_, suspects.digests, torch.stack(scores).numpy())
+        last = found[len(found) - len(latest) :]
+        last[np.isnan(last)] = latest[np.isnan(last)]
+        return found
 
     def _out_of_sample(self, rows, bank, n):
         """The n patches of an image farthest from a bank, and the image's score by the first."""
