@@ -175,7 +175,7 @@ def test_results_that_are_none_are_refused(change, message):
 
 def test_maps_of_normal_images_are_checked_in_fit():
     detector = make(infers(lambda scores, grids: (scores, grids * torch.nan)))
-    with pytest.raises(ValueError, match=r"image 0: .*NaN"):
+    with pytest.raises(ValueError, match=r"image \d: .*NaN"):
         detector.fit(NORMAL)
 
 
