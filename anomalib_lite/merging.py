@@ -1,7 +1,7 @@
 """Detectors that learn in parts: states of some images each, which merge, whoever made them."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Self
@@ -16,8 +16,7 @@ from .backbones.patches import rebatch
 from .contexts import plain
 from .data.images import NoneReadable, SkippedImage
 from .data.scales import ValueRange
-from .notes import N_EXAMPLES, Notes
-from .notices import warn_user
+from .notes import N_EXAMPLES, Notes, warn_of_copies
 from .runtime import aside, make_generator, twin_of
 from .suspects import Suspects
 from .validation import check_choice, check_count, check_finite
@@ -90,19 +89,19 @@ class PartialCalibration:
     examples: torch.Tensor
     suspects: Suspects | None = None
 
-    def joined(self, *others: Self) -> Self:
-        """This and those of other images."""
-        each = [self, *others]
+    @classmethod
+    def joined(cls, each: Sequence[Self]) -> Self:
+        """One of several."""
         digests, first = np.unique(
             np.concatenate([one.example_digests for one in each]), return_index=True
         )
         suspects = [one.suspects for one in each if one.suspects is not None]
-        return type(self)(
+        return cls(
             np.concatenate([one.digests for one in each]),
             np.concatenate([one.anomaly_scores for one in each]),
             digests[:N_EXAMPLES],
             torch.cat([one.examples for one in each])[torch.from_numpy(first[:N_EXAMPLES])],
-            suspects[0].joined(*suspects[1:]) if suspects else None,
+            Suspects.joined(suspects) if suspects else None,
         )
 
     def to(self, device: torch.device | str) -> Self:
@@ -373,8 +372,8 @@ class MergeMixin:
             was before.
         """
         with aside(self) as learner, team(self._n_jobs):
-            learner._start()
             _check_states([state], self._shared_params())
+            learner._start()
             _check_settings("state", state.settings, learner._shared_settings())
             if state.learned is None:
                 raise ValueError("state: expected at least one image, got none that can be read.")
@@ -390,7 +389,8 @@ class MergeMixin:
             else:
                 learner.calibration_scores_ = np.full(state.n_images, np.nan)
                 learner.offset_ = np.nan
-            _warn_of_copies(state.digests)
+            n_copies = state.n_images - len(np.unique(state.digests))
+            warn_of_copies(n_copies, state.n_images, " of others")
         return self
 
     def _calibrated_by(self, rows):
@@ -400,7 +400,7 @@ class MergeMixin:
             self._calibrate_rows(some.to(self.device_), here)
             for some, here in zip(rows, digests, strict=True)
         ]
-        return found[0].joined(*found[1:])
+        return PartialCalibration.joined(found)
 
     @plain
     def partial_calibration(self, X: Images) -> PartialCalibration:
@@ -442,7 +442,7 @@ class MergeMixin:
             digests = notes.digests[n_done : n_done + len(rows)]
             found.append(self._calibrate_rows(rows, digests))
             n_done += len(rows)
-        return found[0].joined(*found[1:])
+        return PartialCalibration.joined(found)
 
     def _show_again(self, batches, notes):
         """Grids of a few of the images."""
@@ -491,7 +491,7 @@ class MergeMixin:
             raise ValueError("calibrations: expected at least one, got none.")
         with aside(self) as learner:
             learner._scoring_twin()
-            whole = calibrations[0].joined(*calibrations[1:])
+            whole = PartialCalibration.joined(calibrations)
             learner._take_calibration(whole.to(learner.device_))
         return self
 
@@ -507,8 +507,7 @@ class MergeMixin:
         self._examples_ = calibration.examples
         if calibration.suspects is not None:
             earlier = [self._suspects_] if hasattr(self, "_suspects_") else []
-            each = [*earlier, calibration.suspects]
-            self._suspects_ = each[0].joined(*each[1:])
+            self._suspects_ = Suspects.joined([*earlier, calibration.suspects])
 
     def _generator_at(self, first, n_images):
         """A generator for what is drawn at a node of the tree of merges, whoever computes it."""
@@ -568,13 +567,3 @@ def _skipped_after(first, states):
     for state in states:
         for image in state.skipped:
             yield image._replace(index=state.first - first + image.index)
-
-
-def _warn_of_copies(digests):
-    n_copies = len(digests) - len(np.unique(digests))
-    if n_copies:
-        warn_user(
-            f"{n_copies} of {len(digests)} images {'is a copy' if n_copies == 1 else 'are copies'} "
-            "of others. They tell nothing new, and fewer images stand behind the threshold than it "
-            "seems. Leave them out."
-        )

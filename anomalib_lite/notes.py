@@ -79,13 +79,19 @@ class Notes:
 
     def warn_of_copies(self) -> None:
         """Warn of images that are copies of earlier ones, if there are any."""
-        if self._copies and not is_inner_fit():
-            n, shown = len(self._copies), ", ".join(self._copies[:3])
-            warn_user(
-                f"{n} of {self._n} images {'is a copy' if n == 1 else 'are copies'}: "
-                f"{shown}{', ...' if n > 3 else ''}. They tell nothing new, and fewer images stand "
-                "behind the threshold than it seems. Leave them out."
-            )
+        shown = ", ".join(self._copies[:3])
+        more = ", ..." if len(self._copies) > 3 else ""
+        warn_of_copies(len(self._copies), self._n, f": {shown}{more}")
+
+
+def warn_of_copies(n_copies: int, n_images: int, which: str) -> None:
+    """Warn that some of so many images are copies, ``which`` follows, unless there are none."""
+    if n_copies and not is_inner_fit():
+        warn_user(
+            f"{n_copies} of {n_images} images {'is a copy' if n_copies == 1 else 'are copies'}"
+            f"{which}. They tell nothing new, and fewer images stand behind the threshold than it "
+            "seems. Leave them out."
+        )
 
 
 def digest_of(pixels: torch.Tensor) -> int:

@@ -1,5 +1,6 @@
 """The most unusual patches of images: what is kept of these to calibrate a detector again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -61,13 +62,14 @@ class Suspects:
         kept = torch.from_numpy(first[:N_IMAGES]).to(rows.device)
         return cls(digests[:N_IMAGES], cells[kept], rows[kept])
 
-    def joined(self, *others: Self) -> Self:
-        """These and those of other images; of an image that is in several, the last."""
-        each = [self, *others][::-1]
-        return self.of(
-            np.concatenate([one.digests for one in each]),
-            torch.cat([one.cells for one in each]),
-            torch.cat([one.rows for one in each]),
+    @classmethod
+    def joined(cls, each: Sequence[Self]) -> Self:
+        """Those of several; of an image that is in more than one, the last."""
+        latest_first = each[::-1]
+        return cls.of(
+            np.concatenate([one.digests for one in latest_first]),
+            torch.cat([one.cells for one in latest_first]),
+            torch.cat([one.rows for one in latest_first]),
         )
 
     def to(self, device: torch.device | str) -> Self:

@@ -504,7 +504,7 @@ MUTATIONS = [
         "self._most(pyramids)",
         "test_merging.py",
     ),
-    Mutation("suspects.py", "[self, *others][::-1]", "[self, *others]", "test_merging.py"),
+    Mutation("suspects.py", "each[::-1]", "each", "test_merging.py"),
     Mutation(
         "methods/padim.py",
         "covariance.diagonal(dim1=1, dim2=2).add_(self.eps)",

@@ -302,7 +302,7 @@ def test_suspects_of_too_many_images_are_those_with_the_lowest_digests(monkeypat
     each = [
         Suspects.of(digests[i : i + 8], cells[i : i + 8], rows[i : i + 8]) for i in range(0, 40, 8)
     ]
-    joined = each[0].joined(*each[1:])
+    joined = Suspects.joined(each)
     assert joined.digests.tolist() == [*range(-20, -10)]
     np.testing.assert_array_equal(digests[joined.rows.flatten().long()], joined.digests)
 

@@ -245,7 +245,7 @@ def _calibrated(fitted, paths, engine, chunk, verbose) -> list[PartialCalibratio
             found.append(calibration)
             bar.update(n_images)
             if len(found) == _JOINED:
-                found = [found[0].joined(*found[1:])]
+                found = [PartialCalibration.joined(found)]
     return found
 
 

@@ -353,7 +353,8 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
             for some, block in zip(squares.split([*map(len, kept)]), kept, strict=True)
         ]
         new = Suspects.of(digests, *map(torch.cat, zip(*worst, strict=True)))
-        self._suspects_ = self._suspects_.joined(new) if hasattr(self, "_suspects_") else new
+        earlier = [self._suspects_] if hasattr(self, "_suspects_") else []
+        self._suspects_ = Suspects.joined([*earlier, new])
 
     def _old_scores(self):
         """Leave-one-out scores of the suspects' images, by what the statistics have become."""

@@ -59,22 +59,11 @@ def detectors(**params):
     }
 
 
-# dask's nannies give memory back at once, and PyTorch asks for it again
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 2**27, "MALLOC_MMAP_THRESHOLD_": 2**25}
-
-
-@contextmanager
 def dask(n_workers):
-    import dask
-    from distributed import Client, LocalCluster
+    from anomalib_lite.cli.clusters import workers
+    from anomalib_lite.cli.console import Console
 
-    environ = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **ALLOCATOR}
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environ}),
-        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    return workers(argparse.Namespace(cluster=None, workers=n_workers), Console())
 
 
 @contextmanager

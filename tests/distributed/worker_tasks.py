@@ -1,7 +1,6 @@
 """Functions that tests run on workers."""
 
 import os
-import pickle
 import signal
 import time
 from pathlib import Path
@@ -29,10 +28,6 @@ def add(*numbers):
 def value_and_process(counted, seconds=0.0):
     time.sleep(seconds)
     return counted.value, os.getpid()
-
-
-def bytes_sent(text):
-    return len(pickle.dumps(text))
 
 
 def fail(message):
