@@ -4,7 +4,7 @@ import logging
 import signal
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -74,18 +74,20 @@ def _here(dask, distributed, n_workers):
     """A client of processes of one thread each, which end with the context."""
     name = "distributed.nanny.pre-spawn-environ"
     environment = {f"{name}.{key}": value for key, value in _ENVIRONMENT.items()}
-    with ExitStack() as stack:
-        with dask.config.set(environment), _deaf_to_interrupts():
-            cluster = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=n_workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.CRITICAL,
-                )
-            )
-        yield stack.enter_context(distributed.Client(cluster))
+    with dask.config.set(environment), _deaf_to_interrupts():
+        cluster = distributed.LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        )
+    try:
+        with distributed.Client(cluster) as client:
+            yield client
+    finally:
+        with suppress(Exception):  # where a lost worker is being replaced, dask fails to close
+            cluster.close()
 
 
 @contextmanager

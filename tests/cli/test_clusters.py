@@ -218,6 +218,21 @@ def test_deaths_of_workers_are_explained(address):
         raise distributed.KilledWorker("look_at-1", Namespace(address="tcp://h:1"), 3)
 
 
+def test_a_cluster_that_fails_to_close_hides_no_error(monkeypatch):
+    class Failing(distributed.LocalCluster):
+        def __init__(self, **options):
+            super().__init__(**{**options, "processes": False})
+
+        def close(self, timeout=None):
+            super().close(timeout)
+            raise AssertionError("can only join a started process")
+
+    monkeypatch.setattr(distributed, "LocalCluster", Failing)
+    args = Namespace(cluster=None, workers=1)
+    with pytest.raises(ValueError, match="no image"), clusters.workers(args, Console()):
+        raise ValueError("no image")
+
+
 def test_nothing_of_the_process_is_left_changed(home, address):
     logging.disable(logging.NOTSET)
     before = logging.NOTSET, dask.config.get("distributed.nanny")

@@ -142,6 +142,7 @@ def test_dask_replaces_a_lost_worker_and_what_it_had(n_workers, tmp_path):
         assert engine.result(whole) == 500 + sum(range(4))
         with pytest.raises(Exception, match="workers"):  # dask's own error, or ours
             engine.result(engine.submit(tasks.die, shared_number))
+        client.wait_for_workers(n_workers, timeout=60)  # or the cluster fails to close
 
 
 def test_other_clients_are_refused(monkeypatch):

@@ -367,7 +367,8 @@ with Client(address) as client:
 @pytest.mark.slow
 def test_a_killed_client_goes_on(dask_client, tmp_path):
     paths = write_world(tmp_path / "new", 40, unreadable=False)
-    detector, out = watched(tmp_path, seconds_=0.1), tmp_path / "run"
+    detector, out = watched(tmp_path, held_=str(tmp_path / "30.png")), tmp_path / "run"
+    Path(detector.held_).touch()
     (tmp_path / "part.pickle").write_bytes(pickle.dumps(detector))
     tests = Path(__file__).parent
     run = [sys.executable, "-c", CLIENT, dask_client.scheduler.address, tmp_path / "part.pickle"]
@@ -382,6 +383,7 @@ def test_a_killed_client_goes_on(dask_client, tmp_path):
     client.wait()
     written = {record.path for path in chunks.glob("*.csv") for record in records_of(path)}
     assert 10 <= len(written) < 40
+    Path(detector.held_).unlink()
     subprocess.run([*map(str, run), tmp_path / "new", out], check=True, **options)
     assert {counts(detector)[os.path.basename(path)] for path in written} == {1}
     assert [record.path for record in records_of(out / "records.csv")] == paths

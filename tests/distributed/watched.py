@@ -18,11 +18,12 @@ from anomalib_lite import ConformalDetector, PaDiM, PatchCore
 class Watched(PaDiM):
     """Leaves a file in ``log_`` for each image that it is given, under its name.
 
-    Its process is killed once it is given the image ``deadly_``, where there is no file ``dead_``;
-    ``seconds_`` is how long it takes for a chunk.
+    Its process is killed once it is given the image ``deadly_``, where there is no file ``dead_``.
+    As long as there is a file ``held_``, it waits before the image of that name. ``seconds_`` is
+    how long it takes for a chunk.
     """
 
-    log_ = deadly_ = dead_ = None
+    log_ = deadly_ = dead_ = held_ = None
     seconds_ = 0.0
 
     def iter_inspect(self, X, **options):
@@ -32,6 +33,8 @@ class Watched(PaDiM):
             if name == self.deadly_ and not os.path.exists(self.dead_):
                 Path(self.dead_).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            while name == os.path.basename(self.held_ or "") and os.path.exists(self.held_):
+                time.sleep(0.02)
             Path(self.log_, f"{name}-{uuid.uuid4().hex}").touch()
         yield from super().iter_inspect(X, **options)
 
