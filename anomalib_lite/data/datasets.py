@@ -350,9 +350,9 @@ def load_textile(n_train: int = 300, n_test: int = 200, split: int = 0) -> Anoma
         )
     good = [good[i] for i in np.random.default_rng(split).permutation(len(good))]
     test = [*good[n_train : n_train + n_test], *local, *everywhere]
-    kinds = {"good": n_test, "local": len(local), "global": len(everywhere)}
-    defects = np.repeat(list(kinds), list(kinds.values()))
-    labels = np.where(defects == "good", 1, -1)
+    numbers = [n_test, len(local), len(everywhere)]
+    defects = np.repeat(["good", "local", "global"], numbers)
+    labels = np.repeat([1, -1, -1], numbers)
     return AnomalyDataset("textile", good[:n_train], test, labels, defects)
 
 
