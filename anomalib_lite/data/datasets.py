@@ -323,7 +323,8 @@ def load_textile(n_train: int = 300, n_test: int = 200, split: int = 0) -> Anoma
     Notes
     -----
     The weave is a spatial autoregressive process; global defects have parameters that are 5 %
-    smaller. Few methods find both kinds of defects, and few find the local ones at 224 pixels.
+    smaller. At the default 224 pixels the local ones are hardly found, and patches tell little of
+    the global ones.
 
     References
     ----------
