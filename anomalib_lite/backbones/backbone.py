@@ -7,6 +7,7 @@ whose weights timm downloads or finds in its cache. Nothing else in the library 
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -197,23 +198,13 @@ class Backbone:
         Returns
         -------
         backbone : Backbone or None
-            None if its maps are not those of the others, bit by bit.
+            None if its maps are not those of the others, bit by bit, or its weights not found.
         """
         first = backbones[0]
         names = tuple(dict.fromkeys(name for each in backbones for name in each.layer_names))
-        if names == first.layer_names:
-            union = first
-        else:
-            union = cls(
-                first._source,
-                layers=names,
-                image_size=first.input.image_size,
-                center_crop=first.input.center_crop,
-                device=first._device,
-                engine=first._engine,
-                dtype=first._requested_dtype,
-                download=False,
-            )
+        union = first if names == first.layer_names else first._with_layers(names)
+        if union is None:
+            return None
         example = first._example()
         maps = dict(zip(union.layer_names, union(example), strict=True))
         for each in backbones:
@@ -222,12 +213,29 @@ class Backbone:
                 return None
         return union
 
+    def _with_layers(self, names):
+        """The same pretrained network with other layers; None where its weights are not found."""
+        try:
+            return type(self)(
+                self._source,
+                layers=names,
+                image_size=self.input.image_size,
+                center_crop=self.input.center_crop,
+                device=self._device,
+                engine=self._engine,
+                dtype=self._requested_dtype,
+                download=False,
+            )
+        except ValueError:
+            return None
+
     @property
     def origin(self) -> tuple | None:
         """The same for networks of the same weights and input; None where nobody can tell."""
         if not self._is_pretrained or not self.layer_names:
             return None
-        return self._source, self.input, self._device, self._engine, self.dtype
+        seen = replace(self.input, patch_size=1)  # which depends on the layers
+        return self._source, seen, self._device, self._engine, self.dtype
 
     @property
     def module(self) -> nn.Module:

@@ -74,20 +74,22 @@ def _here(dask, distributed, n_workers):
     """A client of processes of one thread each, which end with the context."""
     name = "distributed.nanny.pre-spawn-environ"
     environment = {f"{name}.{key}": value for key, value in _ENVIRONMENT.items()}
-    with dask.config.set(environment), _deaf_to_interrupts():
-        cluster = distributed.LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        )
+    cluster = None
     try:
+        with dask.config.set(environment), _deaf_to_interrupts():
+            cluster = distributed.LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
         with distributed.Client(cluster) as client:
             yield client
     finally:
-        with suppress(Exception):  # where a lost worker is being replaced, dask fails to close
-            cluster.close()
+        if cluster is not None:
+            with suppress(AssertionError):  # of dask's, while it replaces a worker that was lost
+                cluster.close()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """DetectorEnsemble: several detectors as one."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, Self
@@ -18,12 +18,11 @@ from ..inspection import MapLevels
 from ..notes import Notes, digest_of
 from ..runtime import draw_seed, exact_dtype, inner_fit, make_generator, seed_estimator, twin_of
 from ..validation import check_choice, check_finite
-from .inputs import JointInput, parts_of
+from .inputs import JointInput, described, parts_of, without_patches
 from .lockstep import learn_together
 from .panel import Panels
-from .sharing import Sharing
-
-COMBINATIONS = ("max", "sum")
+from .scales import COMBINATIONS, Scales
+from .sharing import Sharing, Watch
 
 
 class DetectorEnsemble(BaseDetector):
@@ -46,8 +45,9 @@ class DetectorEnsemble(BaseDetector):
     ----------
     detectors : list of estimators, or of (name, estimator)
         Two or more detectors of images of this package, or subclasses of
-        :class:`~anomalib_lite.BaseDetector`; they are cloned. Without names they are called by
-        their classes, in lower case.
+        :class:`~anomalib_lite.BaseDetector`; they are cloned, and take ``false_alarm_rate``,
+        ``device``, ``batch_size``, ``n_jobs`` and ``verbose`` from the ensemble. Without names they
+        are called by their classes, in lower case.
     combine : {"max", "sum"}, default="max"
         ``"max"``: an image is as anomalous as the member says that finds most. ``"sum"`` is better
         where all members see the same defects, each with noise of its own.
@@ -75,8 +75,9 @@ class DetectorEnsemble(BaseDetector):
     members_ : list of detectors
         Fitted, as they would be alone: with their own thresholds, at the ensemble's rate.
     names_ : list of str
-    means_, deviations_ : ndarray of shape (n_members,)
-        Of the members' anomaly scores of normal images.
+    scales_ : Scales
+        ``means`` and ``deviations`` of the members' anomaly scores of normal images, each of shape
+        (n_members,).
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of the normal images, out of sample; NaN where a member has none.
     offset_ : float
@@ -88,7 +89,8 @@ class DetectorEnsemble(BaseDetector):
     Notes
     -----
     Maps show, at each place, the highest of what the members' maps say there, on a scale on which 0
-    is a member's normal and 1 its threshold.
+    is a member's normal and 1 its threshold at fit. They have a cell for 4 x 4 pixels of the image
+    as it is resized for the finest network.
 
     Where members keep some images aside to calibrate on, as those that train networks do, only
     images that all of them kept aside calibrate the ensemble. Set a threshold with
@@ -176,24 +178,38 @@ class DetectorEnsemble(BaseDetector):
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name; of members as ``name__parameter``."""
         params = super().get_params(deep=False)
-        try:
-            named = _named(self.detectors) if deep else []
-        except ValueError:  # for fit to tell
-            named = []
-        for name, detector in named:
+        for name, detector in _names(self.detectors).items() if deep else ():
             params[name] = detector
-            if hasattr(detector, "get_params"):
+            if hasattr(detector, "get_params") and not isinstance(detector, type):
                 inner = detector.get_params(deep=True).items()
                 params |= {f"{name}__{key}": value for key, value in inner}
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters by name; of members as ``name__parameter``, or one by its name."""
-        members = {} if "detectors" in params else dict(_named(self.detectors))
+        """Set parameters by name: ``detectors``, then members by their names, then all others.
+
+        Parameters
+        ----------
+        **params
+            New values; ``name__parameter`` reaches the parameter of a member.
+
+        Returns
+        -------
+        self : object
+        """
+        before = self.detectors
+        detectors = params.pop("detectors", before)
+        members = _names(detectors)
         replaced = {name: params.pop(name) for name in members if name in params}
         if replaced:
-            params["detectors"] = [*(members | replaced).items()]
-        return super().set_params(**params)
+            detectors = [*(members | replaced).items()]
+        try:
+            if detectors is not before:
+                super().set_params(detectors=detectors)
+            return super().set_params(**params)
+        except BaseException:
+            self.detectors = before
+            raise
 
     def _check_params(self):
         check_choice("combine", self.combine, COMBINATIONS)
@@ -209,8 +225,7 @@ class DetectorEnsemble(BaseDetector):
 
     def _build(self, generator):
         named = _named(self.detectors)
-        self._panels_ = Panels()
-        self.names_, self._combination_ = [name for name, _ in named], self.combine
+        self._panels_, self.names_ = Panels(), [name for name, _ in named]
         self.members_ = [clone(detector) for _, detector in named]
         for member in self.members_:
             seed_estimator(member, draw_seed(generator))
@@ -225,10 +240,9 @@ class DetectorEnsemble(BaseDetector):
 
     def _lead(self, member):
         """Give a member the parameters that are the ensemble's to set."""
-        for name in ("false_alarm_rate", "batch_size", "n_jobs", "device"):
+        for name in ("false_alarm_rate", "batch_size", "n_jobs", "device", "verbose"):
             if hasattr(member, name):
                 setattr(member, name, getattr(self, name))
-        member.verbose = False
 
     # -- learning ---------------------------------------------------------------------------------
 
@@ -248,47 +262,56 @@ class DetectorEnsemble(BaseDetector):
             )
         finally:
             for place, backbone in own.items():
-                members[place].backbone_ = backbone
+                if members[place].backbone_ is sharing.readers[place]:
+                    members[place].backbone_ = backbone
         with inner_fit():
             for member, scores, noted in zip(members, found, notes, strict=True):
                 member._calibrate_threshold(scores)
                 member._keep_examples(noted)
         scores = -np.stack([member.calibration_scores_ for member in members], 1)  # (n, k)
-        self._set_scales(scores)
-        return self._combined(self._scaled(torch.from_numpy(scores))).numpy()
+        self._check_enough(scores)
+        levels = [member.map_levels() for member in members]
+        self.scales_ = Scales.of(scores, levels, self.combine)
+        return self.scales_.combined(self.scales_.scaled(torch.from_numpy(scores))).numpy()
 
-    def _deliveries(self, batches, work, sharing, notes):
-        """For each batch what is handed to each member, who has taken note of its images."""
-        seen = [member.input_ for member in self.members_]
-
-        def work_on(images, batch):
-            parts = parts_of(self.input_, batch)
-            digests = {each: [*map(digest_of, part)] for each, part in parts.items()}
-            results = [work(place, images, parts[each]) for place, each in enumerate(seen)]
-            sharing.forget()
-            return parts, digests, results
-
-        for images, (parts, digests, results) in batches.each(work_on):
-            for member, noted in zip(self.members_, notes, strict=True):
-                mine = parts[member.input_], digests[member.input_]
-                for image, pixels, digest in zip(images, *mine, strict=True):
-                    member._note(noted, image, pixels, digest)
-            yield [(images, result) for result in results]
-
-    def _set_scales(self, scores):
-        """Read from anomaly scores (n, k) of normal images where the members' scales lie."""
+    def _check_enough(self, scores):
         for name, column in zip(self.names_, scores.T, strict=True):
             if np.sum(~np.isnan(column)) < 2:
                 raise ValueError(
                     f"X: expected images enough for {name} to say something of two of them out of "
                     f"sample, got {len(column)}. Fit on more."
                 )
-        self.means_ = np.nanmean(scores, 0)
-        least = 1e-6 * np.maximum(np.abs(self.means_), 1e-6)  # of scores that are all the same
-        self.deviations_ = np.maximum(np.nanstd(scores, 0, ddof=1), least)
+
+    def _deliveries(self, batches, work, sharing, notes):
+        """For each batch what is handed to each member, who has taken note of its images."""
+        members = self.members_
+        seen = [without_patches(member.input_) for member in members]
+
+        def work_on(images, batch):
+            parts = parts_of(self.input_, batch)
+            digests = {each: [*map(digest_of, part)] for each, part in parts.items()}
+            results, watch = [], Watch(parts.values())
+            try:
+                for place, each in enumerate(seen):
+                    results.append(work(place, images, parts[each]))
+                    watch.check(members[place])
+            finally:
+                sharing.forget()
+            return parts, digests, results
+
+        for images, (parts, digests, results) in batches.each(work_on):
+            for member, each, noted in zip(members, seen, notes, strict=True):
+                mine = zip(images, parts[each], digests[each], strict=True)
+                for image, pixels, digest in mine:
+                    member._note(noted, image, pixels, digest)
+            yield [(images, result) for result in results]
 
     def _keep_examples(self, notes):
         """Members keep their own."""
+
+    def _calibrate_threshold(self, anomaly_scores):
+        self.calibration_scores_ = -anomaly_scores  # perhaps of no image that all kept aside
+        self._set_offset()
 
     def _set_offset(self):
         super()._set_offset()
@@ -335,35 +358,32 @@ class DetectorEnsemble(BaseDetector):
         Returns
         -------
         levels : MapLevels
-            Named tuple (normal, threshold): 0 and 1, unless ``set_threshold`` was given images.
+            Named tuple (normal, threshold): 0 and, at the ``false_alarm_rate`` of ``fit``, 1. From
+            images, where ``set_threshold`` was given some.
         """
         detector = self._scoring_twin()
-        return MapLevels(0.0, 1.0) if detector._examples_ is None else super().map_levels()
+        if detector._examples_ is not None:
+            return super().map_levels()
+        thresholds = [member.map_levels().threshold for member in detector.members_]
+        return MapLevels(0.0, max(detector.scales_.heat(i, x) for i, x in enumerate(thresholds)))
 
     def _infer(self, batch):
         scaled, grids = self._look_by_members(batch, maps=True)
-        return self._combined(scaled), torch.stack(grids).amax(0)
+        return self.scales_.combined(scaled), torch.stack(grids).amax(0)
 
     def _score(self, batch):
         scaled, _ = self._look_by_members(batch, maps=False)
-        return self._combined(scaled)
+        return self.scales_.combined(scaled)
 
     def _look_by_members(self, batch, *, maps):
         """Scaled scores (B, k) and maps, each (B, rows, columns), of all members."""
         parts = parts_of(self.input_, batch)
         told = self._panel().look(parts, maps=maps)
         scores = [scores.to(batch.device, exact_dtype(batch.device)) for scores, _ in told]
-        return self._scaled(torch.stack(scores, 1)), [heat for _, heat in told]
+        return self.scales_.scaled(torch.stack(scores, 1)), [heat for _, heat in told]
 
     def _panel(self):
-        return self._panels_.of(self.members_, self.input_.image_size)
-
-    def _scaled(self, scores):
-        """Scores (n, k) of the members, in deviations from their means."""
-        return (scores - scores.new_tensor(self.means_)) / scores.new_tensor(self.deviations_)
-
-    def _combined(self, scaled):
-        return scaled.amax(1) if self._combination_ == "max" else scaled.sum(1)
+        return self._panels_.get(self.members_, self.scales_, self.input_)
 
     def _map_renderer(self, **options):
         return MapRenderer(self.input_.image_size, smoothing=self.smoothing, **options)
@@ -373,9 +393,9 @@ class DetectorEnsemble(BaseDetector):
     def _exported(self):
         if isinstance(self.input_, JointInput):
             raise ValueError(
-                "export: expected members that see images of one size, got "
-                f"{', '.join(str(each.seen_size) for each in self.input_.inputs)}. Fit them with "
-                "the same image_size, or export them one by one."
+                "export: expected members whose networks see the same of an image, got "
+                f"{'; '.join(map(described, self.input_.inputs))}. Fit them with the same "
+                "image_size and center_crop, or export them one by one."
             )
         return self, None
 
@@ -389,34 +409,42 @@ class DetectorEnsemble(BaseDetector):
         looked = [member._infer_portably(batch) for member in self.members_]
         scores = torch.stack([scores.float() for scores, _ in looked], 1)
         heats = [self._heat(place, grids) for place, (_, grids) in enumerate(looked)]
-        return self._combined(self._scaled(scores)), torch.stack(heats).amax(0)
+        return self.scales_.combined(self.scales_.scaled(scores)), torch.stack(heats).amax(0)
 
 
 def _learned(member, n_images, generator, feed):
     return member._learn(feed, n_images, generator)
 
 
+def _names(detectors):
+    """Detectors by name; none of what is not yet known to be wrong."""
+    try:
+        return dict(_named(detectors))
+    except ValueError:  # which fit tells
+        return {}
+
+
 def _named(detectors):
     """(name, detector) of each."""
-    if isinstance(detectors, str | bytes) or not isinstance(detectors, Iterable):
+    if not isinstance(detectors, list | tuple):
         raise ValueError(f"detectors: expected a list of detectors, got {detectors!r}.")
     given = [each if isinstance(each, tuple) else (None, each) for each in detectors]
     if any(len(each) != 2 or not isinstance(each[0], str | None) for each in given):
         raise ValueError("detectors: expected detectors, or pairs (name, detector).")
-    classes = [type(each).__name__.lower() for name, each in given if name is None]
+    kinds = [type(each).__name__.lower() for _, each in given]
+    nameless = Counter(kind for kind, (name, _) in zip(kinds, given, strict=True) if name is None)
     seen, named = Counter(), []
-    for name, each in given:
+    for kind, (name, each) in zip(kinds, given, strict=True):
         if name is None:
-            kind = type(each).__name__.lower()
             seen[kind] += 1
-            name = kind if classes.count(kind) == 1 else f"{kind}-{seen[kind]}"
+            name = kind if nameless[kind] == 1 else f"{kind}-{seen[kind]}"
         named.append((name, each))
     names = [name for name, _ in named]
     for name in names:
-        if names.count(name) > 1 or "__" in name or name in _OWN_PARAMS:
+        if not name or names.count(name) > 1 or "__" in name or name in _OWN_PARAMS:
             raise ValueError(
                 f"detectors: expected names that differ, without '__', and that are no parameters "
-                f"of the ensemble, got {', '.join(names)}."
+                f"of the ensemble, got {', '.join(map(repr, names))}."
             )
     return named
 

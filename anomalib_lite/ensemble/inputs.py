@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,10 +22,15 @@ class JointInput(NetworkInput):
     Attributes
     ----------
     inputs : tuple of NetworkInput
-        Each once.
+        Two or more, each once, :func:`without_patches`.
     """
 
     inputs: tuple[NetworkInput, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.inputs) < 2:
+            raise ValueError(f"inputs: expected two or more, got {len(self.inputs)}.")
 
     @classmethod
     def of(cls, inputs: Sequence[NetworkInput]) -> NetworkInput:
@@ -42,15 +47,16 @@ class JointInput(NetworkInput):
         >>> joint.image_size, len(joint.inputs)
         ((64, 64), 2)
         """
-        inputs = tuple(dict.fromkeys(inputs))
+        patch_size = max(each.patch_size for each in inputs)
+        inputs = tuple(dict.fromkeys(map(without_patches, inputs)))
         if len(inputs) == 1:
-            return inputs[0]
+            return replace(inputs[0], patch_size=patch_size)
         first, *others = map(_corners, inputs)
         for place, corners in enumerate(others, 1):
             if any(abs(a - b) > _APART for a, b in zip(first, corners, strict=True)):
                 raise ValueError(
                     "detectors: expected all to look at the same part of an image, got "
-                    f"{_described(inputs[0])} and {_described(inputs[place])}. Give them the same "
+                    f"{described(inputs[0])} and {described(inputs[place])}. Give them the same "
                     "center_crop, in proportion to image_size."
                 )
         finest = max(inputs, key=lambda each: math.prod(each.seen_size))
@@ -58,7 +64,7 @@ class JointInput(NetworkInput):
             image_size=finest.image_size,
             mean=finest.mean,
             std=finest.std,
-            patch_size=max(each.patch_size for each in inputs),
+            patch_size=patch_size,
             center_crop=finest.center_crop,
             inputs=inputs,
         )
@@ -79,19 +85,30 @@ class JointInput(NetworkInput):
         ]
 
 
+def without_patches(seen: NetworkInput) -> NetworkInput:
+    """The same for networks that see the same pixels, whatever they make of them.
+
+    Examples
+    --------
+    >>> without_patches(NetworkInput.raw(64, patch_size=4)).patch_size
+    1
+    """
+    return replace(seen, patch_size=1)
+
+
 def parts_of(seen: NetworkInput, batch: torch.Tensor) -> dict[NetworkInput, torch.Tensor]:
-    """Network inputs (B, 3, h, w) by what they were made by.
+    """Network inputs (B, 3, h, w) by what made them, :func:`without_patches`.
 
     Examples
     --------
     >>> seen = NetworkInput.raw(64)
     >>> batch = torch.zeros(1, 3, 64, 64)
-    >>> parts_of(seen, batch)[seen] is batch
+    >>> parts_of(seen, batch)[without_patches(seen)] is batch
     True
     """
     if isinstance(seen, JointInput):
         return dict(zip(seen.inputs, seen.parts(batch), strict=True))
-    return {seen: batch}
+    return {without_patches(seen): batch}
 
 
 def _corners(seen):
@@ -101,5 +118,7 @@ def _corners(seen):
     return *starts, *(start + side for start, side in zip(starts, sides, strict=True))
 
 
-def _described(seen):
-    return f"image_size={seen.image_size} with center_crop={seen.center_crop}"
+def described(seen: NetworkInput) -> str:
+    """What a network sees, in words."""
+    text = f"image_size={seen.image_size} with center_crop={seen.center_crop}"
+    return f"{text}, mean={seen.mean}, std={seen.std}"

@@ -5,8 +5,10 @@ own; but only one of all threads runs at any moment. Whoever is not at work wait
 for its turn.
 """
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
@@ -52,19 +54,17 @@ class Feed:
         """Tell the driver what came of it."""
         self._told.put(outcome)
 
-    def give(self, message: Any) -> Any:
-        """Let the learner go on until it waits again (None), or has come to its end (outcome)."""
+    def give(self, message: Any) -> None:
+        """Let the learner go on, once it waits."""
         self._given.put(message)
-        return self._told.get()
 
-    def start(self, thread: threading.Thread) -> Any:
-        """The same, of one that has not begun."""
-        thread.start()
+    def listen(self) -> Any:
+        """Wait until the learner waits again (None), or has come to its end (outcome)."""
         return self._told.get()
 
 
 class _Stop(BaseException):
-    """Ends a learner that waits: another one failed."""
+    """Ends a learner: another one failed, or somebody wants an end."""
 
 
 class _Outcome:
@@ -78,37 +78,48 @@ class _Learner:
     """A ``_learn`` in a thread of its own."""
 
     def __init__(self, learn):
-        self.feed, self.outcome = Feed(), None
+        self.feed, self.outcome, self._is_busy = Feed(), None, False
         run = copy_context().run
         self._thread = threading.Thread(target=run, args=(self._run, learn), daemon=True)
 
     def _run(self, learn):
-        try:
-            with plain_context():
-                outcome = _Outcome(learn(self.feed))
-        except BaseException as error:
-            outcome = _Outcome(error=error)
-        self.feed.finish(outcome)
+        with suppress(_Stop):  # one that comes late
+            try:
+                with plain_context():
+                    outcome = _Outcome(learn(self.feed))
+            except BaseException as error:
+                outcome = _Outcome(error=error)
+            self.feed.finish(outcome)
 
     def start(self):
-        self._took(self.feed.start(self._thread))
+        self._thread.start()
+        self._listen()
 
     def give(self, message):
         """Hand over a batch, or None at the end, and wait until it is dealt with."""
-        self._took(self.feed.give(message))
+        self.feed.give(message)
+        self._listen()
 
-    def _took(self, outcome):
+    def _listen(self):
+        self._is_busy = True
+        outcome = self.feed.listen()
+        self._is_busy = False
         if outcome is None:
             return
         self.outcome = outcome
-        self._thread.join()
         if outcome.error is not None:
             raise outcome.error
 
     def stop(self):
-        """End it if it waits for more."""
+        """Make it end: where it waits, or in the midst of its work."""
         if self.outcome is None and self._thread.ident is not None:
-            self.outcome = self.feed.give(_Stop())
+            self.feed.give(_Stop())
+            if self._is_busy:
+                thread = ctypes.c_ulong(self._thread.ident)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_Stop))
+
+    def join(self):
+        if self._thread.ident is not None:
             self._thread.join()
 
 
@@ -162,4 +173,6 @@ def learn_together(
     finally:
         for learner in learners:
             learner.stop()
+        for learner in learners:
+            learner.join()
     return [learner.outcome.value for learner in learners]

@@ -1,12 +1,33 @@
 """Networks that several detectors read: they run once for all of them."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from ..backbones.backbone import Backbone
+
+
+class Watch:
+    """Notices what is changed in place, though others look at it, too.
+
+    Parameters
+    ----------
+    tensors : iterable of torch.Tensor
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor]):
+        self._seen = [(tensor, tensor._version) for tensor in tensors]
+
+    def check(self, detector: Any = None) -> None:
+        """Raise ValueError if a detector changed one of them."""
+        if any(tensor._version != version for tensor, version in self._seen):
+            who = "a detector" if detector is None else type(detector).__name__
+            raise ValueError(
+                f"detectors: {who} changes a network's input or feature maps in place, which the "
+                "others of the ensemble see, too. Let it change a clone."
+            )
 
 
 class SharedNetwork:
@@ -26,6 +47,8 @@ class SharedNetwork:
         last = self._last
         if getattr(last, "batch", None) is not batch:
             last.maps, last.batch = self._backbone.trainable_maps(batch), batch
+            last.watch = Watch(last.maps)
+        last.watch.check()
         return last.maps
 
     def forget(self) -> None:
@@ -55,6 +78,13 @@ class NetworkReader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
 
+    def __reduce__(self):  # for copies and pickles it is what it stands in for
+        return _itself, (self._own,)
+
+
+def _itself(own):
+    return own
+
 
 class Sharing:
     """Which of some detectors' networks run once for several.
@@ -79,9 +109,8 @@ class Sharing:
         alike = {}
         for place, detector in enumerate(detectors):
             backbone = getattr(detector, "backbone_", None)
-            origin = None if backbone is None else backbone.origin
-            if origin is not None:
-                alike.setdefault(origin, {})[place] = backbone
+            if isinstance(backbone, Backbone) and backbone.origin is not None:
+                alike.setdefault(backbone.origin, {})[place] = backbone
         for backbones in alike.values():
             self._share(backbones)
 

@@ -63,6 +63,7 @@ _PARTS = {
     "PrincipalCodes": "search",
     "Resampled": "fakes",
     "ResidualEncoder": "nn",
+    "Scales": "ensemble.scales",
     "Suspects": "suspects",
     "TileLayout": "methods.cpc",
     "TableModel": "methods.cance",

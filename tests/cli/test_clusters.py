@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import distributed
@@ -231,6 +233,21 @@ def test_a_cluster_that_fails_to_close_hides_no_error(monkeypatch):
     args = Namespace(cluster=None, workers=1)
     with pytest.raises(ValueError, match="no image"), clusters.workers(args, Console()):
         raise ValueError("no image")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs masks of signals")
+def test_an_interrupt_at_the_start_closes_the_cluster(monkeypatch):
+    closed = []
+
+    def interrupted(**_):
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        return SimpleNamespace(close=lambda: closed.append(True))
+
+    monkeypatch.setattr(distributed, "LocalCluster", interrupted)
+    args = Namespace(cluster=None, workers=1)
+    with pytest.raises(KeyboardInterrupt), clusters.workers(args, Console()):
+        pass
+    assert closed == [True]
 
 
 def test_nothing_of_the_process_is_left_changed(home, address):

@@ -1,15 +1,18 @@
 """DetectorEnsemble: members as alone, one scale, one threshold."""
 
+import copy
 import pickle
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from worlds import scratched, stripes
 
 from anomalib_lite import (
+    BaseDetector,
     ConformalDetector,
     CutPaste,
     DeepOneClass,
@@ -17,8 +20,10 @@ from anomalib_lite import (
     PaDiM,
     PatchCore,
 )
+from anomalib_lite.backbones import backbone
 from anomalib_lite.backbones.backbone import Backbone
 from anomalib_lite.data.images import ImageStream
+from anomalib_lite.ensemble.scales import Scales
 from anomalib_lite.inspection import MapLevels
 from anomalib_lite.io.persistence import digest_of
 from anomalib_lite.testing import Subject, fingerprint, parametrize_with_checks
@@ -110,8 +115,8 @@ def test_combine_takes_effect_at_fit(fitted):
     np.testing.assert_array_equal(later.score_samples(ODD), fitted.score_samples(ODD))
 
 
-def test_a_defect_that_one_member_alone_can_see():
-    """A dark image has the texture of normal ones; one with a scratch their brightness."""
+def test_defects_of_two_kinds():
+    """Dark images, and scratched ones."""
     rng = np.random.default_rng(0)
     normal = np.concatenate([stripes(20), stripes(20, seed=9)])
     normal = (normal * rng.uniform(0.97, 1, (40, 1, 1))).astype(np.uint8)
@@ -121,8 +126,6 @@ def test_a_defect_that_one_member_alone_can_see():
     ).fit(normal)
     assert (both.predict(dark) == -1).all()
     assert (both.predict(scratched(4)) == -1).all()
-    found = both.member_scores(np.concatenate([dark, scratched(4)]))
-    assert (both.anomaly_score(dark) == found[:4].max(1)).all()
 
 
 def test_maps_show_the_highest_of_the_members(fitted):
@@ -171,11 +174,42 @@ def test_a_network_that_two_read_runs_once(fitted, monkeypatch):
     monkeypatch.setattr(Backbone, "trainable_maps", counted)
     fitted.score_samples(ODD)
     assert Counter(runs) == {(1, 3, 64, 64): 3, (1, 3, 48, 48): 3}
-    runs.clear()
-    ensemble().fit(NORMAL)
-    # and once for each of the 8 examples from which DeepOneClass and PaDiM read levels of maps,
-    # and twice for the comparison of networks
-    assert 20 <= Counter(runs)[1, 3, 64, 64] <= 40
+
+
+def test_networks_that_see_the_same_are_one_whatever_their_layers(monkeypatch):
+    both = ensemble([PatchCore(image_size=64, coreset=30), PaDiM(image_size=64, n_features=10)])
+    both.fit(NORMAL).score_samples(ODD[:1])
+    runs = []
+    original = Backbone.trainable_maps
+    monkeypatch.setattr(
+        Backbone, "trainable_maps", lambda self, batch: runs.append(0) or original(self, batch)
+    )
+    both.score_samples(ODD)
+    assert len(runs) == 3
+
+
+def test_a_panel_is_made_once(fitted, monkeypatch):
+    made = []
+    original = Backbone.union.__func__
+    monkeypatch.setattr(
+        Backbone, "union", classmethod(lambda cls, each: made.append(0) or original(cls, each))
+    )
+    later = pickle.loads(pickle.dumps(fitted)).set_params(n_jobs=4)
+    later.score_samples(ODD)
+    later.set_threshold(false_alarm_rate=0.2)
+    pickle.loads(pickle.dumps(later.members_[0]))
+    copy.copy(later).score_samples(ODD)
+    assert len(made) == 1
+
+
+def test_without_the_weights_each_network_runs_alone(fitted, monkeypatch):
+    later = pickle.loads(pickle.dumps(fitted))
+
+    def not_found(*_, **__):
+        raise ValueError("its weights are not in the cache")
+
+    monkeypatch.setattr(backbone, "create_network", not_found)
+    np.testing.assert_array_equal(later.score_samples(ODD), fitted.score_samples(ODD))
 
 
 def test_streams_are_read_once():
@@ -183,6 +217,85 @@ def test_streams_are_read_once():
     np.testing.assert_array_equal(
         both.score_samples(ODD), ensemble().fit(NORMAL).score_samples(ODD)
     )
+
+
+# -- members of one's own --------------------------------------------------------------------------
+
+
+class Brightness(BaseDetector):
+    """The distance of the mean pixel from that of normal images; keeps some images aside."""
+
+    def __init__(self, aside=slice(None), in_place=False, image_size=64, random_state=None):
+        super().__init__(image_size=image_size, random_state=random_state)
+        self.aside, self.in_place = aside, in_place
+
+    def _build(self, generator):
+        self.backbone_ = torch.nn.Conv2d(3, 1, 1)  # of no kind that is known here
+        return super()._build(generator)
+
+    def _learn(self, batches, n_images, generator):
+        means = torch.cat([batch.mean((1, 2, 3)) for _, batch in batches])
+        self.mean_, self.backbone_ = means.mean(), torch.nn.Conv2d(3, 2, 1)
+        scores = torch.full_like(means, torch.nan)
+        scores[self.aside] = (means - self.mean_)[self.aside].abs()
+        return scores
+
+    def _infer(self, batch):
+        if self.in_place:
+            batch -= self.mean_
+            batch += self.mean_
+        away = (batch - self.mean_).mean(1)
+        return away.mean((1, 2)).abs(), away.abs()
+
+
+def test_detectors_of_ones_own():
+    both = ensemble([Brightness(), PatchCore(image_size=64, coreset=30)]).fit(NORMAL)
+    assert both.members_[0].backbone_.out_channels == 2  # that of its _learn
+    assert both.predict(ODD // 2).tolist() == [-1, -1, -1]
+
+
+def test_changes_in_place_are_noticed():
+    careless = ensemble([Brightness(in_place=True), Brightness()])
+    with pytest.raises(ValueError, match="Brightness changes a network's input or feature maps"):
+        careless.fit(NORMAL).score_samples(ODD)
+
+
+def test_without_a_common_image_kept_aside_there_is_no_threshold():
+    both = ensemble([Brightness(aside=slice(0, 10)), Brightness(aside=slice(10, None))])
+    with pytest.warns(UserWarning, match="20 images cannot calibrate the threshold"):
+        both.fit(NORMAL)
+    assert np.isnan(both.offset_) and np.isfinite(both.score_samples(ODD)).all()
+    both.set_threshold(images=stripes(20, seed=3))
+    assert np.isfinite(both.offset_)
+
+
+def test_nothing_is_seen_outside_of_a_crop():
+    crops = [PaDiM(image_size=64, center_crop=32, n_features=5), Brightness(image_size=64)]
+    with pytest.raises(ValueError, match="the same part"):
+        ensemble(crops).fit(NORMAL)
+    crops[1] = PaDiM(image_size=128, center_crop=64, n_features=5)
+    heat = ensemble(crops).fit(NORMAL).anomaly_map(ODD[:1])[0]
+    assert (heat[:12] == 0).all() and (heat[:, 52:] == 0).all() and (heat[20:44, 20:44] != 0).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"deviations": np.array([1.0, -1.0])},
+        {"means": np.array([1.0])},
+        {"means": np.array([1.0, np.nan])},
+        {"map_levels": np.ones((2, 2))},
+        {"combination": "median"},
+    ],
+)
+def test_scales_of_a_forged_file_are_refused(change):
+    fields = {
+        "means": np.zeros(2), "deviations": np.ones(2), "map_levels": np.array([[0.0, 1.0]] * 2),
+        "combination": "max",
+    }  # fmt: skip
+    Scales(**fields)
+    with pytest.raises(ValueError, match=r"(scales|combine): expected"):
+        Scales(**fields | change)
 
 
 # -- thresholds -----------------------------------------------------------------------------------
@@ -194,6 +307,8 @@ def test_members_follow_the_rate(fitted):
         expected = np.quantile(member.calibration_scores_, 0.3, method="weibull")
         assert member.offset_ == expected > before.offset_
     assert later.offset_ > fitted.offset_
+    assert later.map_levels() < fitted.map_levels() == MapLevels(0.0, 1.0)
+    np.testing.assert_array_equal(later.anomaly_map(ODD), fitted.anomaly_map(ODD))
     later.set_threshold(false_alarm_rate=0.2)
     assert {each.false_alarm_rate for each in later.members_} == {0.2}
 
@@ -202,8 +317,13 @@ def test_fresh_images_calibrate_the_ensemble(fitted):
     later = pickle.loads(pickle.dumps(fitted))
     fresh = stripes(30, seed=11)
     later.set_threshold(images=fresh)
+    levels = later.map_levels()
     np.testing.assert_array_equal(later.calibration_scores_, fitted.score_samples(fresh))
-    assert later.map_levels() != MapLevels(0.0, 1.0)
+    assert levels != MapLevels(0.0, 1.0)
+    heat = later.anomaly_map(ODD)
+    later.set_threshold(false_alarm_rate=0.4)
+    np.testing.assert_array_equal(later.anomaly_map(ODD), heat)
+    assert later.map_levels().normal == levels.normal and later.map_levels() < levels
 
 
 def test_false_alarms_are_at_the_rate():
@@ -223,17 +343,32 @@ def test_inside_a_conformal_detector():
 # -- parameters -----------------------------------------------------------------------------------
 
 
+OTHER = PaDiM(image_size=64)
+
+
 def test_names_and_parameters():
     both = ensemble([("fine", PatchCore()), ("coarse", PaDiM(image_size=32))])
     assert both.get_params()["coarse__image_size"] == 32
-    both.set_params(fine__coreset=0.2, coarse=SPADE_LIKE)
-    assert both.detectors[0][1].coreset == 0.2 and both.detectors[1] == ("coarse", SPADE_LIKE)
+    both.set_params(fine__coreset=0.2, coarse=OTHER)
+    assert both.detectors[0][1].coreset == 0.2 and both.detectors[1] == ("coarse", OTHER)
     assert clone(both).get_params()["fine__coreset"] == 0.2
     for params in ParameterGrid({"fine__image_size": [64, 96], "combine": ["max", "sum"]}):
         assert clone(both).set_params(**params).get_params()["combine"] == params["combine"]
 
 
-SPADE_LIKE = PaDiM(image_size=64)
+def test_parameters_are_set_from_outside_in():
+    old, new = PatchCore(), PatchCore()
+    both = ensemble([("fine", old), ("coarse", PaDiM())])
+    both.set_params(fine=new, fine__coreset=7)
+    assert (old.coreset, new.coreset) == (0.1, 7)
+    both.set_params(detectors=[("a", PaDiM()), ("b", PaDiM())], b=old, b__coreset=9)
+    assert both.detectors[1] == ("b", old) and old.coreset == 9
+    assert not hasattr(both, "b")
+    with pytest.raises(ValueError, match="Invalid parameter"):
+        both.set_params(detectors=[PaDiM(), new], nonsense=1)
+    assert both.detectors[1] == ("b", old)
+    assert DetectorEnsemble(3).set_params(combine="sum").combine == "sum"
+    assert "patchcore" not in DetectorEnsemble([PaDiM, PatchCore]).get_params()
 
 
 def test_members_without_names_are_called_by_their_classes():
@@ -261,6 +396,9 @@ def test_the_recipe_for_defects_of_any_kind():
         ([PaDiM(), DetectorEnsemble([PaDiM(), PaDiM()])], "got DetectorEnsemble"),
         ([("a", PaDiM()), ("a", PatchCore())], "names that differ"),
         ([("a__b", PaDiM()), ("c", PatchCore())], "without '__'"),
+        ([("", PaDiM()), ("c", PatchCore())], "expected names"),
+        (iter([PaDiM(), PaDiM()]), "expected a list of detectors"),
+        ([PaDiM, PatchCore], "got type as type-1"),
         ([("combine", PaDiM()), ("c", PatchCore())], "no parameters of the ensemble"),
         ([("a", PaDiM(), 1), ("c", PatchCore())], r"pairs \(name, detector\)"),
         ([PaDiM(image_size=64), PaDiM(image_size=64, center_crop=32)], "the same part"),
@@ -296,5 +434,5 @@ def test_members_of_one_size_are_exported(tmp_path):
 
 
 def test_members_of_several_sizes_are_not(fitted, tmp_path):
-    with pytest.raises(ValueError, match=r"images of one size, got \(64, 64\), \(48, 48\)"):
+    with pytest.raises(ValueError, match=r"the same of an image, got image_size=\(64, 64\)"):
         fitted.export(tmp_path / "all.onnx")

@@ -1,6 +1,10 @@
 """Several learners of one pass over the batches."""
 
+import os
+import signal
+import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -47,6 +51,7 @@ def test_one_learner_runs_at_a_time():
     def learn(feed):
         def busy():
             running.append(None)
+            time.sleep(0.002)  # in which another one could begin
             most.append(len(running))
             running.pop()
 
@@ -109,6 +114,29 @@ def test_an_error_of_the_images_ends_all(error):
 
     with pytest.raises(error, match="a file is gone"):
         learn_together([lambda feed: len([*feed])], deliver)
+    assert threads() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_an_interrupt_reaches_a_busy_learner():
+    before, ended = threads(), []
+
+    def busy(feed):
+        try:
+            for _ in feed:
+                pass
+            for _ in range(1000):
+                time.sleep(0.01)
+        finally:
+            ended.append("busy")
+
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    start = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        learn_together([lambda feed: len([*feed]), busy], deliveries(2))
+    assert ended == ["busy"] and time.monotonic() - start < 5
+    timer.join()
     assert threads() == before
 
 
