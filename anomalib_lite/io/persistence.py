@@ -49,6 +49,7 @@ _PARTS = {
     "ConvAutoencoder": "nn",
     "DenseEncoder": "nn",
     "FeatureMapModel": "methods.cance",
+    "FoldedStatistics": "density",
     "GaussianStatistics": "density",
     "LinearAutoencoder": "nn",
     "LogitMLP": "density",
@@ -61,6 +62,7 @@ _PARTS = {
     "PrincipalCodes": "search",
     "Resampled": "fakes",
     "ResidualEncoder": "nn",
+    "Subspace": "density",
     "Suspects": "suspects",
     "TileLayout": "methods.cpc",
     "TableModel": "methods.cance",
@@ -69,6 +71,7 @@ _PARTS = {
     "_MLSADSettings": "methods.mlsad",
     "_OneClassSettings": "methods.deep_one_class",
     "_PatchCoreSettings": "methods.patchcore",
+    "_SubspaceSettings": "methods.subspace_ad",
     "_TwoStageScoring": "methods.two_stage",
 }
 
