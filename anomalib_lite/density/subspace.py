@@ -54,6 +54,8 @@ class Subspace:
     ) -> Self:
         """The principal subspace of the rows behind statistics of one place.
 
+        One direction at least is left over, without which there would be no distances.
+
         Parameters
         ----------
         statistics : GaussianStatistics
@@ -74,7 +76,7 @@ class Subspace:
         values = values.where(values > noise, 0)
         if n_components is None:
             n_components = int((values.cumsum(0) < explained_variance * values.sum()).sum()) + 1
-        n_components = min(n_components, int((values > 0).sum()))
+        n_components = min(n_components, int((values > 0).sum()), n_features - 1)
         n_left = n_features - n_components
         is_complement = n_left < n_components
         basis = vectors[:, :n_left] if is_complement else vectors[:, n_left:]

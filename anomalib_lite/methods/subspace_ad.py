@@ -24,7 +24,7 @@ from ..suspects import Suspects
 from ..validation import check_count, check_finite, check_odd
 from ..workers import map_on
 
-_N_SUSPECTS = 16  # patches kept at least of each training image, to calibrate again later
+_N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
 
 @dataclass(frozen=True)
@@ -249,11 +249,11 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
             if store is None:
                 room = max(1, parse_memory("memory_budget", self.memory_budget) // rows[0].nbytes)
                 store = RowStore(None if n_images is None else min(room, n_images))
-            store.append(rows[: room - store.n_images])
+            store.append(rows[: room - store.n_images].unflatten(1, grid))
             n_read += len(rows)
         self._take_over(folds)
         new = slice(self.n_images_ - n_read, self.n_images_ - n_read + store.n_images)
-        found = self._calibrate_rows(store.by_image.unflatten(1, grid), self._digests_[new])
+        found = self._calibrate_rows(store.by_image, self._digests_[new])
         scores = self._old_scores()
         scores[new] = found.anomaly_scores
         self._remember(found)
@@ -345,7 +345,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         images, grid = rows.flatten(1, 2), rows.shape[1:3]
         squares = torch.stack(self._out_of_sample(images, digests))
         lowest, examples = np.unique(digests, return_index=True)
-        n_suspects = max(_N_SUSPECTS, self._settings_.n_top(images.shape[1]))
+        n_suspects = max(_N_SUSPECTS, 2 * self._settings_.n_top(images.shape[1]))
         cells = squares.topk(min(n_suspects, images.shape[1])).indices
         worst = images.gather(1, cells[:, :, None].expand(-1, -1, images.shape[2]))
         examples = squares[torch.from_numpy(examples[:N_EXAMPLES]).to(squares.device)]
