@@ -78,15 +78,15 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         Score of an image: its most anomalous patch, or the mean of that share of its patches, at
         least of one.
     neighborhood : int, default=3
-        Side n, in cells, odd, of the neighborhood averaged to describe a patch; 1 takes each cell
+        Side, in cells, odd, of the neighborhood averaged to describe a patch; 1 takes each cell
         alone.
     turned : int, default=0
         Views of each normal image to learn from besides itself, each turned by an angle drawn at
         random; what a view shows of the outside is the image's reflection. With a few images of
         objects that lie in any direction, 30. Each costs another pass through the network.
     n_folds : int, default=20
-        Folds in which training images are left out to calibrate the threshold. Up to 20 images
-        are left out one by one.
+        Number of folds: out-of-sample scores come from models fitted without the image's fold. Up
+        to 20 images are left out one by one.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
