@@ -141,10 +141,12 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     Scores and maps are squared distances of features, which have no unit.
 
     The statistics take ``n_folds * D**2`` numbers of 8 bytes, 3.7 MB with the defaults (D = 152),
-    whatever the number of images. ``partial_fit`` merges new statistics into old ones, which gives
-    what one ``fit`` on all images gives, but for rounding. So do states of some images, as of other
-    machines: see ``partial_state``. An image's fold follows from what the network sees of it, so
-    that copies are left out together. One image has scores and maps, but no threshold.
+    whatever the number of images. ``partial_fit`` adds to them, so that scores and maps have the
+    same bits as after one ``fit`` on all images; ``calibration_scores_`` of earlier images are read
+    again from a few of their patches, those that looked most unusual then. States of some images,
+    as of other machines, merge to the same but for rounding: see ``partial_state``. An image's fold
+    follows from what the network sees of it, so that copies are left out together. One image has
+    scores and maps, but no threshold.
 
     References
     ----------

@@ -43,6 +43,7 @@ METHODS = {
     "PatchCore, coreset 1 %": lambda **size: al.PatchCore(coreset=0.01, **size),
     "PaDiM": lambda **size: al.PaDiM(**size),
     "SubspaceAD": lambda **size: al.SubspaceAD(**size),
+    "SubspaceAD, 95 %": lambda **size: al.SubspaceAD(explained_variance=0.95, **size),
     "SPADE": lambda **size: al.SPADE(**size),
     "SPADE, 5 neighbors": lambda **size: al.SPADE(n_neighbors=5, **size),
     "DeepOneClass, Gaussian": lambda **size: al.DeepOneClass(**size),
