@@ -128,7 +128,6 @@ class GaussianStatistics:
         left = GaussianStatistics(count, mean, self.scatter - other.scatter)
         gap = left._gap(other.mean, mean, other.count)
         left.scatter.baddbmm_(gap.mT, gap, alpha=-1)
-        left.scatter.diagonal(dim1=1, dim2=2).clamp_(min=0)
         return left
 
     def _gap(self, other, mean, count):

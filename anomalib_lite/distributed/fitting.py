@@ -80,9 +80,9 @@ def fit(
     Notes
     -----
     Every worker learns from chunks of images, and states of chunks are merged in a tree that the
-    number of images fixes. PatchCore, PaDiM and SubspaceAD then look at each image once more, to calibrate the
-    threshold by what was learned from the others; of a few hundred images, whose patches are
-    brought to the client, this is done there.
+    number of images fixes. PatchCore, PaDiM and SubspaceAD then look at each image once more, to
+    calibrate the threshold by what was learned from the others; of a few hundred images, whose
+    patches are brought to the client, this is done there.
 
     Examples
     --------

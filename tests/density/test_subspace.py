@@ -157,6 +157,7 @@ def test_merged_folds_are_those_of_all_images(cut):
     before = other.to_state()
     one.merge(other)
     assert_folds_of(one, pairs)
+    one.merge(one.copy())  # what is learned later does not reach the other one
     for name, value in other.to_state().items():
         np.testing.assert_array_equal(value, before[name])
 
