@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from .methods.patchcore import PatchCore as PatchCore
     from .methods.rotation import RotationPrediction as RotationPrediction
     from .methods.spade import SPADE as SPADE
+    from .methods.subspace_ad import SubspaceAD as SubspaceAD
 
 __version__ = "0.1.0.dev0"
 
@@ -74,6 +75,7 @@ _CLASSES_AND_FUNCTIONS = {
     "PatchResampler": "fakes.resampling",
     "RotationPrediction": "methods.rotation",
     "SPADE": "methods.spade",
+    "SubspaceAD": "methods.subspace_ad",
     "load": "io.persistence",
     "probe": "decide.probing",
 }
@@ -121,6 +123,7 @@ __all__ = [
     "PatchCore",
     "PatchResampler",
     "RotationPrediction",
+    "SubspaceAD",
     "__version__",
     "load",
     "probe",

@@ -352,9 +352,9 @@ class MergeMixin:
     def finish(self, state: PartialState) -> Self:
         """Become what a fit on the images of a state makes of a detector, but for the threshold.
 
-        Methods that read the threshold from the patches of all images, PatchCore and PaDiM, have
-        none until :meth:`finish_calibration`, unless the state has these; others do. Levels of maps
-        need it for all methods.
+        Methods that read the threshold from the patches of all images, PatchCore, PaDiM and
+        SubspaceAD, have none until :meth:`finish_calibration`, unless the state has these; others
+        do. Levels of maps need it for all methods.
 
         Parameters
         ----------

@@ -40,6 +40,7 @@ SMALL = {
     "PatchCore": {"image_size": 64, "coreset": 30},
     "RotationPrediction": FIRST_STAGE,
     "SPADE": {"image_size": 64, "n_neighbors": 3},
+    "SubspaceAD": {"image_size": 64},
 }  # fmt: skip
 
 

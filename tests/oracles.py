@@ -179,6 +179,17 @@ def slow_padim_map(rows, training, eps):
     return np.array(distances)
 
 
+def slow_subspace_squares(rows, training, share):
+    """Squared residuals (P,) of rows (P, d) beside the leading principal axes of training rows."""
+    rows, training = np.asarray(rows, np.float64), np.asarray(training, np.float64)
+    mean = training.mean(axis=0)
+    _, deviations, axes = np.linalg.svd(training - mean, full_matrices=False)
+    shares = np.cumsum(deviations**2) / np.sum(deviations**2)
+    kept = axes[: 1 + np.flatnonzero(shares >= share)[0]]
+    residuals = [row - mean - kept.T @ (kept @ (row - mean)) for row in rows]
+    return np.array([residual @ residual for residual in residuals])
+
+
 def slow_spade(embedding, pyramid, embeddings, pyramids, k):
     """(image score, patch values (P,)) of an image from the pyramids of its k nearest images."""
     distance, index = slow_nearest(np.asarray(embedding)[None], embeddings, k)

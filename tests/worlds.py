@@ -72,6 +72,19 @@ class Mixture:
         return np.log(sum(weight * part.pdf(rows) for weight, part in each))
 
 
+def plane(n, n_features=12, n_dims=3, *, n_off=0, mean=50.0, seed=0):
+    """Rows (n, n_features) in a random plane of ``n_dims``, and their squared distances from it.
+
+    The last ``n_off`` of them lie off the plane, at distances 1, 2, 3, ...
+    """
+    rng = np.random.default_rng(7)  # the same plane for every seed
+    axes, _ = np.linalg.qr(rng.normal(size=(n_features, n_features)))
+    rng = np.random.default_rng(seed)
+    rows = mean + rng.normal(size=(n, n_dims)) * np.arange(10, 10 + n_dims) @ axes[:, :n_dims].T
+    off = np.concatenate([np.zeros(n - n_off), np.arange(1.0, n_off + 1)])
+    return rows + off[:, None] * axes[:, -1], off**2
+
+
 def tiles(n, size=64, *, tile=16, swapped=0, seed=0):
     """(n, size, size) uint8: tiles of four motifs that alternate along rows and columns.
 

@@ -42,6 +42,36 @@ def turned(batch: torch.Tensor, turns: Sequence[int]) -> torch.Tensor:
     return torch.cat([torch.rot90(batch, k, (2, 3)) for k in turns])
 
 
+def rotated(batch: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
+    """Rotate each image about its center by its own angle; what lies outside is its reflection.
+
+    Parameters
+    ----------
+    batch : torch.Tensor of shape (B, C, H, W)
+        With values of any range.
+    degrees : torch.Tensor of shape (B,)
+        Counter-clockwise.
+
+    Returns
+    -------
+    views : torch.Tensor of shape (B, C, H, W)
+
+    Examples
+    --------
+    >>> corner = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    >>> rotated(corner, torch.tensor([90.0])).round().abs()
+    tensor([[[[0., 0.],
+              [1., 0.]]]])
+    """
+    height, width = batch.shape[2:]
+    angle = degrees.double().deg2rad()
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    rows = cos, -sin * height / width, zero, sin * width / height, cos, zero
+    matrix = torch.stack(rows, 1).view(-1, 2, 3).to(batch)
+    grid = F.affine_grid(matrix, list(batch.shape), align_corners=False)
+    return F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
+
+
 # -- SimCLR ---------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Densities and one-class classifiers of rows of features."""
 
+from .folded import FoldedStatistics
 from .gaussian import (
     GaussianDensity,
     GaussianStatistics,
@@ -10,12 +11,15 @@ from .gaussian import (
 )
 from .heads import check_head, fit_head, folds, head_scores, held_out_scores, row_scores
 from .nce import LogitMLP, NCEDensity, log_normal_mode, truncated_normal
+from .subspace import Subspace, rounding_scatter
 
 __all__ = [
+    "FoldedStatistics",
     "GaussianDensity",
     "GaussianStatistics",
     "LogitMLP",
     "NCEDensity",
+    "Subspace",
     "check_head",
     "fit_head",
     "folds",
@@ -23,6 +27,7 @@ __all__ = [
     "held_out_scores",
     "leave_one_out_squares",
     "log_normal_mode",
+    "rounding_scatter",
     "row_scores",
     "shrunk_gaussian",
     "squared_mahalanobis",

@@ -103,6 +103,33 @@ class GaussianStatistics:
             mean += (other.mean[part] - mean) * (other.count / (self.count + other.count))
         self.count += other.count
 
+    def without(self, other: "GaussianStatistics") -> "GaussianStatistics":
+        """Statistics of these rows less others that are among them: a merge run backwards.
+
+        Its rounding errors are as large as those of the whole, however little is left.
+
+        Raises
+        ------
+        ValueError
+            If no row would be left.
+
+        Examples
+        --------
+        >>> rows = torch.tensor([[[1.0], [2.0], [6.0]]])
+        >>> whole, last = (GaussianStatistics.from_rows(rows[:, i:]) for i in (0, 2))
+        >>> left = whole.without(last)
+        >>> left.count, left.mean.item(), left.scatter.item()
+        (2, 1.5, 0.5)
+        """
+        count = self.count - other.count
+        if count < 1:
+            raise ValueError(f"expected fewer rows than the {self.count} here, got {other.count}.")
+        mean = self.mean + (self.mean - other.mean) * (other.count / count)
+        left = GaussianStatistics(count, mean, self.scatter - other.scatter)
+        gap = left._gap(other.mean, mean, other.count)
+        left.scatter.baddbmm_(gap.mT, gap, alpha=-1)
+        return left
+
     def _gap(self, other, mean, count):
         """(n, 1, D), the row by which the difference of two means enters the scatter."""
         return ((other - mean) * math.sqrt(self.count * count / (self.count + count)))[:, None]

@@ -44,7 +44,7 @@ def fit(
 
     Parameters
     ----------
-    detector : PatchCore, PaDiM, SPADE, DeepOneClass or another detector that learns in parts
+    detector : PatchCore, PaDiM, SPADE, DeepOneClass, SubspaceAD or another that learns in parts
         With a :class:`~anomalib_lite.merging.MergeMixin`. What it has learned before is forgotten.
     images : str, Path, or iterable of these
         Of good parts: a folder, a file, a pattern, a list of paths (``.txt``, ``.lst``), or several
@@ -80,9 +80,9 @@ def fit(
     Notes
     -----
     Every worker learns from chunks of images, and states of chunks are merged in a tree that the
-    number of images fixes. PatchCore and PaDiM then look at each image once more, to calibrate the
-    threshold by what was learned from the others; of a few hundred images, whose patches are
-    brought to the client, this is done there.
+    number of images fixes. PatchCore, PaDiM and SubspaceAD then look at each image once more, to
+    calibrate the threshold by what was learned from the others; of a few hundred images, whose
+    patches are brought to the client, this is done there.
 
     Examples
     --------
@@ -147,9 +147,9 @@ def _check_learns_in_parts(detector):
             "seen."
         )
     raise ValueError(
-        f"detector: expected one that learns in parts, such as PatchCore, PaDiM, SPADE and "
-        f"DeepOneClass, got {name}, which trains on all images together. Fit it on one machine; "
-        "inspect and score_samples take it from there."
+        "detector: expected one that learns in parts, such as PatchCore, PaDiM, SPADE, "
+        f"DeepOneClass and SubspaceAD, got {name}, which trains on all images together. Fit it on "
+        "one machine; inspect and score_samples take it from there."
     )
 
 

@@ -49,6 +49,7 @@ _PARTS = {
     "ConvAutoencoder": "nn",
     "DenseEncoder": "nn",
     "FeatureMapModel": "methods.cance",
+    "FoldedStatistics": "density",
     "GaussianStatistics": "density",
     "JointInput": "ensemble.inputs",
     "LinearAutoencoder": "nn",
@@ -64,6 +65,7 @@ _PARTS = {
     "Resampled": "fakes",
     "ResidualEncoder": "nn",
     "Scales": "ensemble.scales",
+    "Subspace": "density",
     "Suspects": "suspects",
     "TileLayout": "methods.cpc",
     "TableModel": "methods.cance",
@@ -72,6 +74,7 @@ _PARTS = {
     "_MLSADSettings": "methods.mlsad",
     "_OneClassSettings": "methods.deep_one_class",
     "_PatchCoreSettings": "methods.patchcore",
+    "_SubspaceSettings": "methods.subspace_ad",
     "_TwoStageScoring": "methods.two_stage",
 }
 

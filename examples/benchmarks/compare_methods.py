@@ -45,6 +45,8 @@ METHODS = {
     "PatchCore": lambda **size: al.PatchCore(**size),
     "PatchCore, coreset 1 %": lambda **size: al.PatchCore(coreset=0.01, **size),
     "PaDiM": lambda **size: al.PaDiM(**size),
+    "SubspaceAD": lambda **size: al.SubspaceAD(**size),
+    "SubspaceAD, 95 %": lambda **size: al.SubspaceAD(explained_variance=0.95, **size),
     "SPADE": lambda **size: al.SPADE(**size),
     "SPADE, 5 neighbors": lambda **size: al.SPADE(n_neighbors=5, **size),
     "DeepOneClass, Gaussian": lambda **size: al.DeepOneClass(**size),

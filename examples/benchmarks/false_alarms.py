@@ -36,6 +36,7 @@ from anomalib_lite import (
     PaDiM,
     PatchCore,
     RotationPrediction,
+    SubspaceAD,
 )
 from anomalib_lite.data import load_elpv
 
@@ -82,6 +83,7 @@ DETECTORS = {
     "PatchCore(coreset=30)": (PatchCore, {"coreset": 30}),
     "PaDiM": (PaDiM, {"n_features": 20}),
     "SPADE": (SPADE, {"n_neighbors": 5}),
+    "SubspaceAD": (SubspaceAD, {}),
     "DeepOneClass": (DeepOneClass, {"n_patches": 200}),
     "RotationPrediction": (RotationPrediction, FIRST_STAGE),
     "ContrastiveDA": (ContrastiveDA, {**FIRST_STAGE, "n_folds": 40}),

@@ -15,6 +15,7 @@ from anomalib_lite.data.augment import (
     gaussian_blur,
     is_gray,
     random_windows,
+    rotated,
     simclr_views,
     turned,
 )
@@ -224,6 +225,18 @@ def test_random_windows_are_those_of_a_slow_reading(height, width, size):
 
 
 # -- every view -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 24)])
+@pytest.mark.parametrize("angle", [0.0, 30.0, 90.0, 200.0])
+def test_images_are_rotated_about_their_centers(height, width, angle):
+    """Where the rotated image has pixels, by SciPy's bilinear rotation of the reflected image."""
+    images = noise(2, height, width)
+    views = rotated(images, torch.tensor([angle, 0.0]))
+    padded = np.pad(images[0].numpy(), ((0, 0), (16, 16), (16, 16)), mode="symmetric")
+    expected = ndimage.rotate(padded, angle, (2, 1), reshape=False, order=1)
+    np.testing.assert_allclose(views[0], expected[:, 16:-16, 16:-16], atol=1e-4)
+    np.testing.assert_allclose(views[1], images[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [noise, gray_noise])

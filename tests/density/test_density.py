@@ -61,6 +61,42 @@ def test_merged_statistics_are_those_of_all_rows(n_first):
     assert torch.equal(other.scatter, before)
 
 
+@pytest.mark.parametrize(("n_out", "shift"), [(1, 0.0), (25, 0.0), (49, 0.0), (25, 1e4)])
+def test_statistics_without_others_are_those_of_the_rest(n_out, shift):
+    rows = draws(shift=shift).double()
+    whole, out = (GaussianStatistics.from_rows(part) for part in (rows, rows[:, :n_out]))
+    before = whole.scatter.clone(), out.scatter.clone()
+    left, rest = whole.without(out), rows[:, n_out:]
+    if n_out == 49:
+        assert left.count == 1
+        np.testing.assert_allclose(left.scatter, 0, atol=1e-10)
+    else:
+        expected = GaussianStatistics.from_rows(rest)
+        assert left.count == expected.count
+        np.testing.assert_allclose(left.mean, expected.mean, rtol=1e-12)
+        scale = float(whole.scatter.abs().max())
+        np.testing.assert_allclose(left.scatter, expected.scatter, atol=1e-13 * scale)
+    torch.testing.assert_close(left.scatter, left.scatter.mT, rtol=1e-12, atol=1e-10)
+    assert torch.equal(whole.scatter, before[0]) and torch.equal(out.scatter, before[1])
+
+
+def test_what_is_left_of_statistics_is_a_scatter():
+    rows = draws(n_places=1, n=60, d=6)
+    rows[:, 3:] *= 1e4  # nearly all of the scatter is in the rows that are left out
+    rows[:, 3:, 0], rows[:, :3, 0] = 5.0, 5.0  # and a feature is constant
+    whole, out = (GaussianStatistics.from_rows(part) for part in (rows, rows[:, 3:]))
+    left = whole.without(out).scatter[0]
+    assert torch.linalg.eigvalsh(left).min() > -1e-14 * whole.scatter.abs().max()
+    assert left[0].abs().max() < 1e-14 * whole.scatter.abs().max()
+
+
+@pytest.mark.parametrize("n_out", [50, 51])
+def test_statistics_without_any_row_are_refused(n_out):
+    whole, out = (GaussianStatistics.from_rows(draws(n=n)) for n in (50, n_out))
+    with pytest.raises(ValueError, match=f"fewer rows than the 50 here, got {n_out}"):
+        whole.without(out)
+
+
 def test_a_large_mean_costs_no_digits():
     rows = draws(n_places=1, shift=0.0)
     shifted = (rows.double() + 1e6).to(torch.float64)

@@ -18,6 +18,7 @@ from anomalib_lite import (
     DeepOneClass,
     PaDiM,
     PatchCore,
+    SubspaceAD,
 )
 from anomalib_lite.distributed import fit, fitting
 from anomalib_lite.testing import fingerprint
@@ -30,6 +31,7 @@ DETECTORS = {
     "PaDiM": lambda: PaDiM(n_features=10, **COMMON),
     "SPADE": lambda: SPADE(n_neighbors=3, **COMMON),
     "DeepOneClass": lambda: DeepOneClass(n_patches=100, **COMMON),
+    "SubspaceAD": lambda: SubspaceAD(**COMMON),
 }
 
 
@@ -86,7 +88,7 @@ def test_dask_in_two_passes_and_a_pool_in_one_fit_the_same_file(
 def test_it_is_nearly_what_one_machine_fits(name, here, by_pool):
     np.testing.assert_array_equal(by_pool._digests_, here._digests_)
     assert by_pool.get_params() == here.get_params()
-    rtol = {"PaDiM": 1e-6, "SPADE": 0, "DeepOneClass": 0}.get(name, 0.15)
+    rtol = {"PaDiM": 1e-6, "SPADE": 0, "DeepOneClass": 0, "SubspaceAD": 1e-6}.get(name, 0.15)
     np.testing.assert_allclose(by_pool.score_samples(ODD), here.score_samples(ODD), rtol=rtol)
     np.testing.assert_allclose(
         by_pool.calibration_scores_, here.calibration_scores_, rtol=max(10 * rtol, 1e-12)

@@ -41,6 +41,7 @@ from anomalib_lite import (
     PatchCore,
     PatchResampler,
     RotationPrediction,
+    SubspaceAD,
 )
 
 NORMAL = np.random.default_rng(0).integers(0, 256, (12, 32, 32), dtype=np.uint8)
@@ -87,6 +88,7 @@ SUBJECTS = {
     "PatchCore": images(PatchCore(**NETWORK, layers=(4, 8), coreset=9, random_state=0)),
     "RotationPrediction": images(small(RotationPrediction, **STAGES)),
     "SPADE": images(SPADE(**NETWORK, layers=(4, 8), n_neighbors=2, random_state=0)),
+    "SubspaceAD": images(SubspaceAD(**NETWORK, layers=(4, 8), n_folds=2, random_state=0)),
     "DeepFeatures": images(DeepFeatures(**NETWORK, layers=(4,), random_state=0)),
     "EntropyPatchGAN": images(
         EntropyPatchGAN(2, image_size=16, width=4, train_steps=1, random_state=0)
