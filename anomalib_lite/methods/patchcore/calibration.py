@@ -162,9 +162,14 @@ class PartBanks:
         rows = torch.cat(rows)
         if len(rows) == 0:
             return None
-        bank = NearestRows(codes.shortened(_SEARCHED), min(n_bank, len(rows)))
+        bank = NearestRows(_searched(codes), min(n_bank, len(rows)))
         bank.append(_coreset(rows, n_bank, codes))
         return bank
+
+
+def _searched(codes):
+    """Short codes; or all components, where none fewer pay, as of white rows."""
+    return codes if codes.n_codes > len(codes.mean_) else codes.shortened(_SEARCHED)
 
 
 def _kept(chunk, size, codes):
