@@ -41,9 +41,9 @@ class _PatchCoreSettings:
     aggregation: str
     neighborhood: int
     n_reweight: int | None
-    normalize: bool
-    whiten: bool
-    top_share: float | None  # of the patches, whose mean distance is the score; None: the farthest
+    normalize: bool = False
+    whiten: bool = False
+    top_share: float | None = None  # of patches, whose mean distance is the score; None: one patch
 
 
 class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
