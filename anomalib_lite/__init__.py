@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from . import density as density
     from . import deploy as deploy
     from . import distributed as distributed
+    from . import ensemble as ensemble
     from . import fakes as fakes
     from . import features as features
     from . import inspection as inspection
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from .decide.probing import probe as probe
     from .density.gaussian import GaussianDensity as GaussianDensity
     from .density.nce import NCEDensity as NCEDensity
+    from .ensemble.detector import DetectorEnsemble as DetectorEnsemble
     from .fakes.patchgan import EntropyPatchGAN as EntropyPatchGAN
     from .fakes.resampling import PatchResampler as PatchResampler
     from .features import DeepFeatures as DeepFeatures
@@ -59,6 +61,7 @@ _CLASSES_AND_FUNCTIONS = {
     "CutPaste": "methods.cutpaste",
     "DeepFeatures": "features",
     "DeepOneClass": "methods.deep_one_class",
+    "DetectorEnsemble": "ensemble.detector",
     "EntropyPatchGAN": "fakes.patchgan",
     "GaussianDensity": "density.gaussian",
     "ImageEstimator": "base",
@@ -83,6 +86,7 @@ _MODULES = {
     "density",
     "deploy",
     "distributed",
+    "ensemble",
     "fakes",
     "features",
     "inspection",
@@ -106,6 +110,7 @@ __all__ = [
     "CutPaste",
     "DeepFeatures",
     "DeepOneClass",
+    "DetectorEnsemble",
     "EntropyPatchGAN",
     "GaussianDensity",
     "ImageEstimator",

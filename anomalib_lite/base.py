@@ -213,17 +213,21 @@ class ImageEstimator(SaveMixin, BaseEstimator):
         """(images, network input (B, 3, h, w)) of normal images; learns their range of values."""
         self.value_range_ = copy.deepcopy(self.value_range_)  # a failed partial_fit loses nothing
         scale = ScaleCheck(copy.copy(self.value_range_)) if self.n_images_ else None
-
-        def learn(image, pixels, digest):
-            self.value_range_.learn(image)
-            self.n_images_ += 1
-            if notes is not None:
-                notes.see(image, pixels, digest)
-                self._digests_ = notes.digests
-
         return self._batches(
-            stream, "fit", scale=scale, learn=learn, needs_digest=notes is not None
+            stream,
+            "fit",
+            scale=scale,
+            learn=partial(self._note, notes),
+            needs_digest=notes is not None,
         )
+
+    def _note(self, notes, image, pixels, digest):
+        """Take note of a normal image: its range of values, its network input and its digest."""
+        self.value_range_.learn(image)
+        self.n_images_ += 1
+        if notes is not None:
+            notes.see(image, pixels, digest)
+            self._digests_ = notes.digests
 
     def _checked_batches(self, stream: ImageStream, desc: str, *, reads_ahead=True) -> Batches:
         """(images, network input (B, 3, h, w)) of images to be scored or transformed.

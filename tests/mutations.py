@@ -229,6 +229,12 @@ MUTATIONS = [
     ),
     Mutation(
         "data/datasets.py",
+        "*good[n_train : n_train + n_test]",
+        "*good[:n_test]",
+        "data/test_datasets.py",
+    ),
+    Mutation(
+        "data/datasets.py",
         "mask.any() == is_normal",
         "False",
         "data/test_masks.py",

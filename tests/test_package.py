@@ -65,6 +65,10 @@ BELOW["export"] = {
 for _above in ("base", "decide"):
     BELOW[_above].add("export")
 BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy", "export"}
+BELOW["ensemble"] = {
+    *("notices", "runtime", "contexts", "validation", "workers", "data", "backbones", "inspection"),
+    *("notes", "base", "methods"),
+}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["distributed"] = {
     *("workers", "notices", "runtime", "contexts", "validation", "texts", "io", "data", "records"),

@@ -6,6 +6,7 @@ whose weights timm downloads or finds in its cache. Nothing else in the library 
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -183,6 +184,50 @@ class Backbone:
             dtype=estimator.dtype,
             frozen=frozen,
         )
+
+    @classmethod
+    @plain
+    def union(cls, backbones: "Sequence[Backbone]") -> "Backbone | None":
+        """One network with the layers of several of the same :attr:`origin`.
+
+        Parameters
+        ----------
+        backbones : sequence of Backbone
+
+        Returns
+        -------
+        backbone : Backbone or None
+            None if its maps are not those of the others, bit by bit.
+        """
+        first = backbones[0]
+        names = tuple(dict.fromkeys(name for each in backbones for name in each.layer_names))
+        if names == first.layer_names:
+            union = first
+        else:
+            union = cls(
+                first._source,
+                layers=names,
+                image_size=first.input.image_size,
+                center_crop=first.input.center_crop,
+                device=first._device,
+                engine=first._engine,
+                dtype=first._requested_dtype,
+                download=False,
+            )
+        example = first._example()
+        maps = dict(zip(union.layer_names, union(example), strict=True))
+        for each in backbones:
+            own = zip(each.layer_names, each(example), strict=True)
+            if not all(torch.equal(maps[name], grid) for name, grid in own):
+                return None
+        return union
+
+    @property
+    def origin(self) -> tuple | None:
+        """The same for networks of the same weights and input; None where nobody can tell."""
+        if not self._is_pretrained or not self.layer_names:
+            return None
+        return self._source, self.input, self._device, self._engine, self.dtype
 
     @property
     def module(self) -> nn.Module:

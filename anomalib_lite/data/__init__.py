@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .datasets import AnomalyDataset as AnomalyDataset
     from .datasets import load_elpv as load_elpv
     from .datasets import load_mvtec as load_mvtec
+    from .datasets import load_textile as load_textile
     from .datasets import mvtec_categories as mvtec_categories
     from .files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from .files import image_files as image_files
@@ -63,6 +64,7 @@ __getattr__, __dir__ = lazy(
         "is_table": "images",
         "load_elpv": "datasets",
         "load_mvtec": "datasets",
+        "load_textile": "datasets",
         "misprint": "synthetic",
         "missing": "synthetic",
         "mvtec_categories": "datasets",
@@ -99,6 +101,7 @@ __all__ = [
     "is_table",
     "load_elpv",
     "load_mvtec",
+    "load_textile",
     "misprint",
     "missing",
     "mvtec_categories",

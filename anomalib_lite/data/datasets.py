@@ -1,4 +1,4 @@
-"""Load datasets as `AnomalyDataset`: folders in the MVTec AD layout and the ELPV solar cells.
+"""Load datasets as `AnomalyDataset`: folders in the MVTec AD layout, solar cells, woven textile.
 
 Nothing is downloaded.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..annotations import Path as PathLike
 from .decoding import upright_size
-from .files import IMAGE_SUFFIXES, describe, subfolders, warn_of
+from .files import IMAGE_SUFFIXES, describe, image_files, subfolders, warn_of
 from .layouts import GroundTruth, images_in, is_good, part_of, refuse_loose_images
 from .masks import read_mask
 
@@ -287,6 +287,74 @@ def load_elpv(
     labels = np.where(probability[test] == 0, 1, -1)
     defects = np.where(labels == 1, "good", "defective")
     return AnomalyDataset(f"elpv-{kind}", images[good[:n_train]], images[test], labels, defects)
+
+
+def load_textile(n_train: int = 300, n_test: int = 200, split: int = 0) -> AnomalyDataset:
+    """List the simulated images of woven textile, with small and with global defects.
+
+    There are 1,000 normal images, 500 whose weave is disturbed in a place of some 10 pixels
+    ("local") and 500 whose weave is another everywhere ("global") [1]_. The normal images are
+    permuted: the first `n_train` are training images; the next `n_test` and all defective ones are
+    test images.
+
+    Parameters
+    ----------
+    n_train : int, default=300
+        Number of training images.
+    n_test : int, default=200
+        Number of normal test images. At most 1,000 normal images are there for both.
+    split : int, default=0
+        Seed of the :func:`numpy.random.default_rng` whose ``permutation`` splits the normal
+        images, sorted by name. The default gives the benchmark split.
+
+    Returns
+    -------
+    dataset : AnomalyDataset
+        Paths of JPEG files of 250 x 250 pixels, gray but stored in three channels. No masks; the
+        test images are normal ones, local and global defects, in this order.
+
+    Raises
+    ------
+    ValueError
+        If `n_train` or `n_test` is not positive, or if there are fewer normal images than both.
+    ImportError
+        If the package `conformal-clip-data`, which contains the images, is not installed.
+
+    Notes
+    -----
+    The weave is a spatial autoregressive process; global defects have parameters that are 5 %
+    smaller. At the default 224 pixels the local ones are hardly found, and patches tell little of
+    the global ones.
+
+    References
+    ----------
+    .. [1] F. M. Megahed et al., "Adapting OpenAI's CLIP Model for Few-Shot Image Inspection in
+       Manufacturing Quality Control: An Expository Case Study with Multiple Application Examples",
+       2025, https://arxiv.org/abs/2501.12596
+
+    Examples
+    --------
+    >>> from anomalib_lite.data import load_textile
+    >>> data = load_textile()  # doctest: +SKIP
+    >>> len(data.train), len(data.test)  # doctest: +SKIP
+    (300, 1200)
+    """
+    try:
+        from conformal_clip_data import global_dir, local_dir, nominal_dir
+    except ImportError as error:
+        raise ImportError(install_hint("load_textile", "conformal-clip-data")) from error
+    good, local, everywhere = map(image_files, (nominal_dir(), local_dir(), global_dir()))
+    if min(n_train, n_test) < 1 or n_train + n_test > len(good):
+        raise ValueError(
+            f"expected n_train >= 1 and n_test >= 1 with a sum of at most {len(good)}, the number "
+            f"of normal images, got {n_train} and {n_test}."
+        )
+    good = [good[i] for i in np.random.default_rng(split).permutation(len(good))]
+    test = [*good[n_train : n_train + n_test], *local, *everywhere]
+    numbers = [n_test, len(local), len(everywhere)]
+    defects = np.repeat(["good", "local", "global"], numbers)
+    labels = np.repeat([1, -1, -1], numbers)
+    return AnomalyDataset("textile", good[:n_train], test, labels, defects)
 
 
 def install_hint(function, package):

@@ -238,7 +238,8 @@ def _lacks_payload(future: Future) -> bool:
 
 def _lost_worker(error):
     return BrokenExecutor(
-        "client: a worker process of the executor was killed, perhaps for want of memory, and the "
+        "client: a worker process of the executor was killed, perhaps for want of memory, or could "
+        "not start, as from a script that does not wait for if __name__ == '__main__', and the "
         "executor with it. Make a new one and call again; of dask.distributed, lost workers are "
         f"replaced. ({error})"
     )

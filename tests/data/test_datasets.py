@@ -1,4 +1,4 @@
-"""Datasets: MVTec AD folders, the ELPV split, planted defects and corruptions."""
+"""Datasets: MVTec AD folders, the splits of ELPV and textile, planted defects and corruptions."""
 
 import importlib
 import os
@@ -18,10 +18,12 @@ from anomalib_lite.data import (
     CORRUPTIONS,
     DEFECTS,
     TEXTURES,
+    AnomalyDataset,
     corrupted,
     image_files,
     load_elpv,
     load_mvtec,
+    load_textile,
     mvtec_categories,
     planted_texture,
 )
@@ -270,6 +272,14 @@ def test_benchmark_tells_own_rows_from_those_of_the_textures(tree, compare_metho
     assert asked == [("PaDiM", "brick", 0), ("control", "brick", 0), ("PaDiM", own, 0)]
 
 
+def test_benchmark_tells_kinds_of_defects_apart(compare_methods):
+    defects = np.array(["good", "good", "local", "local", "global"])
+    labels = np.where(defects == "good", 1, -1)
+    data = AnomalyDataset("some", [], [], labels, defects)
+    found = compare_methods.auroc_by_kind(data, np.array([1, 3, 2, 4, 0]))
+    assert found == {"local": 0.75, "global": 0.0}
+
+
 # -- ELPV -----------------------------------------------------------------------------------------
 
 
@@ -343,10 +353,81 @@ def test_elpv_refuses_unknown_kinds_and_impossible_splits(small_elpv):
             load_elpv(n_train=n_train)
 
 
+# -- textile --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_textile(monkeypatch, tmp_path):
+    """The interface of the package with 12 normal images, 3 local and 2 global defects."""
+    module = types.ModuleType("conformal_clip_data")
+    for kind, n in (("nominal", 12), ("local", 3), ("global", 2)):
+        for i in range(n):
+            write(tmp_path / kind / f"textile_{i:04}.jpg")
+        setattr(module, f"{kind}_dir", lambda folder=tmp_path / kind: folder)
+    monkeypatch.setitem(sys.modules, "conformal_clip_data", module)
+    return tmp_path
+
+
+def test_textile_split_matches_the_documentation():
+    package = pytest.importorskip("conformal_clip_data")
+    good, local, everywhere = (
+        sorted(str(path) for path in folder.glob("*.jpg"))
+        for folder in (package.nominal_dir(), package.local_dir(), package.global_dir())
+    )
+    order = [good[i] for i in np.random.default_rng(0).permutation(1000)]
+
+    data = load_textile()
+    assert data.name == "textile"
+    assert data.train == order[:300]
+    assert data.test == [*order[300:500], *local, *everywhere]
+    assert data.test_labels.tolist() == [1] * 200 + [-1] * 1000
+    assert data.test_defects.tolist() == ["good"] * 200 + ["local"] * 500 + ["global"] * 500
+    assert data.test_masks is None
+
+
+def test_textile_images_are_gray_and_250_pixels_wide():
+    pytest.importorskip("conformal_clip_data")
+    data = load_textile()
+    for path in (data.train[0], data.test[0], data.test[200], data.test[-1]):
+        image = np.asarray(Image.open(path))
+        assert image.shape == (250, 250, 3)
+        assert (image == image[..., :1]).all()
+
+
+def test_textile_takes_normal_images_once_and_all_defects(small_textile):
+    data = load_textile(n_train=7, n_test=5, split=3)
+    good = image_files(small_textile / "nominal")
+    assert len(data.train) == 7
+    assert sorted([*data.train, *data.test[:5]]) == good
+    assert data.test[5:] == [
+        *image_files(small_textile / "local"),
+        *image_files(small_textile / "global"),
+    ]
+    assert data.test_defects.tolist() == ["good"] * 5 + ["local"] * 3 + ["global"] * 2
+
+
+def test_textile_split_depends_on_the_seed_alone(small_textile):
+    def training(split):
+        return load_textile(n_train=5, n_test=2, split=split).train
+
+    assert training(1) == training(1)
+    assert set(training(1)) != set(training(2))
+
+
+def test_textile_refuses_impossible_splits(small_textile):
+    for n_train, n_test in [(0, 5), (5, 0), (8, 5), (300, 200), (-1, 5)]:
+        with pytest.raises(ValueError, match=f"at most 12, .*, got {n_train} and {n_test}"):
+            load_textile(n_train, n_test)
+
+
+# -- packages that are missing --------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "module, load, package",
     [
         ("elpv_dataset.utils", load_elpv, "elpv-dataset"),
+        ("conformal_clip_data", load_textile, "conformal-clip-data"),
         ("skimage", lambda: planted_texture("brick"), "scikit-image"),
     ],
 )

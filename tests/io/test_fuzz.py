@@ -33,6 +33,7 @@ from anomalib_lite import (
     CutPaste,
     DeepFeatures,
     DeepOneClass,
+    DetectorEnsemble,
     EntropyPatchGAN,
     GaussianDensity,
     NCEDensity,
@@ -69,6 +70,15 @@ SUBJECTS = {
     "CutPaste": images(small(CutPaste, **STAGES, classifier="kde")),
     "DeepOneClass": images(
         DeepOneClass(**NETWORK, layers=(4, 8), classifier="gaussian", n_patches=40, random_state=0)
+    ),
+    "DetectorEnsemble": images(
+        DetectorEnsemble(
+            [
+                PaDiM(**NETWORK, layers=(4, 8), n_features=5),
+                PatchCore(**{**NETWORK, "image_size": 16}, layers=(4,), coreset=9),
+            ],
+            random_state=0,
+        )
     ),
     "MLSAD": images(
         small(MLSAD, epochs=1, image_size=16, combine="distance", calibration_fraction=0.7)

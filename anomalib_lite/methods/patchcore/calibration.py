@@ -168,8 +168,9 @@ class PartBanks:
 
 
 def _searched(codes):
-    """Short codes; or all components, where none fewer pay, as of white rows."""
-    return codes if codes.n_codes > len(codes.mean_) else codes.shortened(_SEARCHED)
+    """Short codes; or those of the bank, where much longer ones pay, as of white rows."""
+    is_long = codes.n_codes > 2 * _SEARCHED + 1
+    return codes if is_long else codes.shortened(_SEARCHED)
 
 
 def _kept(chunk, size, codes):

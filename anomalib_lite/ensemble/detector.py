@@ -1,0 +1,424 @@
+"""DetectorEnsemble: several detectors as one."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import clone
+
+from ..annotations import Device, Images, RandomState, Size
+from ..backbones.maps import MapRenderer
+from ..base import BaseDetector
+from ..contexts import plain
+from ..inspection import MapLevels
+from ..notes import Notes, digest_of
+from ..runtime import draw_seed, exact_dtype, inner_fit, make_generator, seed_estimator, twin_of
+from ..validation import check_choice, check_finite
+from .inputs import JointInput, parts_of
+from .lockstep import learn_together
+from .panel import Panels
+from .sharing import Sharing
+
+COMBINATIONS = ("max", "sum")
+
+
+class DetectorEnsemble(BaseDetector):
+    r"""Several detectors as one: each finds what it can find, and one threshold decides.
+
+    No single view of an image finds every kind of defect: small ones need fine patches, a changed
+    weave or color the image as a whole. The members of an ensemble learn from the same images.
+    Their anomaly scores come onto one scale by what they say of normal images out of sample,
+
+    .. math:: z_k = \frac{s_k - \mu_k}{\sigma_k},
+
+    with the mean and the standard deviation of these scores, and the ensemble's score is the
+    highest of them, or their sum. Its threshold is read from combined scores, out of sample, too:
+    one false-alarm rate, however many members there are.
+
+    Images are decoded once for all members, and a pretrained network that several members read
+    runs once.
+
+    Parameters
+    ----------
+    detectors : list of estimators, or of (name, estimator)
+        Two or more detectors of images of this package, or subclasses of
+        :class:`~anomalib_lite.BaseDetector`; they are cloned. Without names they are called by
+        their classes, in lower case.
+    combine : {"max", "sum"}, default="max"
+        ``"max"``: an image is as anomalous as the member says that finds most. ``"sum"`` is better
+        where all members see the same defects, each with noise of its own.
+    smoothing : float, default=0.0
+        Standard deviation of a Gaussian blur of the ensemble's maps, in pixels of the resized
+        image, after those of the members' own.
+    false_alarm_rate : float, default=0.01
+        Share of normal images that ``predict`` may call anomalous, as far as the normal images of
+        ``fit`` can tell.
+    batch_size : int, default=32
+        Images that pass through the networks together on an accelerator; on a CPU each passes
+        alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, up
+        to four, and -1 all. Results do not depend on it.
+    device : str or torch.device, default="auto"
+        Where tensors live, those of the members too; ``"auto"`` is CUDA if available, else the CPU.
+    random_state : None, int, RandomState or Generator, default=None
+        Seed of everything random: it seeds members whose own is None.
+    verbose : bool, default=False
+        Show progress bars.
+
+    Attributes
+    ----------
+    members_ : list of detectors
+        Fitted, as they would be alone: with their own thresholds, at the ensemble's rate.
+    names_ : list of str
+    means_, deviations_ : ndarray of shape (n_members,)
+        Of the members' anomaly scores of normal images.
+    calibration_scores_ : ndarray of shape (n_images,)
+        ``score_samples`` of the normal images, out of sample; NaN where a member has none.
+    offset_ : float
+        The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    n_images_ : int
+        Images learned from.
+    device_ : torch.device
+
+    Notes
+    -----
+    Maps show, at each place, the highest of what the members' maps say there, on a scale on which 0
+    is a member's normal and 1 its threshold.
+
+    Where members keep some images aside to calibrate on, as those that train networks do, only
+    images that all of them kept aside calibrate the ensemble. Set a threshold with
+    ``set_threshold(images=...)`` where none are left.
+
+    Examples
+    --------
+    >>> from anomalib_lite import DeepOneClass, DetectorEnsemble, PatchCore
+    >>> images = np.random.default_rng(0).integers(90, 110, (20, 64, 64), dtype=np.uint8)
+    >>> local = PatchCore(image_size=64)
+    >>> whole = DeepOneClass(image_size=64)
+    >>> ensemble = DetectorEnsemble([local, whole], false_alarm_rate=0.1, random_state=0)
+    >>> odd = images[:2].copy()
+    >>> odd[:, 20:40, 20:40] = 255
+    >>> ensemble.fit(images).predict(odd)
+    array([-1, -1])
+    >>> ensemble.names_, ensemble.member_scores(odd).shape
+    (['patchcore', 'deeponeclass'], (2, 2))
+    """
+
+    def __init__(
+        self,
+        detectors: Sequence[Any],
+        *,
+        combine: str = "max",
+        smoothing: float = 0.0,
+        false_alarm_rate: float = 0.01,
+        batch_size: int = 32,
+        n_jobs: int | None = None,
+        device: Device = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
+    ):
+        self.detectors = detectors
+        self.combine = combine
+        self.smoothing = smoothing
+        self.false_alarm_rate = false_alarm_rate
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @classmethod
+    def local_and_global(
+        cls,
+        local: BaseDetector | None = None,
+        whole: BaseDetector | None = None,
+        *,
+        image_size: Size = 448,
+        **params: Any,
+    ) -> Self:
+        """For defects of any kind: PatchCore for small ones, and the image as a whole for others.
+
+        Parameters
+        ----------
+        local : BaseDetector or None, default=None
+            None: ``PatchCore(coreset=10_000, image_size=image_size)``.
+        whole : BaseDetector or None, default=None
+            None: ``DeepOneClass(image_size=image_size)``, a Gaussian of mean features.
+        image_size : int or tuple (H, W), default=448
+        **params
+            Of the ensemble.
+
+        Returns
+        -------
+        ensemble : DetectorEnsemble
+            Not fitted.
+
+        Examples
+        --------
+        >>> from anomalib_lite import DetectorEnsemble
+        >>> [name for name, _ in DetectorEnsemble.local_and_global(random_state=0).detectors]
+        ['local', 'global']
+        """
+        from ..methods.deep_one_class import DeepOneClass
+        from ..methods.patchcore import PatchCore
+
+        local = PatchCore(coreset=10_000, image_size=image_size) if local is None else local
+        whole = DeepOneClass(image_size=image_size) if whole is None else whole
+        return cls([("local", local), ("global", whole)], **params)
+
+    # -- parameters -------------------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name; of members as ``name__parameter``."""
+        params = super().get_params(deep=False)
+        try:
+            named = _named(self.detectors) if deep else []
+        except ValueError:  # for fit to tell
+            named = []
+        for name, detector in named:
+            params[name] = detector
+            if hasattr(detector, "get_params"):
+                inner = detector.get_params(deep=True).items()
+                params |= {f"{name}__{key}": value for key, value in inner}
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name; of members as ``name__parameter``, or one by its name."""
+        members = {} if "detectors" in params else dict(_named(self.detectors))
+        replaced = {name: params.pop(name) for name in members if name in params}
+        if replaced:
+            params["detectors"] = [*(members | replaced).items()]
+        return super().set_params(**params)
+
+    def _check_params(self):
+        check_choice("combine", self.combine, COMBINATIONS)
+        named = _named(self.detectors)
+        if len(named) < 2:
+            raise ValueError(f"detectors: expected two or more, got {len(named)}.")
+        for name, detector in named:
+            if not isinstance(detector, BaseDetector) or isinstance(detector, DetectorEnsemble):
+                raise ValueError(
+                    f"detectors: expected detectors of images, such as PatchCore() and "
+                    f"DeepOneClass(), got {type(detector).__name__} as {name}."
+                )
+
+    def _build(self, generator):
+        named = _named(self.detectors)
+        self._panels_ = Panels()
+        self.names_, self._combination_ = [name for name, _ in named], self.combine
+        self.members_ = [clone(detector) for _, detector in named]
+        for member in self.members_:
+            seed_estimator(member, draw_seed(generator))
+            self._lead(member)
+            member._start()
+            if member.input_ is None:
+                raise ValueError(
+                    f"detectors: expected detectors of images, got a {type(member).__name__} of "
+                    "a table."
+                )
+        return JointInput.of([member.input_ for member in self.members_])
+
+    def _lead(self, member):
+        """Give a member the parameters that are the ensemble's to set."""
+        for name in ("false_alarm_rate", "batch_size", "n_jobs", "device"):
+            if hasattr(member, name):
+                setattr(member, name, getattr(self, name))
+        member.verbose = False
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    def _learn(self, batches, n_images, generator):
+        members, sharing = self.members_, Sharing(self.members_)
+        notes = [Notes(member._digests_) for member in members]
+        learns = [
+            partial(_learned, member, n_images, make_generator(member.random_state))
+            for member in members
+        ]
+        own = {place: members[place].backbone_ for place in sharing.readers}
+        try:
+            for place, reader in sharing.readers.items():
+                members[place].backbone_ = reader
+            found = learn_together(
+                learns, lambda work: self._deliveries(batches, work, sharing, notes)
+            )
+        finally:
+            for place, backbone in own.items():
+                members[place].backbone_ = backbone
+        with inner_fit():
+            for member, scores, noted in zip(members, found, notes, strict=True):
+                member._calibrate_threshold(scores)
+                member._keep_examples(noted)
+        scores = -np.stack([member.calibration_scores_ for member in members], 1)  # (n, k)
+        self._set_scales(scores)
+        return self._combined(self._scaled(torch.from_numpy(scores))).numpy()
+
+    def _deliveries(self, batches, work, sharing, notes):
+        """For each batch what is handed to each member, who has taken note of its images."""
+        seen = [member.input_ for member in self.members_]
+
+        def work_on(images, batch):
+            parts = parts_of(self.input_, batch)
+            digests = {each: [*map(digest_of, part)] for each, part in parts.items()}
+            results = [work(place, images, parts[each]) for place, each in enumerate(seen)]
+            sharing.forget()
+            return parts, digests, results
+
+        for images, (parts, digests, results) in batches.each(work_on):
+            for member, noted in zip(self.members_, notes, strict=True):
+                mine = parts[member.input_], digests[member.input_]
+                for image, pixels, digest in zip(images, *mine, strict=True):
+                    member._note(noted, image, pixels, digest)
+            yield [(images, result) for result in results]
+
+    def _set_scales(self, scores):
+        """Read from anomaly scores (n, k) of normal images where the members' scales lie."""
+        for name, column in zip(self.names_, scores.T, strict=True):
+            if np.sum(~np.isnan(column)) < 2:
+                raise ValueError(
+                    f"X: expected images enough for {name} to say something of two of them out of "
+                    f"sample, got {len(column)}. Fit on more."
+                )
+        self.means_ = np.nanmean(scores, 0)
+        least = 1e-6 * np.maximum(np.abs(self.means_), 1e-6)  # of scores that are all the same
+        self.deviations_ = np.maximum(np.nanstd(scores, 0, ddof=1), least)
+
+    def _keep_examples(self, notes):
+        """Members keep their own."""
+
+    def _set_offset(self):
+        super()._set_offset()
+        if any(each.false_alarm_rate != self.false_alarm_rate for each in self.members_):
+            self.members_ = [*map(twin_of, self.members_)]
+            with inner_fit():
+                for member in self.members_:
+                    member.false_alarm_rate = self.false_alarm_rate
+                    member._set_offset()
+
+    # -- scoring ----------------------------------------------------------------------------------
+
+    @plain
+    def member_scores(self, X: Images) -> np.ndarray:
+        """What each member says of images, in standard deviations above its mean normal score.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images; see :mod:`anomalib_lite.data.images`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images, n_members)
+            Higher = more anomalous. The ensemble's anomaly score is the maximum, or the sum, of a
+            row.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read or checked; it names the image.
+        """
+        detector, found = self._scoring_twin(), []
+        for images, (scaled, _) in detector._checked_batches(detector._open(X), "score").map(
+            partial(detector._look_by_members, maps=False)
+        ):
+            check_finite(scaled, images)
+            found.append(scaled.cpu().numpy())
+        return np.concatenate(found)
+
+    def map_levels(self) -> MapLevels:
+        """What is normal and what is not in the values of anomaly maps.
+
+        Returns
+        -------
+        levels : MapLevels
+            Named tuple (normal, threshold): 0 and 1, unless ``set_threshold`` was given images.
+        """
+        detector = self._scoring_twin()
+        return MapLevels(0.0, 1.0) if detector._examples_ is None else super().map_levels()
+
+    def _infer(self, batch):
+        scaled, grids = self._look_by_members(batch, maps=True)
+        return self._combined(scaled), torch.stack(grids).amax(0)
+
+    def _score(self, batch):
+        scaled, _ = self._look_by_members(batch, maps=False)
+        return self._combined(scaled)
+
+    def _look_by_members(self, batch, *, maps):
+        """Scaled scores (B, k) and maps, each (B, rows, columns), of all members."""
+        parts = parts_of(self.input_, batch)
+        told = self._panel().look(parts, maps=maps)
+        scores = [scores.to(batch.device, exact_dtype(batch.device)) for scores, _ in told]
+        return self._scaled(torch.stack(scores, 1)), [heat for _, heat in told]
+
+    def _panel(self):
+        return self._panels_.of(self.members_, self.input_.image_size)
+
+    def _scaled(self, scores):
+        """Scores (n, k) of the members, in deviations from their means."""
+        return (scores - scores.new_tensor(self.means_)) / scores.new_tensor(self.deviations_)
+
+    def _combined(self, scaled):
+        return scaled.amax(1) if self._combination_ == "max" else scaled.sum(1)
+
+    def _map_renderer(self, **options):
+        return MapRenderer(self.input_.image_size, smoothing=self.smoothing, **options)
+
+    # -- export -----------------------------------------------------------------------------------
+
+    def _exported(self):
+        if isinstance(self.input_, JointInput):
+            raise ValueError(
+                "export: expected members that see images of one size, got "
+                f"{', '.join(str(each.seen_size) for each in self.input_.inputs)}. Fit them with "
+                "the same image_size, or export them one by one."
+            )
+        return self, None
+
+    def _portable_parts(self):
+        members = [*map(twin_of, self.members_)]
+        for member in members:
+            vars(member).update(member._portable_parts())
+        return {"members_": members, "_heat": self._panel().heat}
+
+    def _infer_portably(self, batch):
+        looked = [member._infer_portably(batch) for member in self.members_]
+        scores = torch.stack([scores.float() for scores, _ in looked], 1)
+        heats = [self._heat(place, grids) for place, (_, grids) in enumerate(looked)]
+        return self._combined(self._scaled(scores)), torch.stack(heats).amax(0)
+
+
+def _learned(member, n_images, generator, feed):
+    return member._learn(feed, n_images, generator)
+
+
+def _named(detectors):
+    """(name, detector) of each."""
+    if isinstance(detectors, str | bytes) or not isinstance(detectors, Iterable):
+        raise ValueError(f"detectors: expected a list of detectors, got {detectors!r}.")
+    given = [each if isinstance(each, tuple) else (None, each) for each in detectors]
+    if any(len(each) != 2 or not isinstance(each[0], str | None) for each in given):
+        raise ValueError("detectors: expected detectors, or pairs (name, detector).")
+    classes = [type(each).__name__.lower() for name, each in given if name is None]
+    seen, named = Counter(), []
+    for name, each in given:
+        if name is None:
+            kind = type(each).__name__.lower()
+            seen[kind] += 1
+            name = kind if classes.count(kind) == 1 else f"{kind}-{seen[kind]}"
+        named.append((name, each))
+    names = [name for name, _ in named]
+    for name in names:
+        if names.count(name) > 1 or "__" in name or name in _OWN_PARAMS:
+            raise ValueError(
+                f"detectors: expected names that differ, without '__', and that are no parameters "
+                f"of the ensemble, got {', '.join(names)}."
+            )
+    return named
+
+
+_OWN_PARAMS = {*signature(DetectorEnsemble).parameters}
