@@ -51,6 +51,12 @@ def check_confidence(value: Any) -> None:
         raise ValueError(f"confidence: expected a number in (0, 1), got {value!r}.")
 
 
+def check_bool(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: expected True or False, got {value!r}.")
+
+
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:

@@ -55,6 +55,31 @@ def slow_patchcore_score(rows, bank, b):
     return (1 - math.exp(math.dist(test, nearest)) / total) * star
 
 
+def slow_whitened(rows, normal, floor=1e-3):
+    """Rows (n, D) in the white coordinates of ``normal`` (m, D): C^(-1/2) (row - mean).
+
+    Eigenvalues of the covariance C are raised to ``floor`` of their mean; without any, C is 1.
+    """
+    rows, normal = np.asarray(rows, np.float64), np.asarray(normal, np.float64)
+    mean = normal.mean(0)
+    covariance = np.zeros((normal.shape[1],) * 2)
+    for row in normal:
+        covariance += np.outer(row - mean, row - mean) / max(len(normal) - 1, 1)
+    values, vectors = np.linalg.eigh(covariance)
+    if not covariance.any():
+        values[:] = 1.0
+    root = np.zeros_like(covariance)
+    for value, vector in zip(values, vectors.T, strict=True):
+        root += np.outer(vector, vector) / math.sqrt(max(value, floor * values.mean()))
+    return np.array([root @ (row - mean) for row in rows])
+
+
+def slow_top_mean(rows, bank, n):
+    """Mean of the n largest distances of an image's rows (P, D) to their nearest bank rows."""
+    nearest = [min(math.dist(row, other) for other in bank) for row in rows.tolist()]
+    return sum(sorted(nearest)[-n:]) / n
+
+
 def slow_resize(plane, size):
     """Bilinear resizing of (h, w) between pixel centers, one output pixel at a time."""
     resized = np.zeros(size)

@@ -29,11 +29,13 @@ DETECTORS = [name for name, cls in ESTIMATORS.items() if issubclass(cls, BaseDet
 OWN_MEANING = {
     **{(p, "NCEDensity"): "rows, not images" for p in ("epochs", "train_batch_size")},
     ("validation_fraction", "NCEDensity"): "rows, not images",
+    ("combine", "DetectorEnsemble"): "members, not levels",
 }
 # parameters whose usual value depends on the method, by its paper or by what it costs
 OWN_DEFAULT = {
     "backbone": "what the method is about: ImageNet features, or a network it trains.",
     "classifier": "the one each paper reports.",
+    "combine": "MLSAD's as published; members of an ensemble see different defects.",
     "epochs": "as published, or as a method converges on a few hundred images.",
     "false_alarm_rate": "ConformalDetector guarantees its rate: 1 % takes 100 calibration images, "
     "5 % takes 20.",
@@ -49,7 +51,8 @@ OWN_DEFAULT = {
     "patch_size": "each paper's.",
     "patch_stride": "each paper's.",
     "schedule": "each paper's.",
-    "smoothing": "relative to the size of patches and images: 4 px at 224.",
+    "smoothing": "relative to the size of patches and images: 4 px at 224. Maps of an ensemble's "
+    "members are smooth.",
     "temperature": "each paper's.",
     "train_batch_size": "each paper's.",
     "train_from": "CutPaste fine-tunes a pretrained network, the others train all of it.",

@@ -49,22 +49,21 @@ class DetectorEnsemble(BaseDetector):
         ``device``, ``batch_size``, ``n_jobs`` and ``verbose`` from the ensemble. Without names they
         are called by their classes, in lower case.
     combine : {"max", "sum"}, default="max"
-        ``"max"``: an image is as anomalous as the member says that finds most. ``"sum"`` is better
+        How members' scores become one. ``"max"``: an image is as anomalous as the member says that finds most. ``"sum"`` is better
         where all members see the same defects, each with noise of its own.
     smoothing : float, default=0.0
-        Standard deviation of a Gaussian blur of the ensemble's maps, in pixels of the resized
-        image, after those of the members' own.
+        Standard deviation of the maps' Gaussian blur, in pixels of the resized image. The members'
+        maps have been smoothed by their own before.
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
     batch_size : int, default=32
-        Images that pass through the networks together on an accelerator; on a CPU each passes
-        alone.
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
     n_jobs : int or None, default=None
         Number of workers; None is as many as there are processors that this process may use, up
         to four, and -1 all. Results do not depend on it.
     device : str or torch.device, default="auto"
-        Where tensors live, those of the members too; ``"auto"`` is CUDA if available, else the CPU.
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     random_state : None, int, RandomState or Generator, default=None
         Seed of everything random: it seeds members whose own is None.
     verbose : bool, default=False

@@ -102,6 +102,14 @@ def test_flags_set_them(method):
     }  # fmt: skip
 
 
+def test_pairs_and_words_are_set_by_one_flag():
+    flags = ["--aggregate", "('top', 0.01)", "--normalize", "True", "--whiten=False"]
+    args = parse(["fit", "good", "-o", "x", "--method", "patchcore", *flags])
+    assert dict(args.set) == {"aggregate": ("top", 0.01), "normalize": True, "whiten": False}
+    args = parse(["fit", "good", "-o", "x", "--method", "patchcore", "--aggregate", "max"])
+    assert dict(args.set) == {"aggregate": "max"}
+
+
 def test_methods_may_be_written_in_any_case():
     assert parse(["fit", "good", "-o", "x", "--method", "PatchCore"]).method == "patchcore"
 

@@ -222,6 +222,8 @@ def test_methods_that_train_are_refused(paths, pool):
         fit(CutPaste(), paths, pool)
     with pytest.raises(ValueError, match="Fit the PaDiM alone"):
         fit(ConformalDetector(PaDiM()), paths, pool)
+    with pytest.raises(ValueError, match=r"whiten: .* Fit on one machine"):
+        fit(PatchCore(whiten=True), paths, pool)
 
 
 @pytest.mark.parametrize(

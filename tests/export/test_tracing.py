@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from detectors import PUBLIC, SUBJECTS
+from detectors import PUBLIC, SUBJECTS, small
 from graphs import run, session
 from mean_image import MeanImage
 from snapshots import process_state
 from worlds import scratched, stripes
 
+from anomalib_lite import PatchCore
 from anomalib_lite.contexts import plain_context
 from anomalib_lite.data.images import ImageStream
 from anomalib_lite.export.tracing import traced
@@ -55,6 +56,14 @@ def own():
 
 def test_a_detector_of_ones_own_infers_the_same(own):
     check_infers_the_same(own)
+
+
+@pytest.mark.parametrize(
+    "params", [{"normalize": True}, {"whiten": True}, {"aggregate": ("top", 0.1)}], ids=str
+)
+def test_other_views_of_patches_infer_the_same(params):
+    detector = small(PatchCore, layers=(8,), **params).fit(stripes(6))
+    check_infers_the_same(detector)
 
 
 def test_a_graph_has_one_input_and_two_outputs(own):

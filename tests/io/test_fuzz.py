@@ -86,6 +86,17 @@ SUBJECTS = {
     ),
     "PaDiM": images(PaDiM(**NETWORK, layers=(4, 8), n_features=5, random_state=0)),
     "PatchCore": images(PatchCore(**NETWORK, layers=(4, 8), coreset=9, random_state=0)),
+    "PatchCore of other views": images(
+        PatchCore(
+            **NETWORK,
+            layers=(4, 8),
+            coreset=9,
+            random_state=0,
+            normalize=True,
+            whiten=True,
+            aggregate=("top", 0.2),
+        )
+    ),
     "RotationPrediction": images(small(RotationPrediction, **STAGES)),
     "SPADE": images(SPADE(**NETWORK, layers=(4, 8), n_neighbors=2, random_state=0)),
     "SubspaceAD": images(SubspaceAD(**NETWORK, layers=(4, 8), n_folds=2, random_state=0)),

@@ -162,9 +162,15 @@ class PartBanks:
         rows = torch.cat(rows)
         if len(rows) == 0:
             return None
-        bank = NearestRows(codes.shortened(_SEARCHED), min(n_bank, len(rows)))
+        bank = NearestRows(_searched(codes), min(n_bank, len(rows)))
         bank.append(_coreset(rows, n_bank, codes))
         return bank
+
+
+def _searched(codes):
+    """Short codes; or those of the bank, where much longer ones pay, as of white rows."""
+    is_long = codes.n_codes > 2 * _SEARCHED + 1
+    return codes if is_long else codes.shortened(_SEARCHED)
 
 
 def _kept(chunk, size, codes):

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ...annotations import Device, Path, RandomState, Size
 from ...backbones.backbone import DTYPES, ENGINES, Backbone
@@ -20,14 +21,17 @@ from ...runtime import parse_memory, progress
 from ...search.coreset import check_projection, coreset_row_bytes, coreset_size
 from ...search.distance import squared_distance
 from ...suspects import Suspects
-from ...validation import check_choice, check_count, check_finite, check_odd
+from ...validation import check_bool, check_choice, check_count, check_finite, check_odd
 from ...workers import FEW, each_on
 from .banks import PatchBank
 from .calibration import assign_parts
+from .whitening import learned_whitening, whiten_in_place, whitened
 
 _FINE = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
 _USUAL_SHARE = 0.1  # of some images' rows, picked where a count of rows of all images is asked for
-_N_SUSPECTS = 4  # patches kept of each training image, to calibrate again when the bank grows
+# patches kept of each training image, to calibrate again when the bank grows: those that its score
+# was made of and a few that may take their places, or of very many these, evenly by rank
+_SPARE, _MOST_SUSPECTS = 3, 32
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class _PatchCoreSettings:
     aggregation: str
     neighborhood: int
     n_reweight: int | None
+    normalize: bool = False
+    whiten: bool = False
+    top_share: float | None = None  # of patches, whose mean distance is the score; None: one patch
 
 
 class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
@@ -74,13 +81,24 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         :func:`~anomalib_lite.backbones.patch_embedding`.
     neighborhood : int, default=3
         Side, in cells, odd, of the neighborhood averaged to describe a patch.
+    normalize : bool, default=False
+        Scale every vector to length 1: patches then differ by the angle between them alone.
+    whiten : bool, default=False
+        Decorrelate the patch vectors and bring them to variance 1, by one Gaussian of the normal
+        patches of all places; after ``normalize``. It is learned from the images that the
+        ``memory_budget`` holds at first, usually all, and then kept. Needs all images on one
+        machine.
     coreset : float or int, default=0.1
         Share of the rows to keep, in (0, 1], or their count. A row is a patch of a normal image.
     projection : "auto", int or None, default="auto"
         Random projection in which the coreset is selected; see
         :func:`~anomalib_lite.search.select_coreset`. Scores never use it.
     n_reweight : int or None, default=9
-        b of equation 7; 1 or None leave the score at :math:`s^*`.
+        b of equation 7; 1 or None leave the score at :math:`s^*`. Plays a role for
+        ``aggregate="max"`` only.
+    aggregate : "max" or tuple ("top", share), default="max"
+        How the distances of an image's patches become its score: that of the farthest, or the mean
+        of the largest share of them, in (0, 1], of one patch at least.
     smoothing : float, default=4.0
         Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
     false_alarm_rate : float, default=0.01
@@ -127,6 +145,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         Images learned from.
     backbone_ : Backbone
     device_ : torch.device
+    whitener_ : torch.Tensor of shape (D, D)
+        By which rows are multiplied, less their mean; only with ``whiten``.
 
     Notes
     -----
@@ -141,10 +161,12 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     the union is then reduced to it again, and every earlier patch stays within the sum of the two
     radii. A fit that exceeds the ``memory_budget`` adds chunk after chunk in this way and reduces
     the union once, at the end, or whenever it takes a quarter of the budget. What a patch and a
-    score are (backbone, layers, sizes, aggregation, neighborhood, n_reweight) stays as it was at
-    the first call. To set the threshold anew without the earlier images, the few patches of each
-    that were farthest from the rest are kept, of 10,000 images at most. States of some images, as
-    of other machines, merge in the same way: see ``partial_state``.
+    score are (backbone, layers, sizes, aggregation, neighborhood, normalize, whiten, n_reweight,
+    aggregate) stays as it was at the first call. To set the threshold anew without the earlier
+    images, the few patches of each that were farthest from the rest are kept, of 10,000 images at
+    most: 4 of each, and with ``aggregate=("top", share)`` as many as count and three more, or 32 of
+    these, taken evenly by rank. States of some images, as of other machines, merge in the same way:
+    see ``partial_state``.
 
     References
     ----------
@@ -176,9 +198,12 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         center_crop: Size | None = None,
         aggregation: str = "concat",
         neighborhood: int = 3,
+        normalize: bool = False,
+        whiten: bool = False,
         coreset: float = 0.1,
         projection: str | int | None = "auto",
         n_reweight: int | None = 9,
+        aggregate: str | tuple[str, float] = "max",
         smoothing: float = 4.0,
         false_alarm_rate: float = 0.01,
         memory_budget: int | str | None = "4GB",
@@ -197,9 +222,12 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         self.center_crop = center_crop
         self.aggregation = aggregation
         self.neighborhood = neighborhood
+        self.normalize = normalize
+        self.whiten = whiten
         self.coreset = coreset
         self.projection = projection
         self.n_reweight = n_reweight
+        self.aggregate = aggregate
         self.smoothing = smoothing
         self.false_alarm_rate = false_alarm_rate
         self.memory_budget = memory_budget
@@ -216,6 +244,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     def _check_params(self):
         check_choice("aggregation", self.aggregation, AGGREGATIONS)
         check_odd("neighborhood", self.neighborhood)
+        check_bool("normalize", self.normalize)
+        check_bool("whiten", self.whiten)
         check_choice("engine", self.engine, ENGINES)
         check_choice("dtype", self.dtype, DTYPES)
         coreset_size(self.coreset, 1)
@@ -223,11 +253,28 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         parse_memory("memory_budget", self.memory_budget)
         if self.n_reweight is not None:
             check_count("n_reweight", self.n_reweight)
+        _top_share(self.aggregate)
 
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator)
-        self._settings_ = _PatchCoreSettings(self.aggregation, self.neighborhood, self.n_reweight)
+        self._settings_ = _PatchCoreSettings(
+            self.aggregation,
+            self.neighborhood,
+            self.n_reweight,
+            bool(self.normalize),
+            bool(self.whiten),
+            _top_share(self.aggregate),
+        )
         return self.backbone_.input
+
+    def _check_learns_in_parts(self):
+        super()._check_learns_in_parts()
+        if self.whiten:
+            raise ValueError(
+                f"whiten: expected False where a {type(self).__name__} learns in parts, got "
+                f"{self.whiten!r}. Each part would be whitened in a way of its own. Fit on one "
+                "machine, or leave whiten out."
+            )
 
     # -- learning ---------------------------------------------------------------------------------
 
@@ -294,16 +341,26 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     def _chunks(self, batches, n_images):
         """(store of patch rows, their grid, whether it is the last) within the memory budget."""
         store, capacity, n_done = None, 0, 0
-        for images, (rows, grid) in batches.map(self._embed):  # (B, P, D)
+        for images, (rows, grid) in batches.map(self._describe):  # (B, P, D)
             check_finite(rows, images)
             if store is None or store.n_images + len(rows) > capacity:
                 if store is not None:
                     n_done += store.n_images
+                    self._whiten(store.by_image)
                     yield store, grid, False
                 capacity = max(len(rows), self._capacity(*rows.shape[1:]))
                 store = RowStore(None if n_images is None else min(n_images - n_done, capacity))
             store.append(rows)
+        self._whiten(store.by_image)
         yield store, grid, True
+
+    def _whiten(self, images):
+        """Whiten the rows of images (n, P, D) in place; the first ones tell how."""
+        if not self._settings_.whiten:
+            return
+        if not hasattr(self, "whitener_"):
+            self._center_, self.whitener_ = learned_whitening(images)
+        whiten_in_place(images, self._center_, self.whitener_)
 
     def _capacity(self, n_patches, n_features):
         """Number of images whose rows the memory budget has room for beside the bank."""
@@ -369,12 +426,16 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     def _calibrate_rows(self, rows, digests):
         images, grid = rows.flatten(1, 2), rows.shape[1:3]
         examples = np.unique(digests, return_index=True)[1][:N_EXAMPLES]
+        n_counted = self._n_counted(images.shape[1])
+        ranks = _suspect_ranks(n_counted, images.shape[1])
+        n_searched = max(ranks[-1] + 1, n_counted)
         scores, suspects, cells = ([None] * len(images) for _ in range(3))
         grids = dict.fromkeys(examples.tolist())
 
         def calibrate(i, bank):
-            found = self._out_of_sample(images[i], bank, _N_SUSPECTS)
-            scores[i], cells[i], suspects[i] = found.score, found.patches, images[i][found.patches]
+            found = self._out_of_sample(images[i], bank, n_counted, n_searched)
+            scores[i], cells[i] = found.score, found.patches[ranks]
+            suspects[i] = images[i][cells[i]]
             if i in grids:
                 grids[i] = (bank or self.memory_bank_).query(images[i])[0].float()
 
@@ -414,9 +475,10 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         """
         suspects = self._suspects_
         scores = [None] * len(suspects)
+        n = min(self._n_counted(self._examples_[0].numel()), suspects.rows.shape[1])
 
         def rescore(i, bank):
-            scores[i] = self._out_of_sample(suspects.rows[i], bank, 1).score
+            scores[i] = self._out_of_sample(suspects.rows[i], bank, n, n).score
 
         for _ in self._by_parts(rescore, suspects.digests, suspects.rows.device):
             pass
@@ -425,13 +487,14 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         last[np.isnan(last)] = latest[np.isnan(last)]
         return found
 
-    def _out_of_sample(self, rows, bank, n):
-        """The n patches of an image farthest from a bank, and the image's score by the first."""
+    def _out_of_sample(self, rows, bank, n_counted, n):
+        """The n patches of an image farthest from a bank, and the score by those that count."""
         if bank is None:
             patches, _, _ = self.memory_bank_.farthest(rows, n)
             return _OutOfSample(patches, torch.tensor(torch.nan, dtype=torch.float64))
         patches, distance, index = bank.farthest(rows, n)
-        (score,) = self._image_scores(rows[patches[:1]], distance[:1], index[:1], bank)
+        counted = (part[None, :n_counted] for part in (rows[patches], distance, index))
+        (score,) = self._image_scores(*counted, bank)
         return _OutOfSample(patches, score.cpu())
 
     def _keep_examples(self, notes):
@@ -439,33 +502,76 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
 
     # -- scoring ----------------------------------------------------------------------------------
 
-    def _embed(self, batch):
-        """Patch rows (B, P, D) and their grid (h, w)."""
+    def _describe(self, batch):
+        """Patch rows (B, P, D) before they are whitened, and their grid (h, w)."""
         embedding = patch_embedding(
             self.backbone_.trainable_maps(batch),
             aggregation=self._settings_.aggregation,
             neighborhood=self._settings_.neighborhood,
         )
-        return grid_rows(embedding), embedding.shape[-2:]
+        rows = grid_rows(embedding)
+        if self._settings_.normalize:
+            rows = F.normalize(rows, dim=-1)
+        return rows, embedding.shape[-2:]
+
+    def _embed(self, batch):
+        """Patch rows (B, P, D) and their grid (h, w)."""
+        rows, grid = self._describe(batch)
+        if self._settings_.whiten:
+            rows = whitened(rows, self._center_, self.whitener_)
+        return rows, grid
 
     def _infer(self, batch):
         rows, grid = self._embed(batch)  # (B, P, D)
         found = [self.memory_bank_.query(image_rows) for image_rows in rows]
         distance, index = (torch.stack(part) for part in zip(*found, strict=True))  # (B, P)
-        worst = torch.arange(len(rows), device=rows.device), distance.argmax(1)
-        scores = self._image_scores(rows[worst], distance[worst], index[worst], self.memory_bank_)
+        n = self._n_counted(rows.shape[1])
+        counted = distance.argmax(1, keepdim=True) if n == 1 else distance.topk(n, 1).indices
+        scores = self._image_scores(
+            _picked(rows, counted),
+            distance.gather(1, counted),
+            index.gather(1, counted),
+            self.memory_bank_,
+        )
         return scores, distance.float().unflatten(1, grid)
 
     def _score(self, batch):
         rows, _ = self._embed(batch)  # (B, P, D)
-        found = [self.memory_bank_.farthest(image_rows, 1) for image_rows in rows.detach()]
-        patch, distance, index = (torch.cat(part) for part in zip(*found, strict=True))  # (B,)
-        worst = rows[torch.arange(len(rows), device=rows.device), patch]
-        if worst.requires_grad:  # the same distance, differentiable
-            distance = squared_distance(worst, self.memory_bank_.rows[index]).sqrt()
-        return self._image_scores(worst, distance, index, self.memory_bank_)
+        n = self._n_counted(rows.shape[1])
+        found = [self.memory_bank_.farthest(image_rows, n) for image_rows in rows.detach()]
+        patches, distance, index = (torch.stack(part) for part in zip(*found, strict=True))
+        counted = _picked(rows, patches)  # (B, n, D)
+        if counted.requires_grad:  # the same distances, differentiable
+            distance = squared_distance(counted, self.memory_bank_.rows[index]).sqrt()
+        return self._image_scores(counted, distance, index, self.memory_bank_)
 
-    def _image_scores(self, m_test, s_star, m_star, bank):
+    def _n_counted(self, n_patches):
+        """How many of an image's patches its score is made of, those farthest from the bank."""
+        share = self._settings_.top_share
+        return 1 if share is None else max(1, round(share * n_patches))
+
+    def _image_scores(self, rows, distance, index, bank):
+        """Scores of images by their most anomalous patches.
+
+        Parameters
+        ----------
+        rows : torch.Tensor of shape (B, n, D)
+            The patches that count, farthest first.
+        distance : torch.Tensor of shape (B, n)
+            Theirs to the bank.
+        index : torch.Tensor of shape (B, n)
+            The bank rows at these distances.
+        bank : NearestRows
+
+        Returns
+        -------
+        scores : torch.Tensor of shape (B,)
+        """
+        if self._settings_.top_share is not None:
+            return distance.mean(1)
+        return self._reweighted(rows[:, 0], distance[:, 0], index[:, 0], bank)
+
+    def _reweighted(self, m_test, s_star, m_star, bank):
         """Equation 7 of the paper, in its names.
 
         Parameters
@@ -496,3 +602,32 @@ class _OutOfSample(NamedTuple):
 
     patches: torch.Tensor
     score: torch.Tensor
+
+
+def _picked(rows, patches):
+    """Rows (B, n, D) of some patches (B, n) of images (B, P, D)."""
+    return rows[torch.arange(len(rows), device=rows.device)[:, None], patches]
+
+
+def _top_share(aggregate):
+    """The share of ``aggregate``, None for "max"; ValueError if it is neither."""
+    if isinstance(aggregate, str) and aggregate == "max":
+        return None
+    if isinstance(aggregate, tuple | list) and len(aggregate) == 2:
+        name, share = aggregate
+        is_number = isinstance(share, Real) and not isinstance(share, bool)
+        if isinstance(name, str) and name == "top" and is_number and 0 < share <= 1:
+            return float(share)
+    raise ValueError(
+        'aggregate: expected "max" or ("top", share) with a share in (0, 1], such as '
+        f'("top", 0.01), got {aggregate!r}.'
+    )
+
+
+def _suspect_ranks(n_counted, n_patches):
+    """Ranks, by their distance, of the patches that are kept of an image."""
+    n = n_counted + _SPARE
+    if n <= _MOST_SUSPECTS:
+        return [*range(min(n, n_patches))]
+    n = min(n_counted, _MOST_SUSPECTS)
+    return [(2 * i + 1) * n_counted // (2 * n) for i in range(n)]
