@@ -33,6 +33,7 @@ OWN_MEANING = {
 }
 # parameters whose usual value depends on the method, by its paper or by what it costs
 OWN_DEFAULT = {
+    "aggregate": "each paper's.",
     "backbone": "what the method is about: ImageNet features, or a network it trains.",
     "classifier": "the one each paper reports.",
     "combine": "MLSAD's as published; members of an ensemble see different defects.",

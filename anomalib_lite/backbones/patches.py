@@ -1,6 +1,7 @@
 """Patch vectors from feature maps, rows of them, and sliding windows of images."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 
 import torch
 from torch.nn import functional as F
@@ -86,6 +87,43 @@ def pool_maps(maps: Sequence[torch.Tensor], pooling: str = "mean") -> torch.Tens
     """
     pool = torch.mean if pooling == "mean" else torch.amax
     return torch.cat([pool(grid, dim=(2, 3)) for grid in maps], dim=1)
+
+
+def top_share(aggregate: str | tuple[str, float]) -> float:
+    """The share of an image's patches whose mean is its score; 0 for the first one alone.
+
+    Parameters
+    ----------
+    aggregate : "max" or tuple ("top", share)
+        Raises ValueError if it is anything else, or the share not in (0, 1].
+
+    Examples
+    --------
+    >>> top_share("max"), top_share(("top", 0.01))
+    (0.0, 0.01)
+    """
+    if isinstance(aggregate, str) and aggregate == "max":
+        return 0.0
+    if isinstance(aggregate, tuple | list) and len(aggregate) == 2:
+        name, share = aggregate
+        is_number = isinstance(share, Real) and not isinstance(share, bool)
+        if isinstance(name, str) and name == "top" and is_number and 0 < share <= 1:
+            return float(share)
+    raise ValueError(
+        'aggregate: expected "max" or ("top", share) with a share in (0, 1], such as '
+        f'("top", 0.01), got {aggregate!r}.'
+    )
+
+
+def n_on_top(share: float, n_patches: int) -> int:
+    """How many patches a share of them is, at least one.
+
+    Examples
+    --------
+    >>> n_on_top(0.01, 784), n_on_top(0.0, 784)
+    (8, 1)
+    """
+    return max(1, round(share * n_patches))
 
 
 def grid_rows(embedding: torch.Tensor) -> torch.Tensor:

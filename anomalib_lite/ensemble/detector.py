@@ -49,8 +49,9 @@ class DetectorEnsemble(BaseDetector):
         ``device``, ``batch_size``, ``n_jobs`` and ``verbose`` from the ensemble. Without names they
         are called by their classes, in lower case.
     combine : {"max", "sum"}, default="max"
-        How members' scores become one. ``"max"``: an image is as anomalous as the member says that finds most. ``"sum"`` is better
-        where all members see the same defects, each with noise of its own.
+        How members' scores become one. ``"max"``: an image is as anomalous as the member says that
+        finds most. ``"sum"`` is better where all members see the same defects, each with noise of
+        its own.
     smoothing : float, default=0.0
         Standard deviation of the maps' Gaussian blur, in pixels of the resized image. The members'
         maps have been smoothed by their own before.

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
-from ..backbones.patches import RowStore, grid_rows, patch_embedding
+from ..backbones.patches import RowStore, grid_rows, n_on_top, patch_embedding, top_share
 from ..base import BaseDetector, PartialFitMixin
 from ..data.augment import rotated
 from ..density.folded import FoldedStatistics
@@ -43,7 +43,7 @@ class _SubspaceSettings:
 
     def n_top(self, n_patches: int) -> int:
         """Patches of an image whose mean is its score."""
-        return max(1, round(self.share * n_patches))
+        return n_on_top(self.share, n_patches)
 
 
 class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
@@ -75,8 +75,8 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     n_components : int or None, default=None
         Dimensions of the subspace, instead of a share of the variance.
     aggregate : "max" or tuple ("top", share), default=("top", 0.01)
-        Score of an image: its most anomalous patch, or the mean of that share of its patches, at
-        least of one.
+        How the anomaly values of patches become an image's score: the highest, or the mean of the
+        highest share of them, in (0, 1], of one patch at least.
     neighborhood : int, default=3
         Side, in cells, odd, of the neighborhood averaged to describe a patch; 1 takes each cell
         alone.
@@ -223,7 +223,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
             )
         if self.n_components is not None:
             check_count("n_components", self.n_components)
-        _share_of(self.aggregate)
+        top_share(self.aggregate)
         check_odd("neighborhood", self.neighborhood)
         check_count("turned", self.turned, minimum=0)
         check_count("n_folds", self.n_folds, minimum=2)
@@ -234,7 +234,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         self._settings_ = _SubspaceSettings(
             float(self.explained_variance),
             self.n_components,
-            _share_of(self.aggregate),
+            top_share(self.aggregate),
             self.neighborhood,
             self.turned,
             draw_seed(generator),
@@ -410,18 +410,6 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     def _image_scores(self, squares, n_patches):
         """Scores (n,) of images of so many patches, from the largest (n, k) of their squares."""
         return squares.topk(self._settings_.n_top(n_patches), dim=1).values.mean(1)
-
-
-def _share_of(aggregate):
-    """The share of an image's patches whose mean is its score; 0 for the first one alone."""
-    if isinstance(aggregate, str) and aggregate == "max":
-        return 0.0
-    is_pair = isinstance(aggregate, list | tuple) and len(aggregate) == 2
-    if is_pair and aggregate[0] == "top" and _is_share(aggregate[1]):
-        return float(aggregate[1])
-    raise ValueError(
-        f'aggregate: expected "max" or ("top", share) with a share in (0, 1], got {aggregate!r}.'
-    )
 
 
 def _is_share(value):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from ...annotations import Device, Path, RandomState, Size
 from ...backbones.backbone import DTYPES, ENGINES, Backbone
-from ...backbones.patches import AGGREGATIONS, RowStore, grid_rows, patch_embedding
+from ...backbones.patches import (
+    AGGREGATIONS,
+    RowStore,
+    grid_rows,
+    n_on_top,
+    patch_embedding,
+    top_share,
+)
 from ...base import BaseDetector, PartialFitMixin
 from ...merging import MergeMixin, PartialCalibration, scores_by_digest
 from ...notes import N_EXAMPLES
@@ -43,7 +50,7 @@ class _PatchCoreSettings:
     n_reweight: int | None
     normalize: bool = False
     whiten: bool = False
-    top_share: float | None = None  # of patches, whose mean distance is the score; None: one patch
+    top_share: float = 0.0  # of patches, whose mean distance is the score; 0: one patch
 
 
 class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
@@ -97,8 +104,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         b of equation 7; 1 or None leave the score at :math:`s^*`. Plays a role for
         ``aggregate="max"`` only.
     aggregate : "max" or tuple ("top", share), default="max"
-        How the distances of an image's patches become its score: that of the farthest, or the mean
-        of the largest share of them, in (0, 1], of one patch at least.
+        How the anomaly values of patches become an image's score: the highest, or the mean of the
+        highest share of them, in (0, 1], of one patch at least.
     smoothing : float, default=4.0
         Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
     false_alarm_rate : float, default=0.01
@@ -253,7 +260,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         parse_memory("memory_budget", self.memory_budget)
         if self.n_reweight is not None:
             check_count("n_reweight", self.n_reweight)
-        _top_share(self.aggregate)
+        top_share(self.aggregate)
 
     def _build(self, generator):
         self.backbone_ = Backbone.for_estimator(self, generator)
@@ -263,7 +270,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             self.n_reweight,
             bool(self.normalize),
             bool(self.whiten),
-            _top_share(self.aggregate),
+            top_share(self.aggregate),
         )
         return self.backbone_.input
 
@@ -547,8 +554,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
 
     def _n_counted(self, n_patches):
         """How many of an image's patches its score is made of, those farthest from the bank."""
-        share = self._settings_.top_share
-        return 1 if share is None else max(1, round(share * n_patches))
+        return n_on_top(self._settings_.top_share, n_patches)
 
     def _image_scores(self, rows, distance, index, bank):
         """Scores of images by their most anomalous patches.
@@ -567,7 +573,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         -------
         scores : torch.Tensor of shape (B,)
         """
-        if self._settings_.top_share is not None:
+        if self._settings_.top_share > 0:
             return distance.mean(1)
         return self._reweighted(rows[:, 0], distance[:, 0], index[:, 0], bank)
 
@@ -607,21 +613,6 @@ class _OutOfSample(NamedTuple):
 def _picked(rows, patches):
     """Rows (B, n, D) of some patches (B, n) of images (B, P, D)."""
     return rows[torch.arange(len(rows), device=rows.device)[:, None], patches]
-
-
-def _top_share(aggregate):
-    """The share of ``aggregate``, None for "max"; ValueError if it is neither."""
-    if isinstance(aggregate, str) and aggregate == "max":
-        return None
-    if isinstance(aggregate, tuple | list) and len(aggregate) == 2:
-        name, share = aggregate
-        is_number = isinstance(share, Real) and not isinstance(share, bool)
-        if isinstance(name, str) and name == "top" and is_number and 0 < share <= 1:
-            return float(share)
-    raise ValueError(
-        'aggregate: expected "max" or ("top", share) with a share in (0, 1], such as '
-        f'("top", 0.01), got {aggregate!r}.'
-    )
 
 
 def _suspect_ranks(n_counted, n_patches):
