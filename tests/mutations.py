@@ -33,6 +33,31 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- ensembles
+    Mutation(
+        "ensemble/scales.py", "np.nanmean(anomaly_scores, 0)", "0 * anomaly_scores[0]", "ensemble"
+    ),
+    Mutation("ensemble/scales.py", "scaled.amax(1)", "scaled.amin(1)", "ensemble"),
+    Mutation("ensemble/scales.py", "(self.deviations > 0).all()", "True", "ensemble"),
+    Mutation("ensemble/inputs.py", "permute(0, 2, 3, 1).flatten(1)", "flatten(1)", "ensemble"),
+    Mutation("ensemble/inputs.py", "replace(seen, patch_size=1)", "seen", "ensemble"),
+    Mutation(
+        "ensemble/sharing.py", '"batch", None) is not batch', '"batch", None) is None', "ensemble"
+    ),
+    Mutation("ensemble/sharing.py", "tensor._version != version", "False", "ensemble"),
+    Mutation("ensemble/sharing.py", "len(backbones) > 1", "len(backbones) > 9", "ensemble"),
+    Mutation("ensemble/lockstep.py", "if self._is_busy:", "if False:", "ensemble"),
+    Mutation("ensemble/lockstep.py", "raise outcome.error", "return", "ensemble"),
+    Mutation("ensemble/panel.py", "heat * self._is_seen.to(heat.device)", "heat", "ensemble"),
+    Mutation("ensemble/panel.py", "if self._made is None:", "if True:", "ensemble"),
+    Mutation(
+        "ensemble/detector.py", "seed_estimator(member, draw_seed(generator))", "pass", "ensemble"
+    ),
+    Mutation(
+        "ensemble/detector.py", "if members[place].backbone_ is sharing", "if sharing", "ensemble"
+    ),
+    Mutation("ensemble/detector.py", "member.false_alarm_rate = self", "self", "ensemble"),
+    Mutation("ensemble/detector.py", "            self.detectors = before\n", "", "ensemble"),
     # -- workers of the command line
     Mutation("cli/fit.py", "if i not in left_out", "", "cli/test_clusters.py"),
     Mutation("cli/fit.py", '"skip" if args.skip_unreadable else', "", "cli/test_clusters.py"),
