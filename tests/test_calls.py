@@ -458,8 +458,8 @@ def test_images_that_hardly_vary_are_refused_with_a_reason_or_scored(cls, kind):
     except ValueError as error:
         assert "all the same" in str(error)
         return
-    seen = detector.inspect(FLAT[kind][:4])
+    seen = detector.inspect(FLAT[kind])
     assert np.isfinite(seen.scores).all()
     assert np.isfinite(seen.maps).all()
     if cls is not CANCE:  # which takes the last digits of a perfect reconstruction seriously
-        assert (seen.labels != -1).all()
+        assert (seen.labels == -1).mean() <= 0.2  # of images that were learned from
