@@ -44,14 +44,18 @@ def installed(name, folder):
     source = shutil.ignore_patterns("node_modules", "lib")
     shutil.copytree(EXAMPLES, folder, ignore=source, dirs_exist_ok=True)
     programs = os.path.join(nodejs.executable.ROOT_DIR, "bin")
-    done = nodejs.npm(
-        ["install", "--no-audit", "--no-fund"],
-        return_completed_process=True,
-        cwd=folder / name,
-        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = nodejs.npm(
+            ["install", "--no-audit", "--no-fund"],
+            return_completed_process=True,
+            cwd=folder / name,
+            env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm waits for a registry")
     if done.returncode and any(word in done.stderr for word in OFFLINE):
         pytest.skip("npm reaches no registry")
     assert done.returncode == 0, done.stderr
