@@ -11,7 +11,7 @@ from detectors import PUBLIC, small
 from PIL import Image
 from worlds import scratched, stripes
 
-from anomalib_lite import CANCE, CPC, SPADE, PaDiM, PatchCore, load
+from anomalib_lite import CANCE, CPC, SPADE, PaDiM, PatchCore, SubspaceAD, load
 from anomalib_lite.base import BaseDetector
 from anomalib_lite.data import ImageStream
 from anomalib_lite.runtime import make_generator
@@ -462,4 +462,5 @@ def test_images_that_hardly_vary_are_refused_with_a_reason_or_scored(cls, kind):
     assert np.isfinite(seen.scores).all()
     assert np.isfinite(seen.maps).all()
     if cls is not CANCE:  # which takes the last digits of a perfect reconstruction seriously
-        assert (seen.labels == -1).mean() <= 0.2  # of images that were learned from
+        # what a subspace leaves of an image is nearly the same whether it was learned from or not
+        assert (seen.labels == -1).mean() <= (0.2 if cls is SubspaceAD else 0)
