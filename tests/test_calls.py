@@ -462,5 +462,6 @@ def test_images_that_hardly_vary_are_refused_with_a_reason_or_scored(cls, kind):
     assert np.isfinite(seen.scores).all()
     assert np.isfinite(seen.maps).all()
     if cls is not CANCE:  # which takes the last digits of a perfect reconstruction seriously
-        # what a subspace leaves of an image is nearly the same whether it was learned from or not
-        assert (seen.labels == -1).mean() <= (0.2 if cls is SubspaceAD else 0)
+        assert (seen.labels == -1).mean() <= 0.2  # of images that were learned from
+        if cls is not SubspaceAD:  # to which they say nearly what new ones do
+            assert (seen.labels[:4] != -1).all()
