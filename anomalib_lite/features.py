@@ -33,9 +33,10 @@ class DeepFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstim
         Images are resized to it, whatever their proportions. None: the network's own size (224).
     center_crop : int, tuple (H, W) or None, default=None
         Part of the resized image to keep.
-    pooling : {"mean", "max"} or None, default="mean"
-        How each feature map becomes one vector; the vectors of all layers are concatenated. None:
-        a vector for each patch, as PatchCore uses it.
+    pooling : {"mean", "max", "mean_std"} or None, default="mean"
+        How each feature map becomes one vector: the mean or maximum of each channel, or its mean
+        and standard deviation; the vectors of all layers are concatenated. None: a vector for each
+        patch, as PatchCore uses it.
     neighborhood : int, default=3
         Side, in cells, odd, of the neighborhood averaged to describe a patch. Used with
         ``pooling=None`` only.

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 AGGREGATIONS = ("concat", "official")
-POOLINGS = ("mean", "max")
+POOLINGS = ("mean", "max", "mean_std")
 _OFFICIAL_DIM = 1024
+_LEAST_VARIANCE = 1e-30  # of a channel: the deviation of a constant one has a gradient, too
 _MOST_PIXELS = 2**28  # of all windows of an image: 3 GB
 
 
@@ -73,20 +74,36 @@ def _pool_channels(grid, n_channels):
 
 
 def pool_maps(maps: Sequence[torch.Tensor], pooling: str = "mean") -> torch.Tensor:
-    """One vector per image: the mean or maximum of each feature map's cells, concatenated.
+    """One vector per image: statistics of each feature map's cells, concatenated.
 
     Parameters
     ----------
     maps : list of torch.Tensor of shape (B, C_l, h_l, w_l)
-    pooling : {"mean", "max"}, default="mean"
+    pooling : {"mean", "max", "mean_std"}, default="mean"
+        The mean or maximum of each channel, or its mean and its standard deviation.
 
     Returns
     -------
     vectors : torch.Tensor of shape (B, D)
-        D = sum of C_l.
+        D = sum of C_l, or twice that; means and deviations of a map follow each other.
+
+    Examples
+    --------
+    >>> grid = torch.tensor([[[[1.0, 3.0]], [[5.0, 9.0]]]])
+    >>> pool_maps([grid]), pool_maps([grid], "mean_std")
+    (tensor([[2., 7.]]), tensor([[2., 7., 1., 2.]]))
     """
+    if pooling == "mean_std":
+        return torch.cat([each for grid in maps for each in _mean_and_deviation(grid)], dim=1)
     pool = torch.mean if pooling == "mean" else torch.amax
     return torch.cat([pool(grid, dim=(2, 3)) for grid in maps], dim=1)
+
+
+def _mean_and_deviation(grid):
+    """Of each channel, (B, C) each."""
+    mean = grid.mean((2, 3), keepdim=True)
+    variance = (grid - mean).square().mean((2, 3))
+    return mean[..., 0, 0], variance.clamp_min(_LEAST_VARIANCE).sqrt()
 
 
 def top_share(aggregate: str | tuple[str, float]) -> float:

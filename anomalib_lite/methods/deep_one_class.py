@@ -66,8 +66,9 @@ class DeepOneClass(MergeMixin, BaseDetector):
         two usual layers.
     weights : {"pretrained", "random"} or path, default="pretrained"
         Where the network's weights come from.
-    pooling : {"mean", "max"}, default="mean"
-        How each feature map becomes one vector; the vectors of all layers are concatenated.
+    pooling : {"mean", "max", "mean_std"}, default="mean"
+        How each feature map becomes one vector: the mean or maximum of each channel, or its mean
+        and standard deviation; the vectors of all layers are concatenated.
     normalize : bool, default=False
         Scale every vector to length 1: the features, as the two-stage papers do before a kernel.
     n_patches : int, default=2000

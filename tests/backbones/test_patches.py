@@ -115,6 +115,23 @@ def test_pooled_maps_are_means_or_maxima_side_by_side(pooling, pool):
     np.testing.assert_allclose(pool_maps(maps, pooling), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_pooled_deviations_follow_the_means_of_their_map():
+    maps = feature_maps((2, 3, 4, 6), (2, 5, 2, 3))
+    pools = [(grid, pool) for grid in maps for pool in (np.mean, np.std)]
+    expected = [
+        [pool(channel.numpy()) for grid, pool in pools for channel in grid[i]] for i in (0, 1)
+    ]
+    np.testing.assert_allclose(pool_maps(maps, "mean_std"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_deviations_of_constant_channels_have_a_gradient():
+    grid = torch.ones(1, 2, 3, 3, requires_grad=True)
+    vectors = pool_maps([grid], "mean_std")
+    np.testing.assert_allclose(vectors.detach(), [[1, 1, 0, 0]], atol=1e-6)
+    vectors.sum().backward()
+    assert grid.grad.isfinite().all()
+
+
 # -- rows -----------------------------------------------------------------------------------------
 
 

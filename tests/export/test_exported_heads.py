@@ -158,14 +158,26 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("classifier", ["gaussian", "knn"])
+def test_detectors_of_deviations_are_exported(classifier, tmp_path):
+    check_exported(classifier, tmp_path, pooling="mean_std")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "classifier",
     [*NAMED, LocalOutlierFactor(novelty=True, n_neighbors=3), *PIPELINES[:2]],
     ids=str,
 )
 def test_detectors_with_heads_are_exported(classifier, tmp_path):
+    check_exported(classifier, tmp_path)
+
+
+def check_exported(classifier, tmp_path, **params):
     detector = DeepOneClass(
         classifier=classifier,
+        **params,
         image_size=64,
         layers=(8,),
         n_patches=100,

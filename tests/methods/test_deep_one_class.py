@@ -56,7 +56,7 @@ def test_every_classifier_ranks_images_finds_the_place_and_can_be_saved(classifi
     np.testing.assert_array_equal(again.maps, seen.maps)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "mean_std"])
 def test_scores_are_those_of_a_pipeline(pooling):
     detector = small(OneClassSVM(), pooling=pooling).fit(NORMAL)
     pipeline = make_pipeline(features(pooling=pooling), OneClassSVM()).fit(NORMAL)
