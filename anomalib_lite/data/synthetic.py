@@ -126,7 +126,7 @@ def scratch(
     points = rng.uniform(0.3, 0.7, 2) * shape + rng.uniform(0.3, 0.7) * side * arc
     width = rng.uniform(2, 4) * side / 224 * np.sqrt(np.clip(1 - t[:, 0] ** 2, 0.2, 1))
     tone = _local_mean(image) + rng.choice([-2.8, 2.8]) * image.std()
-    return _blend(image, tone, 0.85 * strength * _stroke(shape, points, width))
+    return blend(image, tone, 0.85 * strength * _stroke(shape, points, width))
 
 
 def stain(
@@ -135,7 +135,7 @@ def stain(
     """Cover a spot with a soft-edged film that lowers contrast and lightens or darkens."""
     mean = _local_mean(image)
     film = 0.45 * image + 0.55 * mean + rng.choice([-1.8, 1.8]) * image.std()
-    return _blend(image, film, strength * _blob(image.shape[:2], rng, softness=0.3))
+    return blend(image, film, strength * blob(image.shape[:2], rng, softness=0.3))
 
 
 def crack(
@@ -151,7 +151,7 @@ def crack(
     branch = _random_walk(trunk[fork], angle + turn, 0.15 * side, side, rng)
     width = [np.linspace(4, 1.5, len(trunk)), np.linspace(2.6, 1.5, len(branch))]
     line = _stroke(shape, np.concatenate([trunk, branch]), np.concatenate(width) * side / 224)
-    return _blend(image, _local_mean(image) - 3 * image.std(), 0.95 * strength * line)
+    return blend(image, _local_mean(image) - 3 * image.std(), 0.95 * strength * line)
 
 
 def missing(
@@ -159,14 +159,14 @@ def missing(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Remove the structure of a spot: leave its local mean, darkened."""
     hollow = _local_mean(image) - 1.5 * image.std()
-    return _blend(image, hollow, 0.75 * strength * _blob(image.shape[:2], rng, softness=0.2))
+    return blend(image, hollow, 0.75 * strength * blob(image.shape[:2], rng, softness=0.2))
 
 
 def misprint(
     image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Replace a spot with its own texture, rotated by 90 degrees and enlarged."""
-    opacity = _blob(image.shape[:2], rng, softness=0.2)
+    opacity = blob(image.shape[:2], rng, softness=0.2)
     rows, columns = (np.flatnonzero(opacity.any(axis)) for axis in (1, 0))
     size = max(len(rows), len(columns))  # of the square window around the piece
     top, left = (min(i[0], n - size) for i, n in zip((rows, columns), image.shape, strict=False))
@@ -177,7 +177,7 @@ def misprint(
     paste[top : top + size, left : left + size] = ndimage.zoom(
         np.rot90(source).astype(float), zoom, order=1
     )
-    return _blend(image, paste, strength * opacity)
+    return blend(image, paste, strength * opacity)
 
 
 DEFECTS = {f.__name__: f for f in (scratch, stain, crack, missing, misprint)}
@@ -270,7 +270,7 @@ def _plant(kind, image, rng, strength):
     )
 
 
-def _blend(image, target, opacity):
+def blend(image, target, opacity):
     """Blend `image` into `target` by `opacity` (H, W); return it and the mask of what changed."""
     opacity = _per_channel(np.clip(opacity, 0, 1), image)
     damaged = np.clip(np.rint(image + opacity * (target - image)), 0, 255).astype(image.dtype)
@@ -305,7 +305,7 @@ def _random_walk(start, angle, length, side, rng):
     return start + np.cumsum(np.stack([np.sin(angle + turns), np.cos(angle + turns)], 1) / 4, 0)
 
 
-def _blob(shape, rng, softness):
+def blob(shape, rng, softness):
     """Opacity in [0, 1] of a round, irregular spot; `softness` is edge width over radius."""
     radius = max(2, rng.uniform(0.055, 0.13) * min(shape))
     center = rng.uniform(1.4 * radius, np.array(shape) - 1.4 * radius)
