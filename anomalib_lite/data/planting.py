@@ -1,13 +1,20 @@
-"""Plant defects of many kinds, sizes and strengths in photographs of good parts."""
+"""Plant defects of many kinds, sizes and strengths in images of good parts."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
 
-from .synthetic import DEFECTS, blend, blob
+from ..validation import check_choice
+from .drawing import as_pixels, blend, blob, changed_pixels, per_channel, redrawn
+from .synthetic import DEFECTS
 
-Change = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
+SMALLEST = 16
+"""Side in pixels of the smallest window that a defect is planted in, and of the smallest image."""
+
+_FEWEST = 4  # changed pixels that make a small defect visible
+_TRIES = 100  # each in another place, most of which may be background
 
 
 def smear(
@@ -26,12 +33,12 @@ def dent(
     opacity = blob(image.shape[:2], rng, softness=0.8)
     center = ndimage.center_of_mass(opacity)
     y, x = (axis - middle for axis, middle in zip(np.indices(opacity.shape), center, strict=True))
-    angle = rng.choice([-1, 1]) * rng.uniform(0.5, 0.9) * opacity
+    angle = strength * rng.choice([-1, 1]) * rng.uniform(0.5, 0.9) * opacity
     at = [
         center[0] + np.cos(angle) * y - np.sin(angle) * x,
         center[1] + np.sin(angle) * y + np.cos(angle) * x,
     ]
-    return blend(image, _sampled(image, at), strength * (opacity > 0))
+    return blend(image, _sampled(image, at), opacity > 0)
 
 
 def displaced(
@@ -63,6 +70,7 @@ def faded(
 
 
 LOCAL = DEFECTS | {f.__name__: f for f in (smear, dent, displaced, grain, faded)}
+"""Defects of a place, by name: called as :func:`scratch` is, on the window that holds one."""
 
 
 # -- changes of whole images ----------------------------------------------------------------------
@@ -81,7 +89,7 @@ def _shading(image, rng, strength):
     y, x = (np.linspace(-1, 1, n) for n in image.shape[:2])
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.add.outer(np.sin(angle) * y, np.cos(angle) * x)
-    return image * _per_channel(1 + 0.15 * strength * ramp, image)
+    return image * per_channel(1 + 0.15 * strength * ramp, image)
 
 
 def _tint(image, rng, strength):
@@ -92,12 +100,13 @@ def _tint(image, rng, strength):
 
 
 def _blur(image, _rng, strength):
-    return ndimage.gaussian_filter(image, strength * min(image.shape[:2]) / 200, axes=(0, 1))
+    sigma = strength * max(1.0, min(image.shape[:2]) / 200)
+    return ndimage.gaussian_filter(image, sigma, axes=(0, 1))
 
 
 def _noise(image, rng, strength):
     noise = rng.normal(size=image.shape[:2])
-    return image + 0.3 * strength * image.std() * _per_channel(noise, image)
+    return image + 0.3 * strength * image.std() * per_channel(noise, image)
 
 
 def _zoom(image, rng, strength):
@@ -112,7 +121,9 @@ def _stretch(image, rng, strength):
 
 def _turn(image, rng, strength):
     angle = np.deg2rad(6) * strength * rng.choice([-1, 1])
-    return _moved(image, np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]))
+    return _moved(
+        image, np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    )
 
 
 def _warp(image, rng, strength):
@@ -124,37 +135,11 @@ def _warp(image, rng, strength):
     return _sampled(image, at)
 
 
-GLOBAL: dict[str, Change] = {
+GLOBAL: dict[str, Callable[[np.ndarray, np.random.Generator, float], np.ndarray]] = {
     f.__name__.removeprefix("_"): f
     for f in (_brightness, _contrast, _shading, _tint, _blur, _noise, _zoom, _stretch, _turn, _warp)
 }
-
-
-def planted(
-    image: np.ndarray,
-    kind: str,
-    rng: np.random.Generator,
-    *,
-    size: float = 1.0,
-    strength: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    if kind in GLOBAL:
-        changed = GLOBAL[kind](image.astype(float), rng, strength)
-        changed = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-        return changed, np.ones(image.shape[:2], dtype=bool)
-    side = round(np.clip(size * min(image.shape[:2]), _SMALLEST, min(image.shape[:2])))
-    top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
-    window = np.s_[top : top + side, left : left + side]
-    damaged, mask = image.copy(), np.zeros(image.shape[:2], dtype=bool)
-    damaged[window], mask[window] = LOCAL[kind](image[window], rng, strength)
-    return damaged, mask
-
-
-_SMALLEST = 16  # side of the window that a defect is planted into, in pixels
-
-
-def _per_channel(plane, image):
-    return plane[..., None] if image.ndim == 3 else plane
+"""Changes of a whole image, by name: each makes floats of an image, a generator and a strength."""
 
 
 def _moved(image, matrix):
@@ -172,3 +157,115 @@ def _sampled(image, at):
         for c in range(planes.shape[2])
     ]
     return np.stack(sampled, 2).reshape(image.shape)
+
+
+# -- planting -------------------------------------------------------------------------------------
+
+
+def planted(
+    image: np.ndarray,
+    kind: str,
+    random_state: int | np.random.Generator | None = None,
+    *,
+    size: float = 1.0,
+    strength: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plant a defect in an image of a good part.
+
+    A defect of a place is drawn into a square window somewhere in the image, with which it scales.
+    A change of the whole image has no size: zoom, stretch, turn and warp mirror what lies beyond
+    the border.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W), (H, W, 1) or (H, W, 3)
+        bool, uint8, uint16 or floats in [0, 1], of at least 16 pixels per side.
+    kind : str
+        A key of `LOCAL`: scratch, stain, crack, missing, misprint, smear, dent, displaced, grain,
+        faded; or of `GLOBAL`: brightness, contrast, shading, tint (of gray images brightness),
+        blur, noise, zoom, stretch, turn, warp.
+    random_state : int, Generator or None, default=None
+        Passed to :func:`numpy.random.default_rng`.
+    size : float, default=1.0
+        Side of the window as a fraction of the image's smaller side, in (0, 1]. A window has at
+        least 16 pixels per side.
+    strength : float, default=1.0
+        Factor on the opacity of a defect, which is capped at 1, or on the amount of change.
+
+    Returns
+    -------
+    damaged : ndarray, shape and dtype of the image
+    mask : ndarray of shape (H, W), bool
+        The pixels that a defect of a place changed: outside of it the image is as it was. All
+        pixels of an image that is changed as a whole.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or if none of many draws, at as many places, is visible.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomalib_lite.data import planted
+    >>> weave = np.add.outer(np.arange(64) % 7 * 20, np.arange(64) % 5 * 20).astype(np.uint8)
+    >>> damaged, mask = planted(weave, "scratch", random_state=0, size=0.5)
+    >>> damaged.shape, bool((damaged[~mask] == weave[~mask]).all()), mask.any(0).sum() <= 32
+    ((64, 64), True, np.True_)
+    >>> planted(weave, "turn", random_state=0)[1].all()
+    np.True_
+    """
+    check_kind(kind)
+    check_size(size)
+    check_strength(strength)
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
+        raise ValueError(f"image: expected (H, W), (H, W, 1) or (H, W, 3), got {image.shape}.")
+    if min(image.shape[:2]) < SMALLEST:
+        raise ValueError(
+            f"image: expected at least {SMALLEST} pixels per side to plant a defect in, got "
+            f"{image.shape[0]} x {image.shape[1]}."
+        )
+    rng, shape = np.random.default_rng(random_state), image.shape[:2]
+    is_global = kind in GLOBAL
+    side = min(shape) if is_global else round(max(SMALLEST, size * min(shape)))
+    draw = partial(_changed if is_global else _damaged, image, kind, rng, side, strength)
+    found = redrawn(draw, max(_FEWEST, side**2 / 2000), tries=_TRIES)
+    if found is None:
+        raise ValueError(
+            f"{kind!r} of size {size:g} and strength {strength:g} is invisible in this image, of "
+            f"values with a standard deviation of {image.std():.3g}. Leave the kind out, or plant "
+            "larger or stronger defects."
+        )
+    damaged, mask = found
+    return damaged, np.ones(shape, dtype=bool) if is_global else mask
+
+
+def check_kind(kind: str) -> None:
+    """Raise ValueError unless this is a kind of defect."""
+    check_choice("kind", kind, [*LOCAL, *GLOBAL])
+
+
+def check_size(size: float) -> None:
+    """Raise ValueError unless a window may have this size."""
+    if not 0 < size <= 1:
+        raise ValueError(f"size: expected a number in (0, 1], got {size!r}.")
+
+
+def check_strength(strength: float) -> None:
+    """Raise ValueError unless defects may have this strength."""
+    if not 0 < strength < np.inf:
+        raise ValueError(f"strength: expected a positive number, got {strength!r}.")
+
+
+def _damaged(image, kind, rng, side, strength):
+    """A defect in a window somewhere."""
+    top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
+    window = np.s_[top : top + side, left : left + side]
+    damaged, mask = image.copy(), np.zeros(image.shape[:2], dtype=bool)
+    damaged[window], mask[window] = LOCAL[kind](image[window], rng, strength)
+    return damaged, mask
+
+
+def _changed(image, kind, rng, _side, strength):
+    damaged = as_pixels(GLOBAL[kind](image.astype(float), rng, strength), image.dtype)
+    return damaged, changed_pixels(damaged, image)
