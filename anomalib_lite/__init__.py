@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from . import nn as nn
     from . import report as report
     from . import search as search
+    from . import selection as selection
     from . import testing as testing
     from .base import BaseDetector as BaseDetector
     from .base import ImageEstimator as ImageEstimator
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from .methods.rotation import RotationPrediction as RotationPrediction
     from .methods.spade import SPADE as SPADE
     from .methods.subspace_ad import SubspaceAD as SubspaceAD
+    from .selection.planted import planted_validation as planted_validation
 
 __version__ = "0.1.0.dev0"
 
@@ -77,6 +79,7 @@ _CLASSES_AND_FUNCTIONS = {
     "SPADE": "methods.spade",
     "SubspaceAD": "methods.subspace_ad",
     "load": "io.persistence",
+    "planted_validation": "selection.planted",
     "probe": "decide.probing",
 }
 
@@ -98,6 +101,7 @@ _MODULES = {
     "nn",
     "report",
     "search",
+    "selection",
     "testing",
 }
 
@@ -126,6 +130,7 @@ __all__ = [
     "SubspaceAD",
     "__version__",
     "load",
+    "planted_validation",
     "probe",
 ]
 

@@ -272,9 +272,9 @@ MUTATIONS = [
         "data/test_datasets.py",
     ),
     Mutation(
-        "data/synthetic.py",
-        "- image) > 1  # one gray",
-        "- image) > 40  # one gray",
+        "data/drawing.py",
+        "_full_scale(image.dtype) / 255",
+        "_full_scale(image.dtype) / 6",
         "data/test_datasets.py",
     ),
     # -- base classes

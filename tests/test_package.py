@@ -69,6 +69,7 @@ BELOW["ensemble"] = {
     *("notices", "runtime", "contexts", "validation", "workers", "data", "backbones", "inspection"),
     *("notes", "base", "methods"),
 }
+BELOW["selection"] = {"validation", "data"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["distributed"] = {
     *("workers", "notices", "runtime", "contexts", "validation", "texts", "io", "data", "records"),

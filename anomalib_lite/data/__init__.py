@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .images import is_table as is_table
     from .inputs import NetworkInput as NetworkInput
     from .masks import read_mask as read_mask
+    from .planting import GLOBAL as GLOBAL
+    from .planting import LOCAL as LOCAL
+    from .planting import planted as planted
     from .scales import ScaleCheck as ScaleCheck
     from .scales import ValueRange as ValueRange
     from .synthetic import CORRUPTIONS as CORRUPTIONS
@@ -46,9 +49,11 @@ __getattr__, __dir__ = lazy(
         "CORRUPTIONS": "synthetic",
         "CheckedImage": "images",
         "DEFECTS": "synthetic",
+        "GLOBAL": "planting",
         "IMAGE_KEYS": "images",
         "IMAGE_SUFFIXES": "files",
         "ImageStream": "images",
+        "LOCAL": "planting",
         "NetworkInput": "inputs",
         "ScaleCheck": "scales",
         "SkippedImage": "images",
@@ -68,6 +73,7 @@ __getattr__, __dir__ = lazy(
         "misprint": "synthetic",
         "missing": "synthetic",
         "mvtec_categories": "datasets",
+        "planted": "planting",
         "planted_texture": "synthetic",
         "random_windows": "augment",
         "read_mask": "masks",
@@ -81,8 +87,10 @@ __getattr__, __dir__ = lazy(
 __all__ = [
     "CORRUPTIONS",
     "DEFECTS",
+    "GLOBAL",
     "IMAGE_KEYS",
     "IMAGE_SUFFIXES",
+    "LOCAL",
     "TEXTURES",
     "AnomalyDataset",
     "CheckedImage",
@@ -105,6 +113,7 @@ __all__ = [
     "misprint",
     "missing",
     "mvtec_categories",
+    "planted",
     "planted_texture",
     "random_windows",
     "read_mask",

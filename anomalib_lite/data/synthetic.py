@@ -1,11 +1,13 @@
 """Plant defects with exact masks in photographed textures, and corrupt whole images."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from scipy import ndimage, spatial
+from scipy import ndimage
 
 from .datasets import AnomalyDataset, install_hint
+from .drawing import blend, blob, local_mean, random_walk, redrawn, stroke
 
 TEXTURES = ("brick", "grass", "gravel")
 
@@ -125,17 +127,17 @@ def scratch(
     arc = t / 2 * along + rng.uniform(-0.15, 0.15) * (1 - t**2) * across
     points = rng.uniform(0.3, 0.7, 2) * shape + rng.uniform(0.3, 0.7) * side * arc
     width = rng.uniform(2, 4) * side / 224 * np.sqrt(np.clip(1 - t[:, 0] ** 2, 0.2, 1))
-    tone = _local_mean(image) + rng.choice([-2.8, 2.8]) * image.std()
-    return _blend(image, tone, 0.85 * strength * _stroke(shape, points, width))
+    tone = local_mean(image) + rng.choice([-2.8, 2.8]) * image.std()
+    return blend(image, tone, 0.85 * strength * stroke(shape, points, width))
 
 
 def stain(
     image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cover a spot with a soft-edged film that lowers contrast and lightens or darkens."""
-    mean = _local_mean(image)
+    mean = local_mean(image)
     film = 0.45 * image + 0.55 * mean + rng.choice([-1.8, 1.8]) * image.std()
-    return _blend(image, film, strength * _blob(image.shape[:2], rng, softness=0.3))
+    return blend(image, film, strength * blob(image.shape[:2], rng, softness=0.3))
 
 
 def crack(
@@ -145,28 +147,28 @@ def crack(
     shape = np.array(image.shape[:2])
     side, angle = min(shape), rng.uniform(0, 2 * np.pi)
     start = rng.uniform(0.25, 0.75, 2) * shape
-    trunk = _random_walk(start, angle, rng.uniform(0.3, 0.55) * side, side, rng)
+    trunk = random_walk(start, angle, rng.uniform(0.3, 0.55) * side, side, rng)
     fork = rng.integers(len(trunk) // 4, 3 * len(trunk) // 4)
     turn = rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)
-    branch = _random_walk(trunk[fork], angle + turn, 0.15 * side, side, rng)
+    branch = random_walk(trunk[fork], angle + turn, 0.15 * side, side, rng)
     width = [np.linspace(4, 1.5, len(trunk)), np.linspace(2.6, 1.5, len(branch))]
-    line = _stroke(shape, np.concatenate([trunk, branch]), np.concatenate(width) * side / 224)
-    return _blend(image, _local_mean(image) - 3 * image.std(), 0.95 * strength * line)
+    line = stroke(shape, np.concatenate([trunk, branch]), np.concatenate(width) * side / 224)
+    return blend(image, local_mean(image) - 3 * image.std(), 0.95 * strength * line)
 
 
 def missing(
     image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Remove the structure of a spot: leave its local mean, darkened."""
-    hollow = _local_mean(image) - 1.5 * image.std()
-    return _blend(image, hollow, 0.75 * strength * _blob(image.shape[:2], rng, softness=0.2))
+    hollow = local_mean(image) - 1.5 * image.std()
+    return blend(image, hollow, 0.75 * strength * blob(image.shape[:2], rng, softness=0.2))
 
 
 def misprint(
     image: np.ndarray, rng: np.random.Generator, strength: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Replace a spot with its own texture, rotated by 90 degrees and enlarged."""
-    opacity = _blob(image.shape[:2], rng, softness=0.2)
+    opacity = blob(image.shape[:2], rng, softness=0.2)
     rows, columns = (np.flatnonzero(opacity.any(axis)) for axis in (1, 0))
     size = max(len(rows), len(columns))  # of the square window around the piece
     top, left = (min(i[0], n - size) for i, n in zip((rows, columns), image.shape, strict=False))
@@ -177,7 +179,7 @@ def misprint(
     paste[top : top + size, left : left + size] = ndimage.zoom(
         np.rot90(source).astype(float), zoom, order=1
     )
-    return _blend(image, paste, strength * opacity)
+    return blend(image, paste, strength * opacity)
 
 
 DEFECTS = {f.__name__: f for f in (scratch, stain, crack, missing, misprint)}
@@ -259,62 +261,13 @@ CORRUPTIONS = {
 
 
 def _plant(kind, image, rng, strength):
-    """Redraw a defect until it is visible: some draws fall on flat or saturated spots."""
-    for _ in range(20):
-        damaged, mask = DEFECTS[kind](image, rng, strength)
-        if mask.sum() >= mask.size / 2000:
-            return damaged, mask
+    found = redrawn(partial(DEFECTS[kind], image, rng, strength), np.prod(image.shape[:2]) / 2000)
+    if found is not None:
+        return found
     raise ValueError(
         f"defects: {kind!r} is invisible. Use a texture with more contrast "
         f"(this crop's standard deviation is {image.std():.1f} gray levels) or a larger strength."
     )
-
-
-def _blend(image, target, opacity):
-    """Blend `image` into `target` by `opacity` (H, W); return it and the mask of what changed."""
-    opacity = _per_channel(np.clip(opacity, 0, 1), image)
-    damaged = np.clip(np.rint(image + opacity * (target - image)), 0, 255).astype(image.dtype)
-    changed = np.abs(damaged.astype(int) - image) > 1  # one gray level is rounding, not damage
-    changed = changed.any(axis=2) if image.ndim == 3 else changed
-    regions, n_regions = ndimage.label(changed, structure=np.ones((3, 3)))
-    if n_regions > 1:  # specks at the soft edge
-        changed = regions == 1 + np.argmax(np.bincount(regions.ravel())[1:])
-    return np.where(_per_channel(changed, image), damaged, image), changed
-
-
-def _per_channel(plane, image):
-    return plane[..., None] if image.ndim == 3 else plane
-
-
-def _local_mean(image):
-    sigma = 8 * min(image.shape[:2]) / 224
-    return ndimage.gaussian_filter(image.astype(float), sigma, axes=(0, 1))
-
-
-def _stroke(shape, points, width):
-    """Opacity in [0, 1] of an antialiased line through dense points; `width` in pixels at each."""
-    pixels = np.indices(shape).reshape(2, -1).T
-    distance, nearest = spatial.cKDTree(points).query(pixels)
-    return np.clip(np.maximum(width, 1.5)[nearest] / 2 + 0.5 - distance, 0, 1).reshape(shape)
-
-
-def _random_walk(start, angle, length, side, rng):
-    """Points, a quarter of a pixel apart, of a line that changes direction every few pixels."""
-    n_points, n_straight = int(4 * length), max(1, round(20 * side / 224))
-    turns = np.repeat(rng.normal(0, 0.65, n_points // n_straight + 1), n_straight)[:n_points]
-    return start + np.cumsum(np.stack([np.sin(angle + turns), np.cos(angle + turns)], 1) / 4, 0)
-
-
-def _blob(shape, rng, softness):
-    """Opacity in [0, 1] of a round, irregular spot; `softness` is edge width over radius."""
-    radius = max(2, rng.uniform(0.055, 0.13) * min(shape))
-    center = rng.uniform(1.4 * radius, np.array(shape) - 1.4 * radius)
-    dy, dx = np.indices(shape) - center[:, None, None]
-    stretch, angle = rng.uniform(0.8, 1.25), np.arctan2(dy, dx)
-    rim = 1 + sum(
-        rng.uniform(0, 0.2 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)
-    )
-    return np.clip((rim - np.hypot(dy * stretch, dx / stretch) / radius) / softness + 0.5, 0, 1)
 
 
 def _crops(photo, n, size, rng):

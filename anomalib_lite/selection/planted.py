@@ -1,0 +1,346 @@
+"""Defects planted in held-out good images: what a detector would see, by kind and size."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, cycle, islice, product
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+
+from ..annotations import Images
+from ..data.images import ImageStream
+from ..data.planting import GLOBAL, LOCAL, SMALLEST, check_kind, check_size, check_strength, planted
+from ..validation import check_count
+
+
+class PlantedDefect(NamedTuple):
+    """A defect planted in a good image.
+
+    Attributes
+    ----------
+    image : int
+        Index of the good image.
+    kind : str
+        A key of ``data.LOCAL`` or ``data.GLOBAL``.
+    size : float or None
+        Side of the window that it was planted in, as a fraction of the image's smaller side; None
+        of a change of the whole image.
+    strength : float
+    """
+
+    image: int
+    kind: str
+    size: float | None
+    strength: float
+
+    @property
+    def is_global(self) -> bool:
+        """Whether the whole image was changed."""
+        return self.size is None
+
+
+def planted_validation(
+    X_good: Images,
+    *,
+    n_splits: int = 3,
+    kinds: Sequence[str] | None = None,
+    sizes: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+    strengths: Sequence[float] = (1.0, 0.5),
+    n_planted: int = 160,
+    random_state: int | np.random.Generator | None = None,
+) -> "PlantedValidation":
+    """Plant defects in good images, and split these into those to fit on and those to score.
+
+    The result shows what kinds and sizes of defects a detector would find, and plugs into
+    scikit-learn's searches. It does not know what your defects look like: how well a detector finds
+    planted ones need not tell how well it finds yours. See the guide on choosing settings for how
+    far one follows the other.
+
+    Parameters
+    ----------
+    X_good : array, tensor, list, folder, Dataset, DataLoader or iterable
+        Images of good parts; see :mod:`anomalib_lite.data.images`.
+    n_splits : int, default=3
+        Each good image is held out once.
+    kinds : sequence of str or None, default=None
+        Keys of ``data.LOCAL`` and ``data.GLOBAL``; None is all.
+    sizes : sequence of float, default=(1.0, 0.5, 0.25, 0.125)
+        Sides of the windows that defects of a place are planted in, as fractions of the image's
+        smaller side, of at least 16 pixels; a spot covers a ninth to a quarter of its window's
+        side.
+    strengths : sequence of float, default=(1.0, 0.5)
+        Factors on the opacity of defects, and on the amount of what changes the whole image.
+    n_planted : int, default=160
+        Number of defects, each in an image of its own. Half of them are of a place, half of the
+        whole image, if there are kinds of both; in each half all combinations of kind, size and
+        strength come about equally often. With the default all come at least once.
+    random_state : int, Generator or None, default=None
+        Passed to :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    trial : PlantedValidation
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, if an image is invalid or smaller than 16 pixels, if there
+        are fewer images than splits, or if a defect is invisible wherever it is planted.
+
+    Notes
+    -----
+    The planted images are kept as arrays, ``n_planted`` times as many bytes as an image has: 8 MB
+    of gray images of 224 px, and 480 MB of color images of 1000 px. Good images from files stay
+    files.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from anomalib_lite import PaDiM, planted_validation
+    >>> good = np.random.default_rng(0).integers(90, 130, (9, 64, 64), dtype=np.uint8)
+    >>> trial = planted_validation(good, n_planted=12, random_state=0)
+    >>> len(trial.X), trial.defects[0]
+    (21, PlantedDefect(image=3, kind='dent', size=1.0, strength=0.5))
+
+    A search scores each setting on held-out good images and the defects planted in these. It must
+    not refit, since it would learn from the defects, too:
+
+    >>> settings = {"image_size": [32, 64]}
+    >>> search = GridSearchCV(
+    ...     PaDiM(random_state=0), settings, cv=trial.splits, scoring="roc_auc", refit=False
+    ... ).fit(trial.X, trial.y)
+    >>> detector = PaDiM(random_state=0, **search.best_params_).fit(good)
+    """
+    check_count("n_splits", n_splits, minimum=2)
+    check_count("n_planted", n_planted)
+    kinds = _checked("kinds", [*LOCAL, *GLOBAL] if kinds is None else kinds, check_kind)
+    sizes = _checked("sizes", sizes, check_size)
+    strengths = _checked("strengths", strengths, check_strength)
+    rng = np.random.default_rng(random_state)
+    good, sides = _read(X_good)
+    n_good = len(good)
+    if n_good < n_splits:
+        raise ValueError(f"X_good: expected at least {n_splits} images, n_splits, got {n_good}.")
+    order = rng.permutation(n_good)
+    defects = _drawn(kinds, sizes, strengths, n_planted, order, rng)
+    seeds = rng.integers(2**63, size=n_planted)
+    damaged, masks = zip(*_planted(good, defects, seeds), strict=True)
+    fold_of = np.empty(n_good, dtype=int)
+    fold_of[order] = np.arange(n_good) % n_splits
+    return PlantedValidation(
+        X=[*good, *damaged],
+        y=np.repeat([1, -1], [n_good, n_planted]),
+        splits=_splits(np.r_[fold_of, fold_of[[d.image for d in defects]]], n_good, n_splits),
+        defects=defects,
+        masks=[*(np.broadcast_to(False, side) for side in sides), *masks],
+    )
+
+
+def _checked(name, values, check):
+    """A list of some values, each of which passes a check."""
+    if isinstance(values, str) or not (isinstance(values, Iterable) and len(list(values))):
+        raise ValueError(f"{name}: expected a sequence of at least one, got {values!r}.")
+    for value in (values := list(values)):
+        check(value)
+    return values
+
+
+def _read(X_good):
+    """The good images, paths or arrays, and their sizes (H, W)."""
+    seen = ImageStream(X_good, min_side=SMALLEST).work(
+        None, lambda image: (image.path or _pixels(image), image.size)
+    )
+    return zip(*chain.from_iterable(seen), strict=True)
+
+
+def _pixels(image):
+    """Pixels (H, W) or (H, W, 3) of an image as they were decoded."""
+    array = image.raster.array()
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
+def _drawn(kinds, sizes, strengths, n_planted, order, rng):
+    """What to plant, and in which of the good images, taken in an order again and again."""
+    groups = [
+        [*product(filter(LOCAL.__contains__, kinds), sizes, strengths)],
+        [*product(filter(GLOBAL.__contains__, kinds), [None], strengths)],
+    ]
+    groups, images, drawn = [group for group in groups if group], cycle(order.tolist()), []
+    for part, group in zip(np.array_split(range(n_planted), len(groups)), groups, strict=True):
+        n_rounds = -(-len(part) // len(group))
+        chosen = np.concatenate([rng.permutation(len(group)) for _ in range(n_rounds)])
+        hosts = rng.permutation([*islice(images, len(part))]).tolist()
+        which = np.sort(chosen[: len(part)])
+        drawn += [PlantedDefect(image, *group[i]) for image, i in zip(hosts, which, strict=True)]
+    return drawn
+
+
+def _planted(good, defects, seeds):
+    """(image, mask) of each defect."""
+
+    def plant(image):
+        defect, seed = defects[image.index], seeds[image.index]
+        how = {"size": defect.size or 1.0, "strength": defect.strength}
+        try:
+            return planted(_pixels(image), defect.kind, seed, **how)
+        except ValueError as error:
+            raise ValueError(f"image {defect.image}: {error}") from error
+
+    return chain.from_iterable(
+        ImageStream([good[defect.image] for defect in defects]).work(None, plant)
+    )
+
+
+def _splits(fold_of, n_good, n_splits):
+    """Indices to fit on and to score, of images in folds of which the good ones come first."""
+    is_good, folds = np.arange(len(fold_of)) < n_good, range(n_splits)
+    return [(np.flatnonzero(is_good & (fold_of != f)), np.flatnonzero(fold_of == f)) for f in folds]
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedValidation:
+    """Good images and defects planted in these, split for a validation: see `planted_validation`.
+
+    Attributes
+    ----------
+    X : list of n_good + n_planted images
+        The good images, paths where they came from files, then those with a planted defect, arrays
+        of shape (H, W) or (H, W, 3) and of the dtype of the image.
+    y : ndarray of shape (n_good + n_planted,)
+        +1 good, -1 planted.
+    splits : list of (ndarray, ndarray)
+        Indices of the images to fit on, all of them good, and of those to score: the other good
+        ones and the defects planted in these.
+    defects : list of n_planted PlantedDefect
+    masks : list of n_good + n_planted ndarrays of shape (H, W), bool
+        The pixels that a defect changed; all of them where the whole image was changed.
+    """
+
+    X: list[Any] = field(repr=False)
+    y: np.ndarray = field(repr=False)
+    splits: list[tuple[np.ndarray, np.ndarray]] = field(repr=False)
+    defects: list[PlantedDefect] = field(repr=False)
+    masks: list[np.ndarray] = field(repr=False)
+
+    def scores(self, detector: BaseEstimator) -> "PlantedScores":
+        """How well a detector finds the planted defects.
+
+        Parameters
+        ----------
+        detector : estimator
+            With a ``decision_function``. A clone of it is fitted on each split.
+
+        Returns
+        -------
+        scores : PlantedScores
+
+        Examples
+        --------
+        >>> from anomalib_lite import PaDiM, planted_validation
+        >>> good = np.random.default_rng(0).integers(90, 130, (9, 64, 64), dtype=np.uint8)
+        >>> trial = planted_validation(good, n_planted=6, random_state=0)
+        >>> print(trial.scores(PaDiM(image_size=64, random_state=0)))
+        """
+        n_good = len(self.X) - len(self.defects)
+        found = np.empty(len(self.defects))
+        for train, test in self.splits:
+            fitted = clone(detector).fit([self.X[i] for i in train])
+            normality = fitted.decision_function([self.X[i] for i in test])
+            good = np.sort(normality[test < n_good])
+            places = [np.searchsorted(good, normality[test >= n_good], s) for s in _SIDES]
+            found[test[test >= n_good] - n_good] = 1 - np.mean(places, axis=0) / len(good)
+        return PlantedScores(self.defects, found)
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedScores:
+    """How well a detector finds planted defects. As text, a table by kind, size and strength.
+
+    Attributes
+    ----------
+    defects : list of n_planted PlantedDefect
+    found : ndarray of shape (n_planted,)
+        Share of the good images held out with a defect's that are less anomalous than it. A tie
+        counts one half. The mean over some defects is their AUROC, that of the splits averaged.
+
+    Examples
+    --------
+    >>> defects = [PlantedDefect(0, "stain", 1.0, 1.0), PlantedDefect(1, "stain", 0.5, 1.0)]
+    >>> scores = PlantedScores([*defects, PlantedDefect(0, "blur", None, 1.0)], [1.0, 0.75, 0.5])
+    >>> scores.by("size"), scores.auroc
+    ({1.0: 1.0, 0.5: 0.75, None: 0.5}, 0.6875)
+    """
+
+    defects: list[PlantedDefect] = field(repr=False)
+    found: np.ndarray = field(repr=False)
+
+    @property
+    def auroc(self) -> float:
+        """Mean of the AUROC of defects of a place and of changes of the whole image."""
+        return float(np.mean([*self.by("is_global").values()]))
+
+    def by(self, *names: str) -> dict[Hashable, float]:
+        """AUROC by one or more attributes of the defects.
+
+        Parameters
+        ----------
+        *names : {"kind", "size", "strength", "is_global", "image"}
+
+        Returns
+        -------
+        aurocs : dict
+            By the value of an attribute, or by tuples of several.
+        """
+        return {key: float(np.mean(values)) for key, values in self._grouped(names).items()}
+
+    def records(self) -> list[dict[str, Any]]:
+        """AUROC of each combination of kind, size and strength: rows of a ``pandas.DataFrame``.
+
+        Returns
+        -------
+        records : list of dict
+            ``kind``, ``is_global``, ``size``, ``strength``, ``n_planted`` and ``auroc``.
+        """
+        names = "kind", "is_global", "size", "strength"
+        return [
+            {
+                **dict(zip(names, key, strict=True)),
+                "n_planted": len(of),
+                "auroc": float(np.mean(of)),
+            }
+            for key, of in self._grouped(names).items()
+        ]
+
+    def _grouped(self, names):
+        """Values of ``found`` by those of some attributes."""
+        groups = {}
+        for defect, value in zip(self.defects, self.found, strict=True):
+            key = tuple(getattr(defect, name) for name in names)
+            groups.setdefault(key if len(key) > 1 else key[0], []).append(value)
+        return groups
+
+    def __str__(self) -> str:
+        kind, size, strength, is_global = (
+            np.array([getattr(defect, name) for defect in self.defects])
+            for name in ("kind", "size", "strength", "is_global")
+        )
+        columns = {f"size {s:g}": size == s for s in sorted({*size} - {None}, reverse=True)}
+        columns |= {f"strength {s:g}": strength == s for s in sorted({*strength}, reverse=True)}
+        columns["all"] = np.ones(len(self.defects), dtype=bool)
+        rows = {}
+        for name, chosen in ("all local", ~is_global), ("all global", is_global):
+            rows |= {one: kind == one for one in dict.fromkeys(kind[chosen].tolist())}
+            rows |= {name: chosen} if chosen.any() else {}
+        lines = [" " * 12 + "".join(f"{name:>14}" for name in columns)]
+        for name, row in rows.items():
+            cells = "".join(f"{self._cell(row & column):>14}" for column in columns.values())
+            lines.append(f"{name:12}{cells}".rstrip())
+        return "\n".join(lines)
+
+    def _cell(self, chosen):
+        return f"{np.mean(self.found[chosen]):.2f}" if chosen.any() else ""
+
+
+_SIDES = "left", "right"  # of ties
