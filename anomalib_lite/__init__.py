@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from .methods.spade import SPADE as SPADE
     from .methods.subspace_ad import SubspaceAD as SubspaceAD
     from .selection.planted import planted_validation as planted_validation
+    from .selection.suggesting import suggest_settings as suggest_settings
 
 __version__ = "0.1.0.dev0"
 
@@ -81,6 +82,7 @@ _CLASSES_AND_FUNCTIONS = {
     "load": "io.persistence",
     "planted_validation": "selection.planted",
     "probe": "decide.probing",
+    "suggest_settings": "selection.suggesting",
 }
 
 _MODULES = {
@@ -132,6 +134,7 @@ __all__ = [
     "load",
     "planted_validation",
     "probe",
+    "suggest_settings",
 ]
 
 __getattr__, __dir__ = lazy(__name__, _CLASSES_AND_FUNCTIONS, _MODULES)

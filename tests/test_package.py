@@ -69,7 +69,9 @@ BELOW["ensemble"] = {
     *("notices", "runtime", "contexts", "validation", "workers", "data", "backbones", "inspection"),
     *("notes", "base", "methods"),
 }
-BELOW["selection"] = {"validation", "data"}
+BELOW["selection"] = {
+    *("runtime", "validation", "texts", "data", "base", "decide", "methods", "ensemble"),
+}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["distributed"] = {
     *("workers", "notices", "runtime", "contexts", "validation", "texts", "io", "data", "records"),

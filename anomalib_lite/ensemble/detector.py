@@ -17,7 +17,7 @@ from ..contexts import plain
 from ..inspection import MapLevels
 from ..notes import Notes, digest_of
 from ..runtime import draw_seed, exact_dtype, inner_fit, make_generator, seed_estimator, twin_of
-from ..validation import check_choice, check_finite
+from ..validation import as_pair, check_choice, check_finite
 from .inputs import JointInput, described, parts_of, without_patches
 from .lockstep import learn_together
 from .panel import Panels
@@ -172,6 +172,45 @@ class DetectorEnsemble(BaseDetector):
         local = PatchCore(coreset=10_000, image_size=image_size) if local is None else local
         whole = DeepOneClass(image_size=image_size) if whole is None else whole
         return cls([("local", local), ("global", whole)], **params)
+
+    @classmethod
+    def all_kinds(cls, image_size: Size = 448, *, coreset: float = 10_000, **params: Any) -> Self:
+        """For defects of any kind where no defect is known: three views, none of them chosen.
+
+        PatchCore at half of the image size, PatchCore with white patches at all of it, and a
+        Gaussian of the means and deviations of all features of the image: ``combine="sum"``, so
+        that none of them decides alone.
+
+        Parameters
+        ----------
+        image_size : int or tuple (H, W), default=448
+            Of the finer two.
+        coreset : float or int, default=10000
+            Of both PatchCores.
+        **params
+            Of the ensemble.
+
+        Returns
+        -------
+        ensemble : DetectorEnsemble
+            Not fitted.
+
+        Examples
+        --------
+        >>> from anomalib_lite import DetectorEnsemble
+        >>> [name for name, _ in DetectorEnsemble.all_kinds(random_state=0).detectors]
+        ['coarse', 'fine', 'whole']
+        """
+        from ..methods.deep_one_class import DeepOneClass
+        from ..methods.patchcore import PatchCore
+
+        half = tuple(-(-side // 2) for side in as_pair("image_size", image_size))
+        members = [
+            ("coarse", PatchCore(coreset=coreset, image_size=half)),
+            ("fine", PatchCore(coreset=coreset, image_size=image_size, whiten=True)),
+            ("whole", DeepOneClass(image_size=image_size, pooling="mean_std")),
+        ]
+        return cls(members, **{"combine": "sum"} | params)
 
     # -- parameters -------------------------------------------------------------------------------
 

@@ -1,10 +1,13 @@
 """Choosing a detector and its settings by good images alone."""
 
 from .planted import PlantedDefect, PlantedScores, PlantedValidation, planted_validation
+from .suggesting import Suggestion, suggest_settings
 
 __all__ = [
     "PlantedDefect",
     "PlantedScores",
     "PlantedValidation",
+    "Suggestion",
     "planted_validation",
+    "suggest_settings",
 ]
