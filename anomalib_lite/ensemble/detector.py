@@ -13,11 +13,10 @@ from sklearn.base import clone
 from ..annotations import Device, Images, RandomState, Size
 from ..backbones.maps import MapRenderer
 from ..base import BaseDetector
-from ..contexts import plain
 from ..inspection import MapLevels
 from ..notes import Notes, digest_of
 from ..runtime import draw_seed, exact_dtype, inner_fit, make_generator, seed_estimator, twin_of
-from ..validation import check_choice, check_finite
+from ..validation import check_choice
 from .inputs import JointInput, described, parts_of, without_patches
 from .lockstep import learn_together
 from .panel import Panels
@@ -324,7 +323,6 @@ class DetectorEnsemble(BaseDetector):
 
     # -- scoring ----------------------------------------------------------------------------------
 
-    @plain
     def member_scores(self, X: Images) -> np.ndarray:
         """What each member says of images, in standard deviations above its mean normal score.
 
@@ -344,13 +342,7 @@ class DetectorEnsemble(BaseDetector):
         ValueError
             If an image cannot be read or checked; it names the image.
         """
-        detector, found = self._scoring_twin(), []
-        for images, (scaled, _) in detector._checked_batches(detector._open(X), "score").map(
-            partial(detector._look_by_members, maps=False)
-        ):
-            check_finite(scaled, images)
-            found.append(scaled.cpu().numpy())
-        return np.concatenate(found)
+        return np.stack([*self.inspect(X, maps=False).member_scores.values()], 1)
 
     def map_levels(self) -> MapLevels:
         """What is normal and what is not in the values of anomaly maps.
@@ -368,19 +360,28 @@ class DetectorEnsemble(BaseDetector):
         return MapLevels(0.0, max(detector.scales_.heat(i, x) for i, x in enumerate(thresholds)))
 
     def _infer(self, batch):
-        scaled, grids = self._look_by_members(batch, maps=True)
-        return self.scales_.combined(scaled), torch.stack(grids).amax(0)
+        scores, grids, _ = self._told(batch, maps=True)
+        return scores, grids
 
     def _score(self, batch):
-        scaled, _ = self._look_by_members(batch, maps=False)
-        return self.scales_.combined(scaled)
+        return self._told(batch, maps=False)[0]
 
-    def _look_by_members(self, batch, *, maps):
-        """Scaled scores (B, k) and maps, each (B, rows, columns), of all members."""
-        parts = parts_of(self.input_, batch)
-        told = self._panel().look(parts, maps=maps)
+    def _told(self, batch, *, maps):
+        """Anomaly scores (B,), grids (B, rows, columns) or None, and scaled scores (B, k)."""
+        told = self._panel().look(parts_of(self.input_, batch), maps=maps)
         scores = [scores.to(batch.device, exact_dtype(batch.device)) for scores, _ in told]
-        return self.scales_.scaled(torch.stack(scores, 1)), [heat for _, heat in told]
+        scaled = self.scales_.scaled(torch.stack(scores, 1))
+        grids = torch.stack([heat for _, heat in told]).amax(0) if maps else None
+        return self.scales_.combined(scaled), grids, scaled
+
+    def _inspected_one(self, image, score, heat, scaled):
+        seen = super()._inspected_one(image, score, heat, scaled)
+        is_flagged = seen.label == -1
+        places = self.scales_.flagging(np.array(scaled), -self.offset_) if is_flagged else ()
+        return seen._replace(
+            member_scores=dict(zip(self.names_, scaled, strict=True)),
+            flagged_by=tuple(self.names_[place] for place in places),
+        )
 
     def _panel(self):
         return self._panels_.get(self.members_, self.scales_, self.input_)
@@ -441,10 +442,11 @@ def _named(detectors):
         named.append((name, each))
     names = [name for name, _ in named]
     for name in names:
-        if not name or names.count(name) > 1 or "__" in name or name in _OWN_PARAMS:
+        is_odd = not name or "__" in name or "," in name
+        if is_odd or names.count(name) > 1 or name in _OWN_PARAMS:
             raise ValueError(
-                f"detectors: expected names that differ, without '__', and that are no parameters "
-                f"of the ensemble, got {', '.join(map(repr, names))}."
+                f"detectors: expected names that differ, without '__' or ',', and that are no "
+                f"parameters of the ensemble, got {', '.join(map(repr, names))}."
             )
     return named
 
