@@ -35,7 +35,7 @@ from .inspection import (
     with_skipped,
 )
 from .io.persistence import SaveMixin
-from .notes import N_EXAMPLES, Notes
+from .notes import N_EXAMPLES, Notes, digest_of
 from .notices import warn_user
 from .runtime import aside, is_inner_fit, make_generator, resolve_device, twin_of
 from .validation import (
@@ -218,7 +218,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
             "fit",
             scale=scale,
             learn=partial(self._note, notes),
-            needs_digest=notes is not None,
+            digest=None if notes is None else digest_of,
         )
 
     def _note(self, notes, image, pixels, digest):
@@ -615,7 +615,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
             "calibrate",
             scale=ScaleCheck(self.value_range_),
             learn=notes.see,
-            needs_digest=True,
+            digest=digest_of,
         )
         for images, (some, _) in batches.map(partial(self._checked_inference, maps=False)):
             check_finite(some[:, None], images)

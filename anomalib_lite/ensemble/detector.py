@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any, Self
@@ -14,10 +15,10 @@ from ..annotations import Device, Images, RandomState, Size
 from ..backbones.maps import MapRenderer
 from ..base import BaseDetector
 from ..inspection import MapLevels
-from ..notes import Notes, digest_of
+from ..notes import Notes
 from ..runtime import draw_seed, exact_dtype, inner_fit, make_generator, seed_estimator, twin_of
 from ..validation import check_choice
-from .inputs import JointInput, described, parts_of, without_patches
+from .inputs import JointInput, described, digests_of, parts_of, without_patches
 from .lockstep import learn_together
 from .panel import Panels
 from .scales import COMBINATIONS, Scales
@@ -252,13 +253,16 @@ class DetectorEnsemble(BaseDetector):
             partial(_learned, member, n_images, make_generator(member.random_state))
             for member in members
         ]
+        batches = replace(
+            batches,
+            digest=partial(digests_of, self.input_),
+            learn=partial(self._note_by_each, batches.learn, notes),
+        )
         own = {place: members[place].backbone_ for place in sharing.readers}
         try:
             for place, reader in sharing.readers.items():
                 members[place].backbone_ = reader
-            found = learn_together(
-                learns, lambda work: self._deliveries(batches, work, sharing, notes)
-            )
+            found = learn_together(learns, lambda work: self._deliveries(batches, work, sharing))
         finally:
             for place, backbone in own.items():
                 if members[place].backbone_ is sharing.readers[place]:
@@ -281,14 +285,21 @@ class DetectorEnsemble(BaseDetector):
                     f"sample, got {len(column)}. Fit on more."
                 )
 
-    def _deliveries(self, batches, work, sharing, notes):
+    def _note_by_each(self, learn, notes, image, pixels, digests):
+        """Let the ensemble, and each member, take note of an image."""
+        learn(image, pixels, digests.whole)
+        parts = parts_of(self.input_, pixels[None])
+        for member, noted in zip(self.members_, notes, strict=True):
+            seen = without_patches(member.input_)
+            member._note(noted, image, parts[seen][0], digests.parts[seen])
+
+    def _deliveries(self, batches, work, sharing):
         """For each batch what is handed to each member, who has taken note of its images."""
         members = self.members_
         seen = [without_patches(member.input_) for member in members]
 
         def work_on(images, batch):
             parts = parts_of(self.input_, batch)
-            digests = {each: [*map(digest_of, part)] for each, part in parts.items()}
             results, watch = [], Watch(parts.values())
             try:
                 for place, each in enumerate(seen):
@@ -296,13 +307,9 @@ class DetectorEnsemble(BaseDetector):
                     watch.check(members[place])
             finally:
                 sharing.forget()
-            return parts, digests, results
+            return results
 
-        for images, (parts, digests, results) in batches.each(work_on):
-            for member, each, noted in zip(members, seen, notes, strict=True):
-                mine = zip(images, parts[each], digests[each], strict=True)
-                for image, pixels, digest in mine:
-                    member._note(noted, image, pixels, digest)
+        for images, results in batches.each(work_on):
             yield [(images, result) for result in results]
 
     def _keep_examples(self, notes):
