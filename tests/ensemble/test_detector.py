@@ -378,6 +378,20 @@ def test_detectors_of_ones_own():
     assert both.predict(ODD // 2).tolist() == [-1, -1, -1]
 
 
+def test_a_network_that_a_member_replaces_stays():
+    made = []
+
+    class Replacing(PaDiM):
+        def _learn(self, batches, n_images, generator):
+            scores = super()._learn(batches, n_images, generator)
+            self.backbone_ = copy.deepcopy(self.backbone_)
+            made.append(self.backbone_)
+            return scores
+
+    both = ensemble([Replacing(image_size=64, n_features=5), PaDiM(image_size=64, n_features=5)])
+    assert both.fit(NORMAL).members_[0].backbone_ is made[0]
+
+
 def test_changes_in_place_are_noticed():
     careless = ensemble([Brightness(in_place=True), Brightness()])
     with pytest.raises(ValueError, match="Brightness changes a network's input or feature maps"):
