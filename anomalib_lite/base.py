@@ -35,7 +35,7 @@ from .inspection import (
     with_skipped,
 )
 from .io.persistence import SaveMixin
-from .notes import N_EXAMPLES, Notes
+from .notes import N_EXAMPLES, Notes, digest_of
 from .notices import warn_user
 from .runtime import aside, is_inner_fit, make_generator, resolve_device, twin_of
 from .validation import (
@@ -218,7 +218,7 @@ class ImageEstimator(SaveMixin, BaseEstimator):
             "fit",
             scale=scale,
             learn=partial(self._note, notes),
-            needs_digest=notes is not None,
+            digest=None if notes is None else digest_of,
         )
 
     def _note(self, notes, image, pixels, digest):
@@ -615,7 +615,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
             "calibrate",
             scale=ScaleCheck(self.value_range_),
             learn=notes.see,
-            needs_digest=True,
+            digest=digest_of,
         )
         for images, (some, _) in batches.map(partial(self._checked_inference, maps=False)):
             check_finite(some[:, None], images)
@@ -842,17 +842,17 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         """An InspectedImage for each image of the stream, skipped ones included, in order."""
         size_of = map_size_of(maps, self.input_.image_size)
         seen = (
-            (image.index, self._inspected_one(image, score, heat))
-            for image, score, heat in self._look(stream, size_of, reads_ahead)
+            (image.index, self._inspected_one(image, score, heat, more))
+            for image, score, heat, more in self._look(stream, size_of, reads_ahead)
         )
         yield from with_skipped(seen, stream.skipped)
 
-    def _inspected_one(self, image, score, heat):
+    def _inspected_one(self, image, score, heat, more):
         label = int(self._labels(np.float64(-score)))
         return InspectedImage(-score, label, heat, image.path, size=image.size)
 
     def _look(self, stream, size_of, reads_ahead):
-        """(image without its pixels, anomaly score, map or None) one by one.
+        """(image without its pixels, anomaly score, map or None, more or None) one by one.
 
         The first ones wait while all look scaled in another way than those of fit; see
         :meth:`ImageEstimator._checked_batches`. They wait as grids, which are small.
@@ -861,10 +861,10 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         render = None if size_of is None else self._map_renderer()
 
         def look(images, batch):
-            scores, grids = self._look_at(images, batch, maps=render is not None)
+            scores, grids, more = self._look_at(images, batch, maps=render is not None)
             waits = render is None or not batches.scale.is_right
             heats = [None] * len(images) if waits else map(finished, images, grids)
-            return list(zip(images, scores, grids, heats, strict=True))
+            return list(zip(images, scores, grids, heats, more, strict=True))
 
         def finished(image, grid):
             return None if render is None else render(grid, size_of(image)).cpu().numpy()
@@ -873,17 +873,28 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         for _, seen in batches.each(look):
             waiting += seen
             if batches.scale.is_right:
-                for image, score, grid, heat in waiting:
-                    yield image, score, finished(image, grid) if heat is None else heat
+                for image, score, grid, heat, more in waiting:
+                    yield image, score, finished(image, grid) if heat is None else heat, more
                 waiting = []
 
     def _look_at(self, images, batch, *, maps):
-        """Anomaly scores, and grids or Nones, of a batch of images."""
-        scores, grids = self._checked_inference(batch, maps=maps)
+        """Anomaly scores, grids or Nones, and more or Nones, of a batch of images."""
+        scores, grids, more = self._told(batch, maps=maps)
         check_finite(scores[:, None], images)
         if maps:
             check_finite(grids, images)
-        return scores.double().cpu().tolist(), grids if maps else [None] * len(images)
+        if more is not None:
+            check_finite(more, images)
+        nones = [None] * len(images)
+        return (
+            scores.double().cpu().tolist(),
+            grids if maps else nones,
+            nones if more is None else more.double().cpu().tolist(),
+        )
+
+    def _told(self, batch, *, maps):
+        """Anomaly scores (B,), grids or None, and more for ``_inspected_one``: (B, k) or None."""
+        return *self._checked_inference(batch, maps=maps), None
 
     def _checked_inference(self, batch, *, maps):
         """What :meth:`_infer` gives of a batch, or :meth:`_score` and None."""

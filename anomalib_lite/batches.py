@@ -10,7 +10,6 @@ import torch
 from .data.images import CheckedImage, Glance, ImageStream, grouped
 from .data.inputs import NetworkInput
 from .data.scales import ScaleCheck
-from .notes import digest_of
 from .runtime import progress
 from .workers import Team, borrowed_team
 
@@ -20,7 +19,7 @@ class _Prepared(NamedTuple):
 
     image: Glance
     input: torch.Tensor  # (1, 3, h, w), on the CPU
-    digest: int | None
+    digest: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,8 @@ class Batches:
         Sees each image, in order, and is asked at the end.
     learn : callable or None, default=None
         Called with (image, its network input (3, h, w), its digest) for each image, in order.
-    needs_digest : bool, default=False
+    digest : callable or None, default=None
+        Of a network input (3, h, w); workers call it.
     reads_ahead : bool, default=True
         Whether images may be read before the results of earlier ones are asked for. Without it each
         is a batch of its own.
@@ -60,8 +60,8 @@ class Batches:
     desc: str
     verbose: bool
     scale: ScaleCheck | None = None
-    learn: Callable[[Glance, torch.Tensor, int | None], None] | None = None
-    needs_digest: bool = False
+    learn: Callable[[Glance, torch.Tensor, Any], None] | None = None
+    digest: Callable[[torch.Tensor], Any] | None = None
     reads_ahead: bool = True
 
     def __iter__(self) -> Iterator[tuple[list[Glance], torch.Tensor]]:
@@ -126,6 +126,6 @@ class Batches:
 
     def _prepare(self, image: CheckedImage) -> _Prepared:
         batch = self.input.batch([image])
-        digest = digest_of(batch[0]) if self.needs_digest else None
+        digest = None if self.digest is None else self.digest(batch[0])
         levels = self.learn is not None or self.scale.needs_levels(image.dtype)
         return _Prepared(image.glance(levels=levels), batch, digest)

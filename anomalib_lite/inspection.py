@@ -4,9 +4,9 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,15 @@ from .annotations import Path, Size
 from .data.images import CheckedImage, Glance, ImageStream, SkippedImage
 from .io.files import write_file
 from .notices import warn_user
-from .records import ALL_VERDICTS, UNREADABLE, VERDICTS, Record, write_csv
+from .records import (
+    ALL_VERDICTS,
+    COLUMNS,
+    UNREADABLE,
+    VERDICTS,
+    WITH_MEMBERS,
+    Record,
+    write_csv,
+)
 from .regions import Region, find_regions
 from .validation import as_pair, check_choice
 
@@ -96,6 +104,10 @@ class Inspection(NamedTuple):
         What is normal in scores; see the detector's ``score_levels()``.
     map_levels : MapLevels or None
         What is normal in maps; see the detector's ``map_levels()``.
+    member_scores : dict of str to ndarray of shape (n_images,), or None
+        Of a ``DetectorEnsemble``: its ``member_scores``, by names; NaN for a skipped image.
+    flagged_by : list of tuple of str, or None
+        Of a ``DetectorEnsemble``: the members that call each image anomalous.
 
     Examples
     --------
@@ -118,6 +130,8 @@ class Inspection(NamedTuple):
     p_values: np.ndarray | None = None
     score_levels: ScoreLevels | None = None
     map_levels: MapLevels | None = None
+    member_scores: Mapping[str, np.ndarray] | None = None
+    flagged_by: Sequence[tuple[str, ...]] | None = None
 
     def regions(self) -> list[list[Region]]:
         """Regions of each image's map above the level of normal maps, the worst first.
@@ -145,6 +159,7 @@ class Inspection(NamedTuple):
         regions = self.regions() if has_regions else [[]] * len(self.scores)
         reasons = {skipped.index: skipped.reason for skipped in self.skipped}
         sizes, p_values = self._each(self.sizes), self._each(self.p_values)
+        flagged_by = [()] * len(self.scores) if self.flagged_by is None else self.flagged_by
         return [
             _record(
                 float(self.scores[i]),
@@ -155,6 +170,7 @@ class Inspection(NamedTuple):
                 p_value=p_values[i],
                 reason=reasons.get(i),
                 levels=self.score_levels,
+                flagged_by=flagged_by[i],
             )
             for i, path in enumerate(self.paths)
         ]
@@ -172,16 +188,21 @@ class Inspection(NamedTuple):
             ``anomaly_score`` (higher = more anomalous), ``severity`` (0 the median normal image, 1
             the threshold), ``p_value``, the box ``left``, ``top``, ``right``, ``bottom``, ``area``
             and ``peak`` of the worst region, ``n_regions``, ``width``, ``height``, ``modified`` (of
-            the file, in seconds since 1970), ``reason`` (why it could not be read).
+            the file, in seconds since 1970), ``reason`` (why it could not be read); of a
+            ``DetectorEnsemble`` also ``flagged_by`` (names of members).
         """
         import pandas
 
-        return pandas.DataFrame([record.as_row() for record in self.records()])
+        return pandas.DataFrame([record.as_row(self._columns) for record in self.records()])
+
+    @property
+    def _columns(self):
+        return COLUMNS if self.flagged_by is None else WITH_MEMBERS
 
     def to_csv(self, path: Path) -> None:
         """Write the table of :meth:`to_frame` to a CSV file (UTF-8), whole; needs no pandas."""
         text = StringIO(newline="")
-        write_csv(self.records(), text)
+        write_csv(self.records(), text, self._columns)
         write_file(pathlib.Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
     def __repr__(self):
@@ -214,6 +235,11 @@ class InspectedImage(NamedTuple):
         Of the image.
     p_value : float or None
         Of a ``ConformalDetector``.
+    member_scores : dict of str to float, or None
+        Of a ``DetectorEnsemble``: its ``member_scores`` of the image, by names.
+    flagged_by : tuple of str
+        Names of the members of a ``DetectorEnsemble`` that call the image anomalous; empty of one
+        that it does not call so.
     """
 
     score: float
@@ -223,6 +249,8 @@ class InspectedImage(NamedTuple):
     reason: str | None = None
     size: tuple[int, int] | None = None
     p_value: float | None = None
+    member_scores: Mapping[str, float] | None = None
+    flagged_by: tuple[str, ...] = ()
 
     @classmethod
     def of_skipped(cls, skipped: SkippedImage) -> "InspectedImage":
@@ -245,10 +273,16 @@ def record_of(
         p_value=image.p_value,
         reason=image.reason,
         levels=score_levels,
+        flagged_by=image.flagged_by,
     )
 
 
-def _record(score, label, path, regions, *, size, p_value, reason, levels):
+def columns_of(detector: Any) -> tuple[str, ...]:
+    """Columns of a table of what a detector says: an ensemble's has one more."""
+    return WITH_MEMBERS if hasattr(detector, "member_scores") else COLUMNS
+
+
+def _record(score, label, path, regions, *, size, p_value, reason, levels, flagged_by):
     return Record(
         path=path,
         verdict=_verdict(score, label, levels),
@@ -260,6 +294,7 @@ def _record(score, label, path, regions, *, size, p_value, reason, levels):
         size=size,
         modified=modified(path),
         reason=None if reason is None else _NUMBERED.sub("", reason),
+        flagged_by=flagged_by,
     )
 
 
@@ -371,6 +406,7 @@ def collected(
         made.add(image.map)
         seen.append(image._replace(map=None))
     warn_of_skipped(stream.skipped)
+    member_scores = _by_member(seen)
     return Inspection(
         scores=np.array([image.score for image in seen]),
         labels=np.array([image.label for image in seen]),
@@ -378,7 +414,21 @@ def collected(
         paths=[image.path for image in seen],
         skipped=[*stream.skipped],
         sizes=[image.size for image in seen],
+        member_scores=member_scores,
+        flagged_by=None if member_scores is None else [image.flagged_by for image in seen],
     )
+
+
+def _by_member(seen):
+    """Scores (n_images,) of each member by its name; None of a detector without members."""
+    told = [image.member_scores for image in seen]
+    names = next(filter(None, told), None)
+    if names is None:
+        return None
+    return {
+        name: np.array([math.nan if each is None else each[name] for each in told])
+        for name in names
+    }
 
 
 def warn_of_skipped(skipped: Sequence[SkippedImage]) -> None:

@@ -16,7 +16,7 @@ from .backbones.patches import rebatch
 from .contexts import plain
 from .data.images import NoneReadable, SkippedImage
 from .data.scales import ValueRange
-from .notes import N_EXAMPLES, Notes, warn_of_copies
+from .notes import N_EXAMPLES, Notes, digest_of, warn_of_copies
 from .runtime import aside, make_generator, twin_of
 from .suspects import Suspects
 from .validation import check_choice, check_count, check_finite
@@ -424,7 +424,7 @@ class MergeMixin:
         with team(self._n_jobs):
             stream, notes = detector._open(X), Notes(np.empty(0, np.int64))
             batches = detector._batches(
-                stream, "calibrate", learn=detector._known_alone(notes), needs_digest=True
+                stream, "calibrate", learn=detector._known_alone(notes), digest=digest_of
             )
             look = detector._look_again if self._calibrates_by_images else detector._show_again
             return look(batches, notes).to("cpu")

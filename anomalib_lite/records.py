@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 from .regions import Region
@@ -23,6 +24,9 @@ COLUMNS = (
     *("width", "height", "modified", "reason"),
 )
 """Columns of a table of records, in order."""
+
+WITH_MEMBERS = (*COLUMNS, "flagged_by")
+"""Those of a table of what an ensemble says."""
 
 _NUMBERS = {"anomaly_score", "severity", "p_value", "peak", "modified"}
 _COUNTS = {"left", "top", "right", "bottom", "area", "n_regions", "width", "height"}
@@ -54,6 +58,8 @@ class Record:
         When its file was written, in seconds since 1970.
     reason : str or None
         Why the image could not be read.
+    flagged_by : tuple of str
+        Names of the members of an ensemble that call the image anomalous.
     """
 
     path: str | None
@@ -66,9 +72,10 @@ class Record:
     size: tuple[int, int] | None = None
     modified: float | None = None
     reason: str | None = None
+    flagged_by: tuple[str, ...] = ()
 
-    def as_row(self) -> dict[str, Any]:
-        """Values by the names of :data:`COLUMNS`; None for what there is not.
+    def as_row(self, columns: Sequence[str] = COLUMNS) -> dict[str, Any]:
+        """Values by the names of columns; None for what there is not.
 
         Examples
         --------
@@ -78,7 +85,7 @@ class Record:
         """
         left, top, right, bottom = (None,) * 4 if self.region is None else self.region.box
         height, width = (None,) * 2 if self.size is None else self.size
-        return {
+        values = {
             "path": self.path,
             "verdict": self.verdict,
             "anomaly_score": _known(self.anomaly_score),
@@ -95,7 +102,9 @@ class Record:
             "height": height,
             "modified": self.modified,
             "reason": self.reason,
+            "flagged_by": ", ".join(self.flagged_by) or None,
         }
+        return {name: values[name] for name in columns}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
@@ -122,6 +131,7 @@ class Record:
             )
         box = tuple(known[side] for side in ("left", "top", "right", "bottom"))
         size = known["height"], known["width"]
+        flagged_by = _parsed("flagged_by", row.get("flagged_by"))
         return cls(
             path=known["path"],
             verdict=known["verdict"],
@@ -133,12 +143,16 @@ class Record:
             size=None if None in size else size,
             modified=known["modified"],
             reason=known["reason"],
+            flagged_by=() if flagged_by is None else tuple(flagged_by.split(", ")),
         )
 
 
-def as_json(record: Record) -> str:
+_TABLES = (COLUMNS, WITH_MEMBERS)
+
+
+def as_json(record: Record, columns: Sequence[str] = COLUMNS) -> str:
     """A record as one line of JSON, in ASCII, without the end of the line."""
-    return json.dumps(record.as_row(), allow_nan=False)
+    return json.dumps(record.as_row(columns), allow_nan=False)
 
 
 def from_json(line: str) -> Record:
@@ -156,16 +170,38 @@ def from_json(line: str) -> Record:
     True
     """
     row = json.loads(line)  # a JSONDecodeError is a ValueError
-    if not (isinstance(row, dict) and row.keys() == {*COLUMNS}):
+    if _columns_of(row) is None:
         raise ValueError("row: expected an object with the columns of a record.")
     return Record.from_row(row)
 
 
-CSV_HEAD = ",".join(COLUMNS)
-"""The first line of a table, without its end."""
+def columns_of_json(line: str) -> tuple[str, ...] | None:
+    """The columns of a table with this line; None if it is of no table."""
+    try:
+        return _columns_of(json.loads(line))
+    except ValueError:
+        return None
 
 
-def as_csv(record: Record) -> str:
+def _columns_of(row):
+    is_row = isinstance(row, dict)
+    return next((each for each in _TABLES if is_row and row.keys() == {*each}), None)
+
+
+def csv_head(columns: Sequence[str] = COLUMNS) -> str:
+    """The first line of a table, without its end."""
+    return ",".join(columns)
+
+
+CSV_HEAD = csv_head()
+
+
+def columns_of_csv(line: str) -> tuple[str, ...] | None:
+    """The columns of a table with this first line, its end included; None if it is no table."""
+    return {f"{csv_head(columns)}\n": columns for columns in _TABLES}.get(line)
+
+
+def as_csv(record: Record, columns: Sequence[str] = COLUMNS) -> str:
     """A record as a row of a CSV file, without the end of the line.
 
     It is one line unless the path has line breaks, which are then inside quotes.
@@ -177,26 +213,26 @@ def as_csv(record: Record) -> str:
     """
     text = io.StringIO(newline="")
     # what is part of the writer's line ends is quoted: a lone carriage return, too
-    csv.writer(text, lineterminator="\r\n").writerow(record.as_row().values())
+    csv.writer(text, lineterminator="\r\n").writerow(record.as_row(columns).values())
     return text.getvalue().removesuffix("\r\n")
 
 
-def from_csv(row: str) -> Record:
+def from_csv(row: str, columns: Sequence[str] = COLUMNS) -> Record:
     """The record of a row of a CSV file; ValueError if it is anything else."""
     try:
         (fields,) = csv.reader([row], strict=True)
     except csv.Error as error:
         raise ValueError(f"row: {error}.") from error
-    return _from_fields(fields)
+    return _from_fields(columns, fields)
 
 
-def write_csv(records: Iterable[Record], file: IO[str]) -> None:
+def write_csv(records: Iterable[Record], file: IO[str], columns: Sequence[str] = COLUMNS) -> None:
     """Write a table with a line of column names; an empty field is what there is not.
 
     ``file`` is open for text with ``newline=""``.
     """
-    file.write(f"{CSV_HEAD}\n")
-    file.writelines(f"{as_csv(record)}\n" for record in records)
+    file.write(f"{csv_head(columns)}\n")
+    file.writelines(f"{as_csv(record, columns)}\n" for record in records)
 
 
 def read_csv(file: IO[str]) -> Iterator[Record]:
@@ -209,19 +245,20 @@ def read_csv(file: IO[str]) -> Iterator[Record]:
     ValueError
         If it holds anything else; it names the line.
     """
-    if file.readline() != f"{CSV_HEAD}\n":
+    columns = columns_of_csv(file.readline())
+    if columns is None:
         raise ValueError(f"line 1: expected {CSV_HEAD}.")
     rows = csv.reader(file, strict=True)
     try:
-        yield from map(_from_fields, rows)
+        yield from map(partial(_from_fields, columns), rows)
     except (csv.Error, ValueError) as error:
         raise ValueError(f"line {1 + rows.line_num}: {error}") from error
 
 
-def _from_fields(fields):
-    if len(fields) != len(COLUMNS):
-        raise ValueError(f"row: expected {len(COLUMNS)} fields, got {len(fields)}.")
-    return Record.from_row(dict(zip(COLUMNS, fields, strict=True)))
+def _from_fields(columns, fields):
+    if len(fields) != len(columns):
+        raise ValueError(f"row: expected {len(columns)} fields, got {len(fields)}.")
+    return Record.from_row(dict(zip(columns, fields, strict=True)))
 
 
 def _known(value):

@@ -58,6 +58,26 @@ MUTATIONS = [
     ),
     Mutation("ensemble/detector.py", "member.false_alarm_rate = self", "self", "ensemble"),
     Mutation("ensemble/detector.py", "            self.detectors = before\n", "", "ensemble"),
+    Mutation(
+        "ensemble/detector.py", "is_flagged = seen.label == -1", "is_flagged = True", "ensemble"
+    ),
+    Mutation("ensemble/scales.py", "order[scaled[order] > threshold]", "order", "ensemble"),
+    Mutation(
+        "ensemble/scales.py", "np.cumsum(scaled[order])[:-1]", "scaled[order][:-1]", "ensemble"
+    ),
+    Mutation(
+        "ensemble/inputs.py",
+        "{without_patches(seen): whole}",
+        "{without_patches(seen): digest_of(pixels)}",
+        "ensemble",
+    ),
+    Mutation("decide/conformal.py", "flagged_by=None,", "", "ensemble"),
+    Mutation(
+        "cli/tables.py", "columns = found.pop() if found else columns", "", "cli/test_tables.py"
+    ),
+    Mutation("distributed/scoring.py", "            **told,\n", "", "distributed/test_scoring.py"),
+    Mutation("report/page.py", "row.append(flagged_by)", "pass", "report/test_page.py"),
+    Mutation("cli/scoring.py", "if record.flagged_by:", "if False:", "cli/test_inspect.py"),
     # -- workers of the command line
     Mutation("cli/fit.py", "if i not in left_out", "", "cli/test_clusters.py"),
     Mutation("cli/fit.py", '"skip" if args.skip_unreadable else', "", "cli/test_clusters.py"),

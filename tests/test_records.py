@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from anomalib_lite.records import (
     COLUMNS,
     CSV_HEAD,
+    WITH_MEMBERS,
     Record,
     as_csv,
     as_json,
     from_csv,
     from_json,
+    read_csv,
     write_csv,
 )
 from anomalib_lite.regions import Region
@@ -88,6 +91,17 @@ def test_pandas_reads_the_table(tmp_path):
 def test_numbers_are_exact():
     assert from_csv(as_csv(FULL)) == FULL
     assert from_json(as_json(FULL)) == FULL
+
+
+@pytest.mark.parametrize("names", [(), ("local",), ("größer", "a 'b' \n;c")])
+def test_members_that_flagged_are_read_back(names):
+    record = replace(FULL, flagged_by=names)
+    assert from_csv(as_csv(record, WITH_MEMBERS), WITH_MEMBERS) == record
+    assert from_json(as_json(record, WITH_MEMBERS)) == record
+    file = io.StringIO(newline="")
+    write_csv([record, FULL], file, WITH_MEMBERS)
+    assert [*read_csv(io.StringIO(file.getvalue(), newline=""))] == [record, FULL]
+    assert from_json(as_json(record)) == FULL and "flagged_by" not in as_json(record)
 
 
 def test_what_there_is_not_stays_so():

@@ -5,11 +5,12 @@ import shutil
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 
 from ..data.images import NoneReadable
 from ..data.names import find_images
+from ..inspection import columns_of
 from ..records import UNREADABLE, Record, as_json
 from ..report.figures import main_promise
 from ..texts import plural
@@ -40,8 +41,11 @@ def _tell_if_undecided(detector, console):
 class _Results:
     """Where records go, and what they add up to."""
 
-    def __init__(self, console: Console, tables: Tables, pictures: Pictures):
+    def __init__(
+        self, console: Console, tables: Tables, pictures: Pictures, columns: Sequence[str]
+    ):
         self._console, self._tables, self._pictures = console, tables, pictures
+        self._columns = columns
         self._verdicts, self._start = Counter(), time.perf_counter()
 
     def take(self, records: Iterable[Record]) -> None:
@@ -51,7 +55,9 @@ class _Results:
             self._tables.write(record)  # first: what is printed is not inspected again
             self._verdicts[record.verdict] += 1
             self._pictures.add(record)
-            self._console.result(as_json(record) if self._console.is_json else described(record))
+            is_json = self._console.is_json
+            line = as_json(record, self._columns) if is_json else described(record)
+            self._console.result(line)
         if self._verdicts.total() > n_before:
             self._tables.sync()
             self._pictures.update()
@@ -76,13 +82,14 @@ def _once(args, console, tables):
     if not paths:
         return NOT_DONE  # a mistake; tables stay as they are
     pictures = Pictures(args, detector, console)  # a mistake there leaves tables as they are
+    columns = columns_of(detector)
     with workers(args, console) as client:
-        results = _Results(console, tables, pictures)
+        results = _Results(console, tables, pictures, columns)
         records, folder = Inspector(detector).inspect(paths), None
         if client is not None:
             folder = tables.run_folder
             records = _begun(_by_workers(detector, paths, client, args.chunk, folder, console))
-        tables.replace()
+        tables.replace(columns)
         results.take(records)
     if folder is not None:
         shutil.rmtree(folder)  # of what is in the tables by now
@@ -121,15 +128,16 @@ def _watched(args, console, tables):
         recorded, detector = Recorded(), load_detector(args.detector)
         _tell_if_undecided(detector, console)
         inspector, pictures = Inspector(detector), Pictures(args, detector, console)
+        columns = columns_of(detector)
 
         def take(record):
             recorded.add_record(record)
             pictures.add_old(record)
 
-        tables.resume(take)
+        tables.resume(take, columns)
         console.say(f"watching; {plural(len(recorded), 'image')} in the table already")
         watch = Watch(args.images, recorded, console.say)
-        results = _Results(console, tables, pictures)
+        results = _Results(console, tables, pictures, columns)
         for records in rounds(watch, inspector.inspect, stop, args.interval):
             results.take(records)
         if watch.waiting:

@@ -130,6 +130,8 @@ def described(record: Record) -> str:
     parts.append(f"score {record.anomaly_score:<8.4g}")
     if record.p_value is not None:
         parts.append(f"p {record.p_value:.4f}")
+    if record.flagged_by:
+        parts.append(f"by {printable(', '.join(record.flagged_by))}")
     if record.region is not None and record.verdict == "anomalous":
         left, top, right, bottom = record.region.box
         share = record.region.area / (record.size[0] * record.size[1])

@@ -1,14 +1,26 @@
 """Tables of records that grow as images are inspected, and continue where they were cut off."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import islice, zip_longest
 from typing import BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ..records import CSV_HEAD, Record, as_csv, as_json, from_csv, from_json
+from ..records import (
+    COLUMNS,
+    CSV_HEAD,
+    WITH_MEMBERS,
+    Record,
+    as_csv,
+    as_json,
+    columns_of_csv,
+    columns_of_json,
+    csv_head,
+    from_csv,
+    from_json,
+)
 from .outputs import check_may_write
 
 _ADVICE = "Repair it, move it away, or give another name."
@@ -24,11 +36,13 @@ class _Row(NamedTuple):
 class _Format(NamedTuple):
     """How records are written."""
 
-    head: str
-    encode: Callable[[Record], str]
-    decode: Callable[[str], Record]
+    has_head: bool
+    columns: Callable[[str], Sequence[str] | None]  # by the first line
+    encode: Callable[[Record, Sequence[str]], str]
+    decode: Callable[[str, Sequence[str]], Record]
     rows: Callable[[BinaryIO], Iterator[_Row]]
-    may_be_cut: Callable[[bytes], bool]  # whether a crash may have left these bytes at the end
+    # whether a crash may have left these bytes at the end
+    may_be_cut: Callable[[bytes, Sequence[str]], bool]
 
 
 def _lines(file):
@@ -49,26 +63,30 @@ def _quoted_lines(file):
         yield _Row(b"".join(row), False)
 
 
-def _begins_as_json(data):
+def _begins_as_json(data, columns):
     start = b'{"path": '
     return start.startswith(data[: len(start)]) or not data.strip(b"\0")
 
 
-def _holds_no_rows(data):
+def _from_json(line, columns):
+    return from_json(line)  # which names its columns
+
+
+def _holds_no_rows(data, columns):
     """Whether a row without end hides none of those that follow, as a stray quote would."""
-    return not any(_is_row(line) for line in data.split(b"\n")[1:-1])
+    return not any(_is_row(line, columns) for line in data.split(b"\n")[1:-1])
 
 
-def _is_row(line):
+def _is_row(line, columns):
     try:
-        from_csv(_text(line))
+        from_csv(_text(line), columns)
     except ValueError:
         return False
     return True
 
 
-_CSV = _Format(f"{CSV_HEAD}\n", as_csv, from_csv, _quoted_lines, _holds_no_rows)
-_JSONL = _Format("", as_json, from_json, _lines, _begins_as_json)
+_CSV = _Format(True, columns_of_csv, as_csv, from_csv, _quoted_lines, _holds_no_rows)
+_JSONL = _Format(False, columns_of_json, as_json, _from_json, _lines, _begins_as_json)
 
 
 class _Table:
@@ -78,11 +96,14 @@ class _Table:
     ----------
     n_read, end, line : int
         Records, bytes of whole rows, and the line of the last row, that were read so far.
+    columns : sequence of str or None
+        Of the rows that were read; None of a file that has none.
     """
 
     def __init__(self, path: str, form: _Format):
         self.path, self._format = path, form
         self.n_read = self.end = self.line = 0
+        self.columns = None
         self._file = None
 
     @property
@@ -105,6 +126,7 @@ class _Table:
             If the file holds anything else; it names the line.
         """
         self.n_read = self.end = 0
+        self.columns = None
         self.line, next_line = 0, 1
         try:
             file = open(self.path, "rb")
@@ -123,16 +145,19 @@ class _Table:
 
     def _read(self, row):
         """A record; None of the first line and of a row that was cut off."""
-        head = self._format.head.encode()
-        if self.end == 0 and head:
-            if row.data != head and not (head.startswith(row.data) and not row.is_whole):
+        text = _text(row.data)
+        if self.end == 0 and row.is_whole:
+            self.columns = self._format.columns(text)
+        if self.end == 0 and self._format.has_head:
+            is_cut = not row.is_whole and csv_head(WITH_MEMBERS).startswith(text)
+            if self.columns is None and not is_cut:
                 self._refuse(f"expected the line {CSV_HEAD}")
         elif row.is_whole:
             try:
-                return self._format.decode(_text(row.data).removesuffix("\n"))
+                return self._format.decode(text.removesuffix("\n"), self.columns)
             except ValueError as error:
                 self._refuse(str(error).removeprefix("row: ").removesuffix("."))
-        elif not self._format.may_be_cut(row.data):
+        elif not self._format.may_be_cut(row.data, self.columns):
             self._refuse("the row does not end where it should")
         return None
 
@@ -141,16 +166,17 @@ class _Table:
             f"{self.path}, line {self.line}: not a table of inspections: {what}. {_ADVICE}"
         )
 
-    def open(self) -> None:
+    def open(self, columns: Sequence[str]) -> None:
         """Open for writing after the bytes that were read; the rest is cut off."""
+        self.columns = columns
         self._file = open(self.path, "ab", buffering=0)
         if not self.is_special:
             self._file.truncate(self.end)
-        if self.end == 0:
-            self._add(self._format.head)
+        if self.end == 0 and self._format.has_head:
+            self._add(f"{csv_head(columns)}\n")
 
     def write(self, record: Record) -> None:
-        self._add(f"{self._format.encode(record)}\n")
+        self._add(f"{self._format.encode(record, self.columns)}\n")
 
     def _add(self, text):
         """One call to the system, as a rule; it may take a part only, of a disk that is full."""
@@ -221,13 +247,13 @@ class Tables(AbstractContextManager):
             if not table.is_special:
                 next(table.records(), None)
 
-    def replace(self) -> None:
+    def replace(self, columns: Sequence[str] = COLUMNS) -> None:
         """Start anew: what the files hold is lost."""
         for table in self._tables:
             table.end = 0
-            table.open()
+            table.open(columns)
 
-    def resume(self, take: Callable[[Record], object]) -> None:
+    def resume(self, take: Callable[[Record], object], columns: Sequence[str] = COLUMNS) -> None:
         """Go on: what the files hold is kept, and a last row that was cut off is removed.
 
         If one of two tables is ahead of the other, that one is given what it lacks.
@@ -236,12 +262,14 @@ class Tables(AbstractContextManager):
         ----------
         take : callable
             Given each record of the tables.
+        columns : sequence of str
+            Of new tables; those that hold rows keep theirs.
 
         Raises
         ------
         ValueError
-            If a file holds something else, or the two tables are not of the same images; nothing
-            is changed then.
+            If a file holds something else, or the two tables are not of the same images or do not
+            have the same columns; nothing is changed then.
         """
         for table in self._tables:
             if table.is_special:
@@ -252,10 +280,15 @@ class Tables(AbstractContextManager):
                 places = " and ".join(f"{each.path}, line {each.line}" for each in self._tables)
                 raise ValueError(f"{places}: expected the same image in both tables. {_ADVICE}")
             take(known[0])
+        found = {table.columns for table in self._tables} - {None}
+        if len(found) > 1:
+            places = " and ".join(each.path for each in self._tables)
+            raise ValueError(f"{places}: expected the same columns in both tables. {_ADVICE}")
+        columns = found.pop() if found else columns
         counts = [table.n_read for table in self._tables]
         ahead = self._tables[counts.index(max(counts))]
         for table, n_read in zip(self._tables, counts, strict=True):
-            table.open()
+            table.open(columns)
             if n_read < max(counts):
                 for record in islice(ahead.records(), n_read, None):
                     table.write(record)

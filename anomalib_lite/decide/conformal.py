@@ -490,6 +490,8 @@ class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin
             p_values=fitted._p_values_of(scores),
             score_levels=fitted.score_levels(),
             map_levels=None if heats is None else fitted.map_levels(),
+            member_scores=None,  # members are flagged at another threshold
+            flagged_by=None,
         )
 
     @available_if(_has("iter_inspect"))
@@ -522,10 +524,13 @@ class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin
                     fitted._p_values_of(scores),
                 )
             )
-            heat = by_each[0].map
+            image = by_each[0]
+            heat = image.map
             if heat is not None and len(by_each) > 1:
                 heat = _mean_maps(image.map for image in by_each)
-            yield by_each[0]._replace(score=score, label=label, map=heat, p_value=p_value)
+            yield InspectedImage(
+                score, label, heat, image.path, image.reason, image.size, p_value=p_value
+            )
 
     def score_levels(self) -> ScoreLevels:
         """What is normal and what is not in anomaly scores (higher = more anomalous).

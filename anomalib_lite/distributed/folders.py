@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ..annotations import Path as PathLike
 from ..inspection import modified
 from ..io.files import write_file
-from ..records import CSV_HEAD, Record, as_csv, read_csv
+from ..records import COLUMNS, Record, as_csv, csv_head, read_csv
 from .chunks import Chunk
 
 TABLE = "records.csv"
@@ -24,7 +24,6 @@ _MANIFEST, _CHUNKS, _LOCK = "run.json", "chunks", ".lock"
 _FORMAT = 1
 _UNFINISHED = ".saving-*"  # of write_file, by a client that was killed
 _CHUNK = re.compile(r"(\d{7,})\.csv")
-_HEAD = f"{CSV_HEAD}\n".encode()
 _ADVICE = "Remove this folder, or write to another place."
 
 
@@ -55,6 +54,8 @@ class RunFolder(AbstractContextManager):
         Made where it is not there.
     run : dict
         What tells this run from others, by name: JSON values.
+    columns : sequence of str
+        Of the table.
 
     Attributes
     ----------
@@ -69,9 +70,10 @@ class RunFolder(AbstractContextManager):
         If the folder is that of another run, holds anything else, or another client writes there.
     """
 
-    def __init__(self, folder: PathLike, run: dict[str, Any]):
+    def __init__(self, folder: PathLike, run: dict[str, Any], columns: Sequence[str] = COLUMNS):
         self._folder = Path(os.fsdecode(folder))
         self._run = {"format": _FORMAT, **run}
+        self._columns, self._head = columns, f"{csv_head(columns)}\n".encode()
         self.table, self._chunks = self._folder / TABLE, self._folder / _CHUNKS
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -161,8 +163,8 @@ class RunFolder(AbstractContextManager):
 
     def write(self, chunk: Chunk, records: Iterable[Record]) -> None:
         """Write the records of a chunk, all or none."""
-        text = "".join(f"{as_csv(record)}\n" for record in records)
-        write_file(self._path(chunk.number), _HEAD + text.encode("utf-8", "surrogateescape"))
+        text = "".join(f"{as_csv(record, self._columns)}\n" for record in records)
+        write_file(self._path(chunk.number), self._head + text.encode("utf-8", "surrogateescape"))
         self.done.add(chunk.number)
 
     def read(self, chunk: Chunk) -> list[Record]:
@@ -180,8 +182,8 @@ class RunFolder(AbstractContextManager):
 
     def finish(self, chunks: Iterable[Chunk]) -> None:
         """Make one table of all chunks, which are all done, and remove them."""
-        parts = (self._path(chunk.number).read_bytes().removeprefix(_HEAD) for chunk in chunks)
-        write_file(self.table, (part for some in ([_HEAD], parts) for part in some))
+        parts = (self._path(chunk.number).read_bytes().removeprefix(self._head) for chunk in chunks)
+        write_file(self.table, (part for some in ([self._head], parts) for part in some))
         self._clear()
 
     def records(self, paths: Sequence[str]) -> Iterator[Record]:

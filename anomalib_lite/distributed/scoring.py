@@ -12,9 +12,9 @@ from ..annotations import Path
 from ..data.images import NoneReadable, SkippedImage
 from ..data.scales import Scaling
 from ..deploy.reader import OnnxDetector
-from ..inspection import Inspection, warn_of_skipped
+from ..inspection import Inspection, columns_of, warn_of_skipped
 from ..io.persistence import SaveMixin, digest_of
-from ..records import UNREADABLE, Record
+from ..records import COLUMNS, UNREADABLE, Record
 from ..runtime import progress
 from ..validation import check_choice, check_count
 from .cargo import pickled
@@ -75,8 +75,8 @@ def inspect(
     Returns
     -------
     inspection : Inspection
-        Without maps, which stay on the workers; the regions are in the table. Images that cannot
-        be read are listed in ``skipped``.
+        Without maps and ``member_scores``, which stay on the workers; the regions are in the table.
+        Images that cannot be read are listed in ``skipped``.
 
     Raises
     ------
@@ -113,6 +113,8 @@ def inspect(
     undecided = 0 if math.isnan(getattr(detector, "offset_", math.nan)) else 1
     seen = _collected(records, paths, undecided)
     warn_of_skipped(seen.skipped)
+    if columns_of(detector) == COLUMNS:
+        seen = seen._replace(flagged_by=None)
     return seen._replace(score_levels=wanted.score_levels, map_levels=wanted.map_levels)
 
 
@@ -208,21 +210,23 @@ def _wanted(detector, regions, on_error):
 def _records(detector, paths, client, wanted, out, chunk, verbose):
     """See :func:`iter_records`; checks come before the first step."""
     check_count("chunk", chunk)
-    engine = engine_of(client)
+    engine, columns = engine_of(client), columns_of(detector)
 
     def each():
-        with nullcontext() if out is None else RunFolder(out, run()) as folder:
+        with nullcontext() if out is None else RunFolder(out, run(), columns) as folder:
             if folder is not None and folder.is_complete:
                 yield from folder.records(paths)
                 return
             yield from _Call(detector, paths, engine, wanted, folder, chunk).records(verbose)
 
     def run():
+        told = {} if columns == COLUMNS else {"columns": [*columns]}
         return {
             "detector": _digest_of(detector),
             "images": digest_of_paths(paths),
             "chunk": chunk,
             "regions": wanted.map_levels is not None,
+            **told,
         }
 
     return each()
@@ -380,13 +384,15 @@ def _collected(records, paths, undecided):
     """An Inspection without levels; ``undecided`` is the label of images without a verdict."""
     labels = {**_LABELS, "undecided": undecided}
     scores, given, p_values = array("d"), array("b"), array("d")
-    sizes, skipped, known = [], [], {}
+    sizes, skipped, flagged_by, known = [], [], [], {}
     for i, record in enumerate(records):
         is_read = record.verdict != UNREADABLE
         scores.append(-record.anomaly_score if is_read else math.nan)
         given.append(labels[record.verdict])
         p_values.append(math.nan if record.p_value is None else record.p_value)
-        sizes.append(known.setdefault(record.size, record.size))  # one tuple for all that agree
+        # one tuple for all that agree
+        sizes.append(known.setdefault(record.size, record.size))
+        flagged_by.append(known.setdefault(record.flagged_by, record.flagged_by))
         if not is_read:
             skipped.append(_skipped(i, record))
     p_values = np.array(p_values)
@@ -398,4 +404,5 @@ def _collected(records, paths, undecided):
         skipped=skipped,
         sizes=sizes,
         p_values=None if np.isnan(p_values).all() else p_values,
+        flagged_by=flagged_by,
     )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any, Self
@@ -13,12 +14,11 @@ from sklearn.base import clone
 from ..annotations import Device, Images, RandomState, Size
 from ..backbones.maps import MapRenderer
 from ..base import BaseDetector
-from ..contexts import plain
 from ..inspection import MapLevels
-from ..notes import Notes, digest_of
+from ..notes import Notes
 from ..runtime import draw_seed, exact_dtype, inner_fit, make_generator, seed_estimator, twin_of
-from ..validation import as_pair, check_choice, check_finite
-from .inputs import JointInput, described, parts_of, without_patches
+from ..validation import as_pair, check_choice
+from .inputs import JointInput, described, digests_of, parts_of, without_patches
 from .lockstep import learn_together
 from .panel import Panels
 from .scales import COMBINATIONS, Scales
@@ -292,13 +292,16 @@ class DetectorEnsemble(BaseDetector):
             partial(_learned, member, n_images, make_generator(member.random_state))
             for member in members
         ]
+        batches = replace(
+            batches,
+            digest=partial(digests_of, self.input_),
+            learn=partial(self._note_by_each, batches.learn, notes),
+        )
         own = {place: members[place].backbone_ for place in sharing.readers}
         try:
             for place, reader in sharing.readers.items():
                 members[place].backbone_ = reader
-            found = learn_together(
-                learns, lambda work: self._deliveries(batches, work, sharing, notes)
-            )
+            found = learn_together(learns, lambda work: self._deliveries(batches, work, sharing))
         finally:
             for place, backbone in own.items():
                 if members[place].backbone_ is sharing.readers[place]:
@@ -321,14 +324,21 @@ class DetectorEnsemble(BaseDetector):
                     f"sample, got {len(column)}. Fit on more."
                 )
 
-    def _deliveries(self, batches, work, sharing, notes):
+    def _note_by_each(self, learn, notes, image, pixels, digests):
+        """Let the ensemble, and each member, take note of an image."""
+        learn(image, pixels, digests.whole)
+        parts = parts_of(self.input_, pixels[None])
+        for member, noted in zip(self.members_, notes, strict=True):
+            seen = without_patches(member.input_)
+            member._note(noted, image, parts[seen][0], digests.parts[seen])
+
+    def _deliveries(self, batches, work, sharing):
         """For each batch what is handed to each member, who has taken note of its images."""
         members = self.members_
         seen = [without_patches(member.input_) for member in members]
 
         def work_on(images, batch):
             parts = parts_of(self.input_, batch)
-            digests = {each: [*map(digest_of, part)] for each, part in parts.items()}
             results, watch = [], Watch(parts.values())
             try:
                 for place, each in enumerate(seen):
@@ -336,13 +346,9 @@ class DetectorEnsemble(BaseDetector):
                     watch.check(members[place])
             finally:
                 sharing.forget()
-            return parts, digests, results
+            return results
 
-        for images, (parts, digests, results) in batches.each(work_on):
-            for member, each, noted in zip(members, seen, notes, strict=True):
-                mine = zip(images, parts[each], digests[each], strict=True)
-                for image, pixels, digest in mine:
-                    member._note(noted, image, pixels, digest)
+        for images, results in batches.each(work_on):
             yield [(images, result) for result in results]
 
     def _keep_examples(self, notes):
@@ -363,7 +369,6 @@ class DetectorEnsemble(BaseDetector):
 
     # -- scoring ----------------------------------------------------------------------------------
 
-    @plain
     def member_scores(self, X: Images) -> np.ndarray:
         """What each member says of images, in standard deviations above its mean normal score.
 
@@ -383,13 +388,7 @@ class DetectorEnsemble(BaseDetector):
         ValueError
             If an image cannot be read or checked; it names the image.
         """
-        detector, found = self._scoring_twin(), []
-        for images, (scaled, _) in detector._checked_batches(detector._open(X), "score").map(
-            partial(detector._look_by_members, maps=False)
-        ):
-            check_finite(scaled, images)
-            found.append(scaled.cpu().numpy())
-        return np.concatenate(found)
+        return np.stack([*self.inspect(X, maps=False).member_scores.values()], 1)
 
     def map_levels(self) -> MapLevels:
         """What is normal and what is not in the values of anomaly maps.
@@ -407,19 +406,28 @@ class DetectorEnsemble(BaseDetector):
         return MapLevels(0.0, max(detector.scales_.heat(i, x) for i, x in enumerate(thresholds)))
 
     def _infer(self, batch):
-        scaled, grids = self._look_by_members(batch, maps=True)
-        return self.scales_.combined(scaled), torch.stack(grids).amax(0)
+        scores, grids, _ = self._told(batch, maps=True)
+        return scores, grids
 
     def _score(self, batch):
-        scaled, _ = self._look_by_members(batch, maps=False)
-        return self.scales_.combined(scaled)
+        return self._told(batch, maps=False)[0]
 
-    def _look_by_members(self, batch, *, maps):
-        """Scaled scores (B, k) and maps, each (B, rows, columns), of all members."""
-        parts = parts_of(self.input_, batch)
-        told = self._panel().look(parts, maps=maps)
+    def _told(self, batch, *, maps):
+        """Anomaly scores (B,), grids (B, rows, columns) or None, and scaled scores (B, k)."""
+        told = self._panel().look(parts_of(self.input_, batch), maps=maps)
         scores = [scores.to(batch.device, exact_dtype(batch.device)) for scores, _ in told]
-        return self.scales_.scaled(torch.stack(scores, 1)), [heat for _, heat in told]
+        scaled = self.scales_.scaled(torch.stack(scores, 1))
+        grids = torch.stack([heat for _, heat in told]).amax(0) if maps else None
+        return self.scales_.combined(scaled), grids, scaled
+
+    def _inspected_one(self, image, score, heat, scaled):
+        seen = super()._inspected_one(image, score, heat, scaled)
+        is_flagged = seen.label == -1
+        places = self.scales_.flagging(np.array(scaled), -self.offset_) if is_flagged else ()
+        return seen._replace(
+            member_scores=dict(zip(self.names_, scaled, strict=True)),
+            flagged_by=tuple(self.names_[place] for place in places),
+        )
 
     def _panel(self):
         return self._panels_.get(self.members_, self.scales_, self.input_)
@@ -480,10 +488,11 @@ def _named(detectors):
         named.append((name, each))
     names = [name for name, _ in named]
     for name in names:
-        if not name or names.count(name) > 1 or "__" in name or name in _OWN_PARAMS:
+        is_odd = not name or "__" in name or "," in name
+        if is_odd or names.count(name) > 1 or name in _OWN_PARAMS:
             raise ValueError(
-                f"detectors: expected names that differ, without '__', and that are no parameters "
-                f"of the ensemble, got {', '.join(map(repr, names))}."
+                f"detectors: expected names that differ, without '__' or ',', and that are no "
+                f"parameters of the ensemble, got {', '.join(map(repr, names))}."
             )
     return named
 

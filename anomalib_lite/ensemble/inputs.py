@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 from ..data.images import CheckedImage
 from ..data.inputs import NetworkInput
+from ..notes import digest_of
 
 _APART = 0.02  # of an image's side, by which crops may differ
 
@@ -109,6 +111,38 @@ def parts_of(seen: NetworkInput, batch: torch.Tensor) -> dict[NetworkInput, torc
     if isinstance(seen, JointInput):
         return dict(zip(seen.inputs, seen.parts(batch), strict=True))
     return {without_patches(seen): batch}
+
+
+class Digests(NamedTuple):
+    """Digests of what an ensemble's networks see of an image.
+
+    Attributes
+    ----------
+    whole : int
+        Of all of it.
+    parts : dict of NetworkInput to int
+        Of each network's input, by what made it, :func:`without_patches`.
+    """
+
+    whole: int
+    parts: dict[NetworkInput, int]
+
+
+def digests_of(seen: NetworkInput, pixels: torch.Tensor) -> Digests:
+    """Digests of a network input (3, h, w), or of a row (1, 1, n) of several.
+
+    Examples
+    --------
+    >>> seen = NetworkInput.raw(64)
+    >>> digests = digests_of(seen, torch.zeros(3, 64, 64))
+    >>> digests.parts[without_patches(seen)] == digests.whole
+    True
+    """
+    whole = digest_of(pixels)
+    if not isinstance(seen, JointInput):
+        return Digests(whole, {without_patches(seen): whole})
+    parts = parts_of(seen, pixels[None])
+    return Digests(whole, {each: digest_of(part[0]) for each, part in parts.items()})
 
 
 def _corners(seen):

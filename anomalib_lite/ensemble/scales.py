@@ -71,6 +71,31 @@ class Scales:
         """One anomaly score (n,) of several (n, k)."""
         return scaled.amax(1) if self.combination == "max" else scaled.sum(1)
 
+    def flagging(self, scaled: np.ndarray, threshold: float) -> np.ndarray:
+        """Places of the members that call an image anomalous, those that find most first.
+
+        ``"max"``: those whose scores are above the threshold. ``"sum"``: the fewest whose scores
+        add up to more than it.
+
+        Parameters
+        ----------
+        scaled : ndarray of shape (k,)
+            Of an image that is anomalous.
+        threshold : float
+
+        Examples
+        --------
+        >>> levels = [MapLevels(0.0, 1.0)] * 3
+        >>> scales = Scales.of(np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]), levels, "sum")
+        >>> scales.flagging(np.array([1.0, 2.0, 9.0]), 10.0).tolist()
+        [2, 1]
+        """
+        order = np.argsort(-scaled, kind="stable")
+        if self.combination == "max":
+            return order[scaled[order] > threshold]
+        are_too_few = np.cumsum(scaled[order])[:-1] <= threshold
+        return order[: 1 + are_too_few.sum()]
+
     def heat(self, place: int, maps: torch.Tensor | float) -> torch.Tensor | float:
         """Values of a member's maps on a scale on which 0 is normal, and 1 too much."""
         normal, threshold = self.map_levels[place].tolist()

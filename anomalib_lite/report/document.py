@@ -125,6 +125,11 @@ def box_of(record: Record) -> dict[str, Any] | None:
     }
 
 
+def members_of(record: Record) -> str:
+    """Which members of an ensemble flagged an image, in words; empty if none."""
+    return printable(", ".join(record.flagged_by))
+
+
 def figure_of(index: int, tile: Tile, record: Record, names: Names) -> dict[str, Any]:
     """What templates say of a picture."""
     return {
@@ -134,6 +139,7 @@ def figure_of(index: int, tile: Tile, record: Record, names: Names) -> dict[str,
         "path": names.shown[index],
         "record": record,
         "box": box_of(record),
+        "flagged_by": members_of(record),
     }
 
 

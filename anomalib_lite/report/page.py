@@ -23,7 +23,15 @@ from ..texts import plural, printable
 from ..validation import check_choice, check_count
 from . import charts
 from .choices import choose
-from .document import Names, as_json, figure_of, map_levels_of, render, short_number
+from .document import (
+    Names,
+    as_json,
+    figure_of,
+    map_levels_of,
+    members_of,
+    render,
+    short_number,
+)
 from .figures import (
     Share,
     Truth,
@@ -333,8 +341,8 @@ class Page:
         return as_json([self._row(i, record) for i, record in enumerate(self.records)])
 
     def _row(self, index, record):
-        """A row as short as can be: absent values are 0 or null; see page.js."""
-        region = record.region
+        """A row as short as can be: absent values are 0 or null, or not at the end; see page.js."""
+        region, flagged_by = record.region, members_of(record)
         row = [
             self._names.shown[index],
             _KINDS.index(record.verdict),
@@ -346,8 +354,10 @@ class Page:
             0 if record.size is None else [*record.size[::-1]],
             0 if record.modified is None else round(record.modified),
         ]
-        if self.y is not None:
-            row.append(int(self.y[index]))
+        if self.y is not None or flagged_by:
+            row.append(0 if self.y is None else int(self.y[index]))
+        if flagged_by:
+            row.append(flagged_by)
         return row
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 from stories import make_story, printed_json, saved
 from worlds import scratched, stripes
 
-from anomalib_lite import ConformalDetector, PaDiM, load
+from anomalib_lite import ConformalDetector, DetectorEnsemble, PaDiM, load
 from anomalib_lite.cli import main
-from anomalib_lite.records import COLUMNS, from_json
+from anomalib_lite.records import COLUMNS, from_json, read_csv
 
 
 @pytest.fixture
@@ -179,6 +179,24 @@ def test_odd_names_have_a_line_each(home, capsys):
     assert inspect(*in_csv) == 0
     os.rename("odd/-x.png", "-x.png")
     assert inspect("--", "-x.png") == 0
+
+
+def test_who_of_an_ensemble_flagged(home, capsys):
+    parts = [("fine", PaDiM(image_size=64, n_features=10)), ("coarse", PaDiM(image_size=32))]
+    both = DetectorEnsemble(parts, false_alarm_rate=0.1, random_state=0).fit("good")
+    both.save("part.alite")
+    assert inspect("new", "--csv", "t.csv", "--jsonl", "t.jsonl") == 1
+    lines = capsys.readouterr().out.splitlines()
+    flagged = both.inspect("new").flagged_by
+    assert {len(names) for names in flagged} > {0}
+    for line, names in zip(lines, flagged, strict=True):
+        assert (f"  by {', '.join(names)}  " in line) == bool(names)
+    assert inspect("new", "--json", "--quiet") == 1
+    printed = capsys.readouterr().out
+    assert printed == Path("t.jsonl").read_text()
+    assert [from_json(line).flagged_by for line in printed.splitlines()] == flagged
+    with open("t.csv", newline="") as file:
+        assert [record.flagged_by for record in read_csv(file)] == flagged
 
 
 def test_a_watch_needs_a_table(home, capsys):

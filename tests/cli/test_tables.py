@@ -1,12 +1,22 @@
 """Tables that go on where they were cut off."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anomalib_lite.cli.tables import Tables
-from anomalib_lite.records import CSV_HEAD, Record, as_csv, as_json, from_csv, from_json
+from anomalib_lite.records import (
+    COLUMNS,
+    CSV_HEAD,
+    WITH_MEMBERS,
+    Record,
+    as_csv,
+    as_json,
+    from_csv,
+    from_json,
+)
 from anomalib_lite.regions import Region
 
 RECORDS = [
@@ -63,6 +73,52 @@ def test_a_table_cut_at_any_byte_goes_on_without_loss(both, kept):
         there = resume(csv, jsonl)
         assert there == RECORDS[: len(there)]
         assert held([both[kept]]) == [whole], end
+
+
+def with_members(csv, jsonl, records, columns):
+    with Tables(csv, jsonl) as tables:
+        there = []
+        tables.resume(there.append, columns)
+        for record in records[len(there) :]:
+            tables.write(record)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_table_of_an_ensemble_cut_at_any_byte_goes_on_without_loss(both, kept):
+    records = [replace(RECORDS[0], flagged_by=("a", "b")), *RECORDS[1:]]
+    csv, jsonl = (both[0], None) if kept == 0 else (None, both[1])
+    with_members(csv, jsonl, records, WITH_MEMBERS)
+    [whole] = held([both[kept]])
+    assert b"flagged_by" in whole and b"a, b" in whole
+    for end in range(len(whole)):
+        put([both[kept]], whole[:end])
+        with_members(csv, jsonl, records, WITH_MEMBERS)
+        assert held([both[kept]]) == [whole], end
+
+
+@pytest.mark.parametrize("known", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize(("old", "new"), [(COLUMNS, WITH_MEMBERS), (WITH_MEMBERS, COLUMNS)])
+def test_a_table_that_goes_on_keeps_its_columns(both, old, new, known):
+    """So does one beside it that is new."""
+    records = [replace(each, flagged_by=("a",)) for each in RECORDS]
+    some = [path if place in known else None for place, path in enumerate(both)]
+    with_members(*some, records[:2], old)
+    with_members(*both, records, new)
+    with_members(*both, records, new)
+    data = held(both)
+    for path in both:
+        os.remove(path)
+    with_members(*both, records, old)
+    assert held(both) == data
+
+
+def test_tables_of_different_columns_are_not_touched(both):
+    with_members(both[0], None, RECORDS, COLUMNS)
+    with_members(None, both[1], RECORDS, WITH_MEMBERS)
+    data = held(both)
+    with pytest.raises(ValueError, match="the same columns in both tables"):
+        with_members(*both, RECORDS, COLUMNS)
+    assert held(both) == data
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 40, b'"new/\xff\n'])

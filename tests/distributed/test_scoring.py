@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import signal
@@ -39,7 +40,7 @@ def exported(tmp_path_factory):
     return OnnxDetector(toys.write(tmp_path_factory.mktemp("toy") / "toy.onnx"))
 
 
-@pytest.fixture(params=["PatchCore", "PaDiM", "Conformal", "Conformal, cv", "exported"])
+@pytest.fixture(params=["PatchCore", "PaDiM", "Ensemble", "Conformal", "Conformal, cv", "exported"])
 def detector(request):
     if request.param == "exported":
         return request.getfixturevalue("exported")
@@ -60,6 +61,7 @@ def check_as_here(detector, paths, client, folder, chunk=3):
     assert same(seen.scores, here.scores) and same(seen.labels, here.labels)
     assert same(seen.p_values, here.p_values)
     assert seen.maps is None
+    assert seen.flagged_by == here.flagged_by
     assert (seen.paths, seen.skipped, seen.sizes) == (here.paths, here.skipped, here.sizes)
     assert (seen.score_levels, seen.map_levels) == (here.score_levels, here.map_levels)
     here.to_csv(folder / "here.csv")
@@ -111,6 +113,23 @@ def test_nothing_readable_is_an_error(tmp_path, threads):
     with pytest.raises(ValueError) as there:
         inspect(fitted("PaDiM"), paths, threads, chunk=2)
     assert str(there.value) == str(here.value)
+
+
+@pytest.mark.filterwarnings(SKIPPED)
+def test_workers_say_which_member_flagged(paths, threads, tmp_path):
+    ensemble, out = fitted("Ensemble"), tmp_path / "run"
+    first = inspect(ensemble, paths, threads, out=out, chunk=4)
+    assert {names for names in first.flagged_by} > {()}
+    again = inspect(ensemble, paths, threads, out=out, chunk=4)  # of the table
+    assert (
+        again.flagged_by
+        == first.flagged_by
+        == ensemble.inspect(paths, maps=False, on_error="skip").flagged_by
+    )
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**run, "columns": None}))  # of an earlier version
+    with pytest.raises(ValueError, match="another value of columns"):
+        inspect(ensemble, paths, threads, out=out, chunk=4)
 
 
 @pytest.mark.filterwarnings(SKIPPED)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from worlds import scratched, stripes
 
-from anomalib_lite import ConformalDetector, PaDiM, PatchCore
+from anomalib_lite import ConformalDetector, DetectorEnsemble, PaDiM, PatchCore
 
 
 class Watched(PaDiM):
@@ -85,6 +85,10 @@ def fitted(name):
     padim = PaDiM(n_features=10, **common)
     if name == "PaDiM":
         return padim.fit(stripes(20))
+    if name == "Ensemble":
+        coarse = PaDiM(n_features=10, image_size=32)
+        both = DetectorEnsemble([padim, coarse], false_alarm_rate=0.05, random_state=0)
+        return both.fit(stripes(20))
     method = {"Conformal": "split", "Conformal, cv": "cv"}[name]
     return ConformalDetector(padim, method=method, false_alarm_rate=0.1, random_state=0).fit(
         stripes(24)

@@ -3,10 +3,12 @@
 import copy
 import pickle
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from worlds import scratched, stripes
@@ -23,9 +25,12 @@ from anomalib_lite import (
 from anomalib_lite.backbones import backbone
 from anomalib_lite.backbones.backbone import Backbone
 from anomalib_lite.data.images import ImageStream
+from anomalib_lite.ensemble import inputs
 from anomalib_lite.ensemble.scales import Scales
-from anomalib_lite.inspection import MapLevels
+from anomalib_lite.inspection import MapLevels, columns_of
 from anomalib_lite.io.persistence import digest_of
+from anomalib_lite.notes import digest_of as digest_of_input
+from anomalib_lite.records import COLUMNS, WITH_MEMBERS, read_csv
 from anomalib_lite.testing import Subject, fingerprint, parametrize_with_checks
 
 NORMAL, ODD = stripes(20), scratched(3)
@@ -141,6 +146,110 @@ def test_maps_show_the_highest_of_the_members(fitted):
     np.testing.assert_allclose(heats, expected, atol=0.1 * expected.max())
 
 
+# -- who flagged ----------------------------------------------------------------------------------
+
+
+MIXED = np.concatenate([stripes(4, seed=5), ODD, (stripes(2, seed=6) * 0.7).astype(np.uint8)])
+
+
+def told(ensemble, images, **options):
+    """What ``iter_inspect`` says of members, as ``inspect`` has it."""
+    each = [*ensemble.iter_inspect(images, maps=False, **options)]
+    names = ensemble.names_
+    scores = {name: [image.member_scores[name] for image in each] for name in names}
+    return scores, [image.flagged_by for image in each]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_members_above_the_threshold_flag_an_image(fitted, n_jobs):
+    later = pickle.loads(pickle.dumps(fitted)).set_params(n_jobs=n_jobs)
+    seen, threshold = later.inspect(MIXED), -later.offset_
+    expected = []
+    for row in later.member_scores(MIXED).tolist():
+        above = [pair for pair in zip(row, later.names_, strict=True) if pair[0] > threshold]
+        expected.append(tuple(name for _, name in sorted(above, reverse=True)))
+    assert seen.flagged_by == expected
+    assert {len(names) for names in expected} > {0, 3}
+    assert [bool(names) for names in expected] == (seen.labels == -1).tolist()
+    np.testing.assert_array_equal(
+        np.stack([seen.member_scores[name] for name in later.names_], 1),
+        later.member_scores(MIXED),
+    )
+    assert told(later, MIXED) == (
+        {name: scores.tolist() for name, scores in seen.member_scores.items()}, expected,
+    )  # fmt: skip
+    assert [record.flagged_by for record in seen.records()] == expected
+
+
+def test_the_fewest_members_that_suffice_for_a_sum():
+    rng = np.random.default_rng(0)
+    scales = Scales(np.zeros(4), np.ones(4), np.array([[0.0, 1.0]] * 4), "sum")
+    sizes = set()
+    for _ in range(200):
+        scaled, threshold = rng.normal(2, 2, 4), rng.uniform(-1, 8)
+        if scaled.sum() <= threshold:
+            continue
+        enough = [
+            {*some}
+            for n in range(1, 5)
+            for some in combinations(range(4), n)
+            if scaled[[*some]].sum() > threshold
+        ]
+        found = scales.flagging(scaled, threshold).tolist()
+        assert {*found} in [some for some in enough if len(some) == len(enough[0])]
+        assert found == sorted(found, key=lambda place: -scaled[place])
+        sizes.add(len(found))
+    assert sizes == {1, 2, 3, 4}
+
+
+def test_members_share_in_a_sum():
+    both = ensemble(combine="sum").fit(NORMAL)
+    seen = both.inspect(MIXED)
+    assert [bool(names) for names in seen.flagged_by] == (seen.labels == -1).tolist()
+    for names, scores in zip(seen.flagged_by, both.member_scores(MIXED), strict=True):
+        own = [scores[both.names_.index(name)] for name in names]
+        assert not own or sum(own[:-1]) <= -both.offset_ < sum(own)
+
+
+def test_without_a_threshold_nobody_flags():
+    both = ensemble([Brightness(aside=slice(0, 10)), Brightness(aside=slice(10, None))])
+    with pytest.warns(UserWarning, match="cannot calibrate the threshold"):
+        both.fit(NORMAL)
+    seen = both.inspect(ODD)
+    assert seen.flagged_by == [()] * 3 and np.isfinite(seen.member_scores["brightness-1"]).all()
+
+
+def test_nobody_flags_what_cannot_be_read(fitted, tmp_path):
+    Image.fromarray(ODD[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no image")
+    with pytest.warns(UserWarning, match="1 image was skipped"):
+        seen = fitted.inspect(tmp_path, on_error="skip")
+    assert seen.flagged_by[0] and seen.flagged_by[1] == ()
+    assert np.isnan([scores[1] for scores in seen.member_scores.values()]).all()
+    assert seen.records()[1].flagged_by == ()
+
+
+def test_tables_say_who_flagged(fitted, tmp_path):
+    seen = fitted.inspect(MIXED)
+    frame = seen.to_frame()
+    assert tuple(frame.columns) == WITH_MEMBERS
+    assert frame["flagged_by"].fillna("").tolist() == [", ".join(each) for each in seen.flagged_by]
+    seen.to_csv(tmp_path / "seen.csv")
+    with open(tmp_path / "seen.csv", newline="") as file:
+        assert [record.flagged_by for record in read_csv(file)] == seen.flagged_by
+    alone = fitted.members_[0].inspect(MIXED)
+    assert alone.flagged_by is None and alone.member_scores is None
+    assert tuple(alone.to_frame().columns) == COLUMNS
+
+
+def test_a_detector_around_an_ensemble_has_no_members(fitted):
+    detector = ConformalDetector(ensemble(), false_alarm_rate=0.2, random_state=0).fit(NORMAL)
+    seen, streamed = detector.inspect(ODD), next(detector.iter_inspect(ODD))
+    assert seen.flagged_by is None and seen.member_scores is None
+    assert streamed.flagged_by == () and streamed.member_scores is None
+    assert columns_of(detector) == COLUMNS and columns_of(fitted) == WITH_MEMBERS
+
+
 # -- one pass -------------------------------------------------------------------------------------
 
 
@@ -212,6 +321,21 @@ def test_without_the_weights_each_network_runs_alone(fitted, monkeypatch):
     np.testing.assert_array_equal(later.score_samples(ODD), fitted.score_samples(ODD))
 
 
+@pytest.mark.parametrize(("sizes", "n"), [((64, 64), 1), ((64, 48), 3)])
+def test_workers_make_each_digest_once(sizes, n, monkeypatch):
+    made = []
+
+    def counted(pixels):
+        made.append(pixels.shape)
+        return digest_of_input(pixels)
+
+    monkeypatch.setattr(inputs, "digest_of", counted)
+    both = ensemble([PaDiM(image_size=size, n_features=5) for size in sizes]).fit(NORMAL)
+    assert len(made) == n * len(NORMAL)
+    for member in both.members_:
+        np.testing.assert_array_equal(member._digests_, clone(member).fit(NORMAL)._digests_)
+
+
 def test_streams_are_read_once():
     both = ensemble().fit(iter(NORMAL))
     np.testing.assert_array_equal(
@@ -252,6 +376,20 @@ def test_detectors_of_ones_own():
     both = ensemble([Brightness(), PatchCore(image_size=64, coreset=30)]).fit(NORMAL)
     assert both.members_[0].backbone_.out_channels == 2  # that of its _learn
     assert both.predict(ODD // 2).tolist() == [-1, -1, -1]
+
+
+def test_a_network_that_a_member_replaces_stays():
+    made = []
+
+    class Replacing(PaDiM):
+        def _learn(self, batches, n_images, generator):
+            scores = super()._learn(batches, n_images, generator)
+            self.backbone_ = copy.deepcopy(self.backbone_)
+            made.append(self.backbone_)
+            return scores
+
+    both = ensemble([Replacing(image_size=64, n_features=5), PaDiM(image_size=64, n_features=5)])
+    assert both.fit(NORMAL).members_[0].backbone_ is made[0]
 
 
 def test_changes_in_place_are_noticed():
@@ -405,7 +543,8 @@ def test_the_recipe_for_defects_of_two_kinds():
         ([PaDiM(), ConformalDetector(PaDiM())], "got ConformalDetector as conformaldetector"),
         ([PaDiM(), DetectorEnsemble([PaDiM(), PaDiM()])], "got DetectorEnsemble"),
         ([("a", PaDiM()), ("a", PatchCore())], "names that differ"),
-        ([("a__b", PaDiM()), ("c", PatchCore())], "without '__'"),
+        ([("a__b", PaDiM()), ("c", PatchCore())], "without '__' or ','"),
+        ([("a, b", PaDiM()), ("c", PatchCore())], "without '__' or ','"),
         ([("", PaDiM()), ("c", PatchCore())], "expected names"),
         (iter([PaDiM(), PaDiM()]), "expected a list of detectors"),
         ([PaDiM, PatchCore], "got type as type-1"),

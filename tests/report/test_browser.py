@@ -1,6 +1,7 @@
 """The page in a real browser: it sorts, filters, turns pages and heatmaps, and loads nothing."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,8 @@ def small(detector, tmp_path_factory):
     paths = image_files(folder)
     levels = detector.score_levels(), detector.map_levels()
     records = [record_of(image, *levels) for image in detector.iter_inspect(paths, maps="network")]
+    for i, names in enumerate([("fine", "coarse"), ("coarse",)]):
+        records[i] = replace(records[i], flagged_by=names)
     records.append(Record(str(folder / "broken.png"), "unreadable", reason="it is empty"))
     path = folder / "page.html"
     write_page(path, detector, records, y=[1 if "good" in r.path else -1 for r in records])
@@ -123,6 +126,12 @@ def test_the_table_begins_with_the_highest_score_and_sorts_by_any_column(open_pa
     page.get_by_role("button", name="Name", exact=True).press("Enter")
     assert names(page) == sorted(names(page), key=str.lower)
     assert page.locator("[aria-sort]").count() == 1
+
+
+def test_who_of_an_ensemble_flagged_is_a_column(open_page, small):
+    page = open_page(small)
+    page.get_by_role("button", name="By", exact=True).click()
+    assert column(page, "By") == ["coarse", "fine, coarse", *[""] * 7]
 
 
 def test_filters_by_name_and_verdict(open_page, small):

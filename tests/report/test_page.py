@@ -19,6 +19,7 @@ from anomalib_lite.records import Record
 from anomalib_lite.regions import Region
 from anomalib_lite.report import write
 from anomalib_lite.report.page import Page, write_page
+from anomalib_lite.texts import printable
 
 HOSTILE = "</script><script>alert(1)</script>\"'&amp;\n\u2028\udcff{{ 7 * 7 }}.png"
 
@@ -95,6 +96,18 @@ def test_the_page_says_what_the_records_say(detector, world):
     assert [row[1] for row in rows] == [0] * 3 + [1] * 5
     assert [row[3] for row in rows] == pytest.approx([r.anomaly_score for r in records], rel=1e-5)
     assert rows[0][5] == [*records[0].region.box] and rows[0][7] == [64, 64]
+
+
+def test_the_page_says_who_of_an_ensemble_flagged(detector, world):
+    _, (first, *others) = world
+    records = [replace(first, flagged_by=("fine", HOSTILE)), *others]
+    page, labeled = made(detector, records), made(detector, records, y=[-1] * 3 + [1] * 5)
+    shown = printable(f"fine, {HOSTILE}")
+    assert rows_of(page)[0][9:] == [0, shown] and rows_of(labeled)[0][9:] == [-1, shown]
+    assert {len(row) for row in rows_of(page)[1:]} == {9}
+    caption = page.one("figure", id="picture-0").one("dl")
+    assert dict(zip(texts(caption, "dt"), texts(caption, "dd"), strict=True))["by"] == shown
+    assert "by" not in texts(page.one("figure", id="picture-1"), "dt")
 
 
 def test_pictures_are_in_the_page_with_heatmaps_boxes_and_captions(detector, world):

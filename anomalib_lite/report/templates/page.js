@@ -59,17 +59,18 @@
   }
   const has = (i) => rows.some((row) => row[i]);
   const ownColumn = (name, at) => {
-    if (at === 0) return { name, at };
+    if (at === 0) return { name, at, isText: true };
     if (at === 1) return { name, at, text: (row) => KINDS[row[1]] };
     const key = at === own.change ? (row) => row[at] && Math.abs(row[at]) : undefined;
     return { name, at, text: (row) => number(row[at]), isAmount: true, key };
   };
   const columns = own ? own.columns.map(ownColumn) : [
-    { name: "Name", at: 0 },
+    { name: "Name", at: 0, isText: true },
     { name: "Verdict", at: 1, text: (row) => KINDS[row[1]] },
     { name: "Severity", at: 2, text: (row) => number(row[2]), isAmount: true },
     { name: "Score", at: 3, text: (row) => number(row[3]), isAmount: true },
     { name: "p-value", at: 4, text: (row) => number(row[4]), isAmount: true },
+    { name: "By", at: 10, title: "members of the ensemble that flagged it", text: (row) => row[10] || "", key: (row) => row[10] || null, isText: true },
     { name: "Box", at: 5, title: "left, top, right, bottom, in pixels", text: (row) => (row[5] ? row[5].join(", ") : ""), key: (row) => row[5] && row[5][0] },
     { name: "Area", at: 6, text: (row) => (row[6] ? String(row[6]) : ""), isAmount: true },
     { name: "Size", at: 7, text: (row) => (row[7] ? row[7].join(" × ") : ""), key: (row) => row[7] && row[7][0] * row[7][1] },
@@ -87,7 +88,7 @@
 
   const sorted = (indices) => {
     const keys = rows.map(state.column.key);
-    const compare = state.column.at === 0 ? names.compare : (a, b) => a - b;
+    const compare = state.column.isText ? names.compare : (a, b) => a - b;
     const isAbsent = (key) => key === null;
     return indices.sort((i, j) => {
       if (isAbsent(keys[i]) || isAbsent(keys[j])) return isAbsent(keys[i]) - isAbsent(keys[j]) || i - j;
