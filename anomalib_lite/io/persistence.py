@@ -62,6 +62,7 @@ _PARTS = {
     "PatchDetector": "nn",
     "PixelModel": "methods.cance",
     "PrincipalCodes": "search",
+    "ReferenceViews": "views",
     "Resampled": "fakes",
     "ResidualEncoder": "nn",
     "Scales": "ensemble.scales",

@@ -95,6 +95,7 @@ SUBJECTS = {
             normalize=True,
             whiten=True,
             aggregate=("top", 0.2),
+            reference_views=1,
         )
     ),
     "RotationPrediction": images(small(RotationPrediction, **STAGES)),

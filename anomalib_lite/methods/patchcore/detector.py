@@ -29,6 +29,7 @@ from ...search.coreset import check_projection, coreset_row_bytes, coreset_size
 from ...search.distance import squared_distance
 from ...suspects import Suspects
 from ...validation import check_bool, check_choice, check_count, check_finite, check_odd
+from ...views import ReferenceViews, check_reference_views
 from ...workers import FEW, each_on
 from .banks import PatchBank
 from .calibration import assign_parts
@@ -51,6 +52,7 @@ class _PatchCoreSettings:
     normalize: bool = False
     whiten: bool = False
     top_share: float = 0.0  # of patches, whose mean distance is the score; 0: one patch
+    views: ReferenceViews | None = None
 
 
 class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
@@ -95,6 +97,13 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         patches of all places; after ``normalize``. It is learned from the images that the
         ``memory_budget`` holds at first, usually all, and then kept. Needs all images on one
         machine.
+    reference_views : int, "rotations", "flips" or None, default=None
+        Views of each normal image to learn from besides itself: so many, each turned by an angle
+        drawn at random; seven, turned by 45, 90, ..., 315 degrees; or three, mirrored left to
+        right, top to bottom, and both. For a few images of what may lie that way. Each costs
+        another pass through the network, and memory like another image. What a view shows of the
+        outside of the image is not learned. An image and its views are left out together when it
+        is scored out of sample.
     coreset : float or int, default=0.1
         Share of the rows to keep, in (0, 1], or their count. A row is a patch of a normal image.
     projection : "auto", int or None, default="auto"
@@ -132,8 +141,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. Everything after
         the network is float32 or better.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random. It draws the coreset's first pick and projection, and random
-        weights.
+        Seed of everything random. It draws the coreset's first pick and projection, angles of
+        views, and random weights.
     verbose : bool, default=False
         Show progress bars.
 
@@ -169,10 +178,11 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     radii. A fit that exceeds the ``memory_budget`` adds chunk after chunk in this way and reduces
     the union once, at the end, or whenever it takes a quarter of the budget. What a patch and a
     score are (backbone, layers, sizes, aggregation, neighborhood, normalize, whiten, n_reweight,
-    aggregate) stays as it was at the first call. To set the threshold anew without the earlier
-    images, the few patches of each that were farthest from the rest are kept, of 10,000 images at
-    most: 4 of each, and with ``aggregate=("top", share)`` as many as count and three more, or 32 of
-    these, taken evenly by rank. States of some images, as of other machines, merge in the same way:
+    aggregate), and which views are learned, stays as it was at the first call. To set the threshold
+    anew without the earlier images, the few patches of each that were farthest from the rest are
+    kept, of 10,000 images at most: 4 of each, and with ``aggregate=("top", share)`` as many as
+    count and three more, or 32 of these, taken evenly by rank. States of some images, as of other
+    machines, merge in the same way:
     see ``partial_state``.
 
     References
@@ -207,6 +217,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         neighborhood: int = 3,
         normalize: bool = False,
         whiten: bool = False,
+        reference_views: int | str | None = None,
         coreset: float = 0.1,
         projection: str | int | None = "auto",
         n_reweight: int | None = 9,
@@ -231,6 +242,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         self.neighborhood = neighborhood
         self.normalize = normalize
         self.whiten = whiten
+        self.reference_views = reference_views
         self.coreset = coreset
         self.projection = projection
         self.n_reweight = n_reweight
@@ -253,6 +265,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         check_odd("neighborhood", self.neighborhood)
         check_bool("normalize", self.normalize)
         check_bool("whiten", self.whiten)
+        check_reference_views(self.reference_views)
         check_choice("engine", self.engine, ENGINES)
         check_choice("dtype", self.dtype, DTYPES)
         coreset_size(self.coreset, 1)
@@ -271,6 +284,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             bool(self.normalize),
             bool(self.whiten),
             top_share(self.aggregate),
+            ReferenceViews.made(self.reference_views, generator),
         )
         return self.backbone_.input
 
@@ -296,7 +310,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             self._take_over(bank)
             n_done = len(bank.parts.parts)
             digests = self._digests_[n_done - store.n_images : n_done]
-            found = self._calibrate_rows(store.by_image.unflatten(1, grid), digests)
+            found = self._calibrate_rows(_own_rows(store, grid), digests)
             del store  # before the next one is filled
             self._remember(found)
             scores.append(found.anomaly_scores)
@@ -324,7 +338,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
                 portion.generator,
                 first=portion.first,
             )
-            portion.keep(store.by_image, grid)
+            portion.keep(_own_rows(store, grid).flatten(1, 2), grid)
             del store
             bank = here if bank is None else self._merge_parts([bank, here], portion.generator)
         return bank
@@ -348,7 +362,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     def _chunks(self, batches, n_images):
         """(store of patch rows, their grid, whether it is the last) within the memory budget."""
         store, capacity, n_done = None, 0, 0
-        for images, (rows, grid) in batches.map(self._describe):  # (B, P, D)
+        for images, (rows, grid) in batches.map(self._describe_views):  # (B, n, D)
             check_finite(rows, images)
             if store is None or store.n_images + len(rows) > capacity:
                 if store is not None:
@@ -360,6 +374,14 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             store.append(rows)
         self._whiten(store.by_image)
         yield store, grid, True
+
+    def _describe_views(self, batch):
+        """Rows (B, n, D) of a batch's patches, followed by those of its views, and the grid."""
+        rows, grid = self._describe(batch)
+        views = self._settings_.views
+        if views is not None:
+            rows = torch.cat([rows, *views.rows(batch, self._describe)], dim=1)
+        return rows, grid
 
     def _whiten(self, images):
         """Whiten the rows of images (n, P, D) in place; the first ones tell how."""
@@ -608,6 +630,11 @@ class _OutOfSample(NamedTuple):
 
     patches: torch.Tensor
     score: torch.Tensor
+
+
+def _own_rows(store, grid):
+    """Rows (n, h, w, D) of the images of a store, without those of their views."""
+    return store.by_image[:, : math.prod(grid)].unflatten(1, grid)
 
 
 def _picked(rows, patches):
