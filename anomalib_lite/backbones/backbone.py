@@ -81,6 +81,8 @@ class Backbone:
         Module names, in the order of the maps; empty for what a module returns.
     n_channels : tuple of int
         Channels of each map.
+    grid : tuple (rows, columns)
+        Cells of the finest map.
     module : nn.Module
         The part of the network that is used.
     name : str
@@ -154,6 +156,7 @@ class Backbone:
         shapes = [as_grid(output, seen_size).shape for output in outputs]  # each (1, C, h, w)
         self._order = sorted(range(len(shapes)), key=lambda i: -shapes[i][3])
         self.n_channels = tuple(shapes[i][1] for i in self._order)
+        self.grid = tuple(shapes[self._order[0]][2:])
         names = self._reader.names
         self.layer_names = tuple(names[i] for i in self._order if names)
         self.input = NetworkInput(

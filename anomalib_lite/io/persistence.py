@@ -63,6 +63,7 @@ _PARTS = {
     "PixelModel": "methods.cance",
     "PrincipalCodes": "search",
     "ReferenceViews": "views",
+    "Region": "methods.patchcore",
     "Resampled": "fakes",
     "ResidualEncoder": "nn",
     "Scales": "ensemble.scales",

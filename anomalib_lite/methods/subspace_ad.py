@@ -69,6 +69,9 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         the paper; others are resized to the finest grid and concatenated.
     weights : {"pretrained", "random"} or path, default="pretrained"
         Where the network's weights come from.
+    final_norm : bool, default=False
+        Let every layer's output pass the norm that a transformer of one resolution ends with, as
+        its authors do with the last one. ValueError for networks without.
     explained_variance : float, default=0.99
         Share of the variance of normal patches that the subspace explains, in (0, 1).
     n_components : int or None, default=None
@@ -173,6 +176,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         *,
         layers: Sequence[int | str] | str | None = None,
         weights: Path = "pretrained",
+        final_norm: bool = False,
         explained_variance: float = 0.99,
         n_components: int | None = None,
         aggregate: str | tuple[str, float] = ("top", 0.01),
@@ -195,6 +199,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         self.backbone = backbone
         self.layers = layers
         self.weights = weights
+        self.final_norm = final_norm
         self.explained_variance = explained_variance
         self.n_components = n_components
         self.aggregate = aggregate

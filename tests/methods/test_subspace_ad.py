@@ -272,6 +272,15 @@ def test_views_are_learned_and_left_out_with_their_image():
     assert detector.calibration_scores_[0] == pytest.approx(expected, rel=1e-4)
 
 
+def test_patches_pass_the_final_norm_of_a_transformer():
+    network = {"backbone": "vit_tiny_patch16_224", "weights": "random", "layers": "last"}
+    means = [
+        small(**network, neighborhood=1, final_norm=final_norm).fit(FEW[:2]).statistics_.mean
+        for final_norm in (True, False)
+    ]
+    assert abs(float(means[0].mean())) < 1e-5 < 1e-3 < abs(float(means[1].mean()))
+
+
 # -- parameters -----------------------------------------------------------------------------------
 
 
