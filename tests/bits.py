@@ -43,7 +43,7 @@ LARGE = {
     "PaDiM": {"image_size": SIDE, "n_features": 40},
     "PatchCore": {"image_size": SIDE, "coreset": 0.2},
     "SPADE": {"image_size": SIDE},
-    "SubspaceAD": {"image_size": SIDE, "turned": 1},
+    "SubspaceAD": {"image_size": SIDE, "reference_views": 1},
     "ContrastiveDA": _FIRST_STAGE,
     "CutPaste": _FIRST_STAGE,
     "RotationPrediction": _FIRST_STAGE,

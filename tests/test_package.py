@@ -37,6 +37,7 @@ BELOW = {
     "comparison": {"records"},
     "suspects": set(),
     "notes": {"notices", "runtime", "data"},
+    "views": {"runtime", "validation", "data", "notes"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
         *("runtime", "contexts", "validation", "workers", "io", "data", "backbones"),

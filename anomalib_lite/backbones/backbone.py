@@ -17,7 +17,7 @@ from ..annotations import Device, Path, Size
 from ..contexts import plain
 from ..data.inputs import NetworkInput
 from ..runtime import tensors_sha256, uniform
-from ..validation import as_pair
+from ..validation import as_pair, check_bool
 from .engines import DTYPES as DTYPES
 from .engines import ENGINES as ENGINES
 from .engines import check_engine, resolve_dtype, restored_dtype, run_by
@@ -64,6 +64,9 @@ class Backbone:
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. Feature maps are
         float32 in any case.
+    final_norm : bool, default=False
+        Let every layer's output pass the norm that a transformer of one resolution ends with, as
+        its authors do with the last one. ValueError for networks without.
     frozen : bool, default=True
         False leaves ``module`` to be trained through :meth:`trainable_maps`, in float32 by
         PyTorch, until :meth:`freeze` is called; ``engine`` and ``dtype`` apply from then on.
@@ -78,6 +81,8 @@ class Backbone:
         Module names, in the order of the maps; empty for what a module returns.
     n_channels : tuple of int
         Channels of each map.
+    grid : tuple (rows, columns)
+        Cells of the finest map.
     module : nn.Module
         The part of the network that is used.
     name : str
@@ -114,10 +119,12 @@ class Backbone:
         generator: torch.Generator | None = None,
         engine: str = "torch",
         dtype: str = "auto",
+        final_norm: bool = False,
         frozen: bool = True,
         download: bool = True,
     ):
         check_engine(engine, dtype, device)
+        check_bool("final_norm", final_norm)
         self._layers = check_layers(layers)
         image_size = None if image_size is None else as_pair("image_size", image_size)
         center_crop = None if center_crop is None else as_pair("center_crop", center_crop)
@@ -126,12 +133,13 @@ class Backbone:
         self._is_pretrained = isinstance(backbone, str) and weights == "pretrained"
         self._device = torch.device(device)
         self._engine, self._requested_dtype = engine, dtype
+        self._final_norm = bool(final_norm)
 
         seen_size = center_crop or image_size
         network = _make_network(backbone, weights, seen_size, generator, download)
         network.eval().requires_grad_(False)
         network = network.to(self._device, torch.float32, memory_format=torch.channels_last)
-        self._reader = make_reader(network, self._layers)
+        self._reader = make_reader(network, self._layers, final_norm=self._final_norm)
         self._run, self.dtype = self._reader, torch.float32  # until frozen
         self._set_input(image_size, center_crop)
         if frozen:
@@ -148,6 +156,7 @@ class Backbone:
         shapes = [as_grid(output, seen_size).shape for output in outputs]  # each (1, C, h, w)
         self._order = sorted(range(len(shapes)), key=lambda i: -shapes[i][3])
         self.n_channels = tuple(shapes[i][1] for i in self._order)
+        self.grid = tuple(shapes[self._order[0]][2:])
         names = self._reader.names
         self.layer_names = tuple(names[i] for i in self._order if names)
         self.input = NetworkInput(
@@ -168,7 +177,7 @@ class Backbone:
         ----------
         estimator : estimator
             With the parameters ``backbone``, ``layers``, ``weights``, ``image_size``,
-            ``center_crop``, ``dtype`` and, where it has one, ``engine``.
+            ``center_crop``, ``dtype`` and, where it has them, ``engine`` and ``final_norm``.
         generator : torch.Generator
             Seeds random weights.
         frozen : bool, default=True
@@ -183,6 +192,7 @@ class Backbone:
             generator=generator,
             engine=getattr(estimator, "engine", "torch"),
             dtype=estimator.dtype,
+            final_norm=getattr(estimator, "final_norm", False),
             frozen=frozen,
         )
 
@@ -224,6 +234,7 @@ class Backbone:
                 device=self._device,
                 engine=self._engine,
                 dtype=self._requested_dtype,
+                final_norm=self._final_norm,
                 download=False,
             )
         except ValueError:
@@ -235,7 +246,7 @@ class Backbone:
         if not self._is_pretrained or not self.layer_names:
             return None
         seen = replace(self.input, patch_size=1)  # which depends on the layers
-        return self._source, seen, self._device, self._engine, self.dtype
+        return self._source, seen, self._device, self._engine, self.dtype, self._final_norm
 
     @property
     def module(self) -> nn.Module:
@@ -308,6 +319,7 @@ class Backbone:
             "engine": self._engine,
             "dtype": self._requested_dtype,
             "precision": str(self.dtype).removeprefix("torch."),
+            "final_norm": self._final_norm,
             "weights": weights,
         }
 
@@ -334,6 +346,7 @@ class Backbone:
             device=state["device"],
             engine=state["engine"],
             dtype=restored_dtype(state["dtype"], state["precision"], state["device"]),
+            final_norm=state.get("final_norm", False),  # files from before it have none
             frozen=not has_weights,
             download=download,
         )

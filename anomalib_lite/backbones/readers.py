@@ -32,11 +32,20 @@ class Reader(Protocol):
         """A reader with equal outputs that an exporter can trace."""
 
 
-def make_reader(model: nn.Module, layers: Layers) -> Reader:
-    """The reader that suits a network; timm networks lose what follows the last layer."""
-    if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info"):
-        return TimmReader(model, layers)
-    return ModuleReader(model, layers)
+def make_reader(model: nn.Module, layers: Layers, *, final_norm: bool = False) -> Reader:
+    """The reader that suits a network; timm networks lose what follows the last layer.
+
+    With ``final_norm`` outputs pass the norm that timm's transformers of one resolution end with;
+    ValueError if this network has none.
+    """
+    is_timm = hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")
+    if final_norm and not (is_timm and _has_final_norm(model)):
+        raise ValueError(
+            "final_norm: expected a timm transformer of one resolution that ends with a norm, such "
+            f"as 'vit_small_patch14_dinov2.lvd142m', got a {type(model).__name__}, which has none "
+            "for its patches. Leave final_norm out."
+        )
+    return TimmReader(model, layers, final_norm) if is_timm else ModuleReader(model, layers)
 
 
 def check_layers(layers: Layers) -> list[int | str] | str | None:
@@ -52,17 +61,24 @@ def check_layers(layers: Layers) -> list[int | str] | str | None:
 class TimmReader:
     """Reads a timm network by stride, block or name; it runs no further than the last layer."""
 
-    def __init__(self, model: nn.Module, layers: Layers):
+    def __init__(self, model: nn.Module, layers: Layers, final_norm: bool = False):
         self._info = info = list(model.feature_info)
+        self._options = {"norm": True} if final_norm else {}
         self.indices = sorted(_choose_layers(info, layers))
         self.names = tuple(info[i]["module"] for i in self.indices)
         if hasattr(model, "prune_intermediate_layers"):
-            model.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+            model.prune_intermediate_layers(
+                self.indices, prune_norm=not final_norm, prune_head=True
+            )
         self.model = model
 
     def __call__(self, batch):
         return self.model.forward_intermediates(
-            batch, indices=self.indices, intermediates_only=True, stop_early=True
+            batch,
+            indices=self.indices,
+            intermediates_only=True,
+            stop_early=True,
+            **self._options,
         )
 
     def name_of(self, layer):
@@ -147,6 +163,13 @@ class ModuleReader:
 
 class _AllCaught(Exception):
     """Ends a forward pass once every named layer has run."""
+
+
+def _has_final_norm(model):
+    """Whether all layers of a timm network have one resolution, and a norm follows the last."""
+    norm = getattr(model, "norm", None)
+    strides = {layer["reduction"] for layer in model.feature_info}
+    return len(strides) == 1 and not isinstance(norm, nn.Identity | None)
 
 
 def _choose_layers(info, layers):

@@ -42,8 +42,10 @@ def turned(batch: torch.Tensor, turns: Sequence[int]) -> torch.Tensor:
     return torch.cat([torch.rot90(batch, k, (2, 3)) for k in turns])
 
 
-def rotated(batch: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
-    """Rotate each image about its center by its own angle; what lies outside is its reflection.
+def rotated(
+    batch: torch.Tensor, degrees: torch.Tensor, *, outside: str = "reflection"
+) -> torch.Tensor:
+    """Rotate each image about its center by its own angle.
 
     Parameters
     ----------
@@ -51,6 +53,8 @@ def rotated(batch: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
         With values of any range.
     degrees : torch.Tensor of shape (B,)
         Counter-clockwise.
+    outside : {"reflection", "zeros"}, default="reflection"
+        What lies outside of an image: its reflection, or 0.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def rotated(batch: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     rows = cos, -sin * height / width, zero, sin * width / height, cos, zero
     matrix = torch.stack(rows, 1).view(-1, 2, 3).to(batch)
     grid = F.affine_grid(matrix, list(batch.shape), align_corners=False)
-    return F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(batch, grid, padding_mode=outside, align_corners=False)
 
 
 # -- SimCLR ---------------------------------------------------------------------------------------

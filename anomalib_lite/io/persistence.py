@@ -62,6 +62,8 @@ _PARTS = {
     "PatchDetector": "nn",
     "PixelModel": "methods.cance",
     "PrincipalCodes": "search",
+    "ReferenceViews": "views",
+    "Region": "methods.patchcore",
     "Resampled": "fakes",
     "ResidualEncoder": "nn",
     "Scales": "ensemble.scales",

@@ -13,15 +13,15 @@ from ..annotations import Device, Path, RandomState, Size
 from ..backbones.backbone import Backbone
 from ..backbones.patches import RowStore, grid_rows, n_on_top, patch_embedding, top_share
 from ..base import BaseDetector, PartialFitMixin
-from ..data.augment import rotated
 from ..density.folded import FoldedStatistics
 from ..density.gaussian import GaussianStatistics
 from ..density.subspace import Subspace, rounding_scatter
 from ..merging import MergeMixin, PartialCalibration, scores_by_digest
-from ..notes import N_EXAMPLES, digest_of
-from ..runtime import draw_seed, parse_memory, uniform
+from ..notes import N_EXAMPLES
+from ..runtime import parse_memory
 from ..suspects import Suspects
 from ..validation import check_count, check_finite, check_odd
+from ..views import ReferenceViews, check_reference_views
 from ..workers import map_on
 
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
@@ -38,8 +38,7 @@ class _SubspaceSettings:
     n_components: int | None
     share: float
     neighborhood: int
-    turned: int
-    seed: int
+    views: ReferenceViews | None
 
     def n_top(self, n_patches: int) -> int:
         """Patches of an image whose mean is its score."""
@@ -70,6 +69,9 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         the paper; others are resized to the finest grid and concatenated.
     weights : {"pretrained", "random"} or path, default="pretrained"
         Where the network's weights come from.
+    final_norm : bool, default=False
+        Let every layer's output pass the norm that a transformer of one resolution ends with, as
+        its authors do with the last one. ValueError for networks without.
     explained_variance : float, default=0.99
         Share of the variance of normal patches that the subspace explains, in (0, 1).
     n_components : int or None, default=None
@@ -80,10 +82,12 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     neighborhood : int, default=3
         Side, in cells, odd, of the neighborhood averaged to describe a patch; 1 takes each cell
         alone.
-    turned : int, default=0
-        Views of each normal image to learn from besides itself, each turned by an angle drawn at
-        random; what a view shows of the outside is the image's reflection. With a few images of
-        objects that lie in any direction, 30. Each costs another pass through the network.
+    reference_views : int, "rotations", "flips" or None, default=None
+        Views of each normal image to learn from besides itself: so many, each turned by an angle
+        drawn at random; seven, turned by 45, 90, ..., 315 degrees; or three, mirrored left to
+        right, top to bottom, and both. For a few images of what may lie that way; of objects
+        that lie in any direction, 30. Each costs another pass through the network. What a view
+        shows of the outside of the image is not learned.
     n_folds : int, default=20
         Number of folds: out-of-sample scores come from models fitted without the image's fold. Up
         to 20 images are left out one by one.
@@ -113,7 +117,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random. It draws angles and random weights.
+        Seed of everything random. It draws angles of views and random weights.
     verbose : bool, default=False
         Show progress bars.
 
@@ -172,11 +176,12 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         *,
         layers: Sequence[int | str] | str | None = None,
         weights: Path = "pretrained",
+        final_norm: bool = False,
         explained_variance: float = 0.99,
         n_components: int | None = None,
         aggregate: str | tuple[str, float] = ("top", 0.01),
         neighborhood: int = 3,
-        turned: int = 0,
+        reference_views: int | str | None = None,
         n_folds: int = 20,
         image_size: Size | None = None,
         center_crop: Size | None = None,
@@ -194,11 +199,12 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         self.backbone = backbone
         self.layers = layers
         self.weights = weights
+        self.final_norm = final_norm
         self.explained_variance = explained_variance
         self.n_components = n_components
         self.aggregate = aggregate
         self.neighborhood = neighborhood
-        self.turned = turned
+        self.reference_views = reference_views
         self.n_folds = n_folds
         self.image_size = image_size
         self.center_crop = center_crop
@@ -225,7 +231,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
             check_count("n_components", self.n_components)
         top_share(self.aggregate)
         check_odd("neighborhood", self.neighborhood)
-        check_count("turned", self.turned, minimum=0)
+        check_reference_views(self.reference_views)
         check_count("n_folds", self.n_folds, minimum=2)
         parse_memory("memory_budget", self.memory_budget)
 
@@ -236,8 +242,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
             self.n_components,
             top_share(self.aggregate),
             self.neighborhood,
-            self.turned,
-            draw_seed(generator),
+            ReferenceViews.made(self.reference_views, generator),
         )
         return self.backbone_.input
 
@@ -290,10 +295,9 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         check_finite(rows, images)
         self._check_components(rows.shape[2])
         statistics = [GaussianStatistics.from_rows(here[None]) for here in rows]
-        for views in self._turned(batch):
-            turned, _ = self._embed(views)
-            check_finite(turned, images)
-            for known, here in zip(statistics, turned, strict=True):
+        for seen in self._view_rows(batch):
+            check_finite(seen, images)
+            for known, here in zip(statistics, seen, strict=True):
                 known.update(here[None])
         return rows, grid, statistics
 
@@ -305,16 +309,10 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
                 f"{n_components}. A subspace of all of them leaves no residuals."
             )
 
-    def _turned(self, batch):
-        """Turned views (B, 3, h, w), one of each image at a time; angles follow from the images."""
-        if self._settings_.turned:
-            angles = torch.stack([self._angles(digest_of(pixels)) for pixels in batch])
-            for degrees in angles.T:
-                yield rotated(batch, degrees)
-
-    def _angles(self, digest):
-        generator = torch.Generator().manual_seed(self._settings_.seed ^ digest)
-        return 360 * uniform((self._settings_.turned,), generator)
+    def _view_rows(self, batch):
+        """Rows (B, n, D) of other views of images, one of each at a time."""
+        views = self._settings_.views
+        return () if views is None else views.rows(batch, self._embed)
 
     def _take_over(self, folds):
         """Learn the subspace of all folds, and those without each of them."""

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from small_networks import (
     COARSE,
@@ -371,3 +372,62 @@ def test_a_module_without_a_config_is_normalized_as_imagenet():
 def test_the_name_of_a_module_is_its_class():
     assert Backbone(Trunk(), image_size=SIZE).name == "Trunk"
     assert random_small().name == SMALL
+
+
+# -- the final norm -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers"),
+    [("vit_small_patch14_dinov2", 56, "last"), (VIT, 32, (5, -1)), (VIT, 32, (3,))],
+)
+def test_final_norm_is_timms(name, size, layers):
+    given = timm.create_model(name, img_size=size).eval()
+    with torch.no_grad():
+        given.norm.weight.uniform_(0.5, 2, generator=seed(0))  # as trained ones, not 1
+        given.norm.bias.uniform_(-1, 1, generator=seed(1))
+    plain, normed = (
+        Backbone(given, layers=layers, image_size=size, final_norm=final_norm)
+        for final_norm in (False, True)
+    )
+    indices = [11] if layers == "last" else [layer % 12 for layer in layers]
+    with torch.no_grad():
+        expected = given.forward_intermediates(
+            batch(size), indices=indices, norm=True, intermediates_only=True
+        )
+    for found, grid in zip(normed(batch(size)), expected, strict=True):
+        torch.testing.assert_close(found, grid)
+    with torch.no_grad():
+        raw = given.forward_intermediates(batch(size), indices=indices, intermediates_only=True)
+    for found, grid, other in zip(plain(batch(size)), raw, expected, strict=True):
+        torch.testing.assert_close(found, grid)
+        assert (found - other).abs().max() > 0.1
+    assert plain.weights_sha256 != normed.weights_sha256  # the norm is part of it
+
+
+def test_the_final_norm_is_stored():
+    normed = random_vit(final_norm=True)
+    again = Backbone.from_state(normed.to_state())
+    for found, grid in zip(again(batch(32)), normed(batch(32)), strict=True):
+        assert torch.equal(found, grid)
+    state = random_vit().to_state()
+    del state["final_norm"]  # a file from before it
+    assert shapes(Backbone.from_state(state)(batch(32))) == [(2, 192, 2, 2)] * 2
+
+
+def test_networks_that_differ_in_the_norm_are_not_shared():
+    origins = []
+    for final_norm in (False, True):
+        backbone = random_vit(final_norm=final_norm)
+        backbone._is_pretrained = True
+        origins.append(backbone.origin)
+    assert None not in origins and origins[0] != origins[1]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    ["beit_base_patch16_224", "resnet18", "swin_tiny_patch4_window7_224", nn.Conv2d(3, 4, 8, 8)],
+)
+def test_networks_without_a_final_norm_are_refused(backbone):
+    with pytest.raises(ValueError, match=r"^final_norm: expected a timm transformer"):
+        Backbone(backbone, weights="random", image_size=224, final_norm=True)

@@ -95,6 +95,8 @@ SUBJECTS = {
             normalize=True,
             whiten=True,
             aggregate=("top", 0.2),
+            reference_views="flips",
+            region=np.tri(9, dtype=bool),
         )
     ),
     "RotationPrediction": images(small(RotationPrediction, **STAGES)),

@@ -461,3 +461,21 @@ def test_clip_and_dino_encoders_run(backbone, image_size, n_patches, dim):
     detector.fit(NORMAL[:2])
     assert detector.memory_bank_.rows.shape == (2 * n_patches, dim)
     assert detector.anomaly_map(ODD[:1]).shape == (1, 64, 64)
+
+
+def test_patches_pass_the_final_norm_of_a_transformer(tmp_path):
+    """Its random weights scale nothing: rows of mean 0 and variance 1."""
+    network = {"backbone": "vit_tiny_patch16_224", "weights": "random", "layers": "last"}
+    plain, normed = (
+        small(**network, neighborhood=1, coreset=1.0, final_norm=final_norm).fit(NORMAL[:2])
+        for final_norm in (False, True)
+    )
+    for detector, is_normed in ((plain, False), (normed, True)):
+        rows = detector.memory_bank_.rows
+        assert torch.allclose(rows.var(1, correction=0), torch.ones(()), atol=1e-2) == is_normed
+    normed.save(tmp_path / "normed.alite")
+    loaded = load(tmp_path / "normed.alite")
+    assert loaded.final_norm is True
+    np.testing.assert_array_equal(loaded.score_samples(ODD), normed.score_samples(ODD))
+    with pytest.raises(ValueError, match="final_norm: expected a timm transformer"):
+        small(final_norm=True).fit(NORMAL)

@@ -9,8 +9,6 @@ from worlds import scratched, stripes
 
 from anomalib_lite import DeepFeatures, SubspaceAD, load
 from anomalib_lite.backbones import MapRenderer
-from anomalib_lite.data.augment import rotated
-from anomalib_lite.notes import digest_of
 
 NORMAL = stripes(24)
 FEW = NORMAL[:6]
@@ -258,39 +256,29 @@ def test_settings_of_later_calls_wait_for_the_next_fit(fitted):
     assert detector.n_components_ == pytest.approx(fitted.n_components_, abs=2)
 
 
-# -- turned views ---------------------------------------------------------------------------------
+# -- other views ----------------------------------------------------------------------------------
 
 
-def test_turned_views_are_learned_and_left_out_with_their_image():
-    detector = small(turned=2).fit(FEW)
-    assert detector.statistics_.count == 6 * 3 * PATCHES
-    again = small(turned=2).fit(FEW[::-1])
+def test_views_are_learned_and_left_out_with_their_image():
+    detector = small(reference_views=2).fit(FEW)
+    shown = (detector.statistics_.count // 6 - PATCHES) / 2
+    assert detector.statistics_.count % 12 == 0 and 0.7 < shown / PATCHES < 0.85  # a circle
+    again = small(reference_views=2).fit(FEW[::-1])
     np.testing.assert_allclose(again.score_samples(ODD), detector.score_samples(ODD), rtol=1e-5)
-    other = small(turned=2, random_state=1).fit(FEW)
+    other = small(reference_views=2, random_state=1).fit(FEW)
     assert (other.score_samples(ODD) != detector.score_samples(ODD)).all()
-    rest = small(turned=2).fit(FEW[1:])
+    rest = small(reference_views=2).fit(FEW[1:])
     expected = rest.score_samples(FEW[:1])[0]
     assert detector.calibration_scores_[0] == pytest.approx(expected, rel=1e-4)
 
 
-def test_views_are_the_image_turned_by_angles_of_its_own():
-    detector = small(turned=3).fit(FEW)
-    batch = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    angles = torch.stack([detector._angles(digest_of(image)) for image in batch])
-    assert angles.min() >= 0 and 180 < angles.max() < 360
-    assert len(angles.flatten().unique()) == 6
-    views = [*detector._turned(batch)]
-    for view, degrees in zip(views, angles.T, strict=True):
-        assert torch.equal(view, rotated(batch, degrees))
-
-
-def test_a_turned_image_is_normal_to_whom_has_seen_it_turned():
-    quarter = np.rot90(stripes(3, seed=5), axes=(1, 2)).copy()
-    with pytest.warns(UserWarning, match="1 image cannot"):
-        still, turned = (small(turned=n).fit(NORMAL[:1]) for n in (0, 12))
-    plain = [each.anomaly_score(stripes(3, seed=6)).mean() for each in (still, turned)]
-    across = [each.anomaly_score(quarter).mean() for each in (still, turned)]
-    assert across[1] / plain[1] < 0.3 * across[0] / plain[0]
+def test_patches_pass_the_final_norm_of_a_transformer():
+    network = {"backbone": "vit_tiny_patch16_224", "weights": "random", "layers": "last"}
+    means = [
+        small(**network, neighborhood=1, final_norm=final_norm).fit(FEW[:2]).statistics_.mean
+        for final_norm in (True, False)
+    ]
+    assert abs(float(means[0].mean())) < 1e-5 < 1e-3 < abs(float(means[1].mean()))
 
 
 # -- parameters -----------------------------------------------------------------------------------
@@ -311,7 +299,7 @@ def test_a_turned_image_is_normal_to_whom_has_seen_it_turned():
         ({"aggregate": ("top",)}, "aggregate: expected"),
         ({"aggregate": None}, "aggregate: expected"),
         ({"neighborhood": 2}, "neighborhood: expected an odd int"),
-        ({"turned": -1}, "turned: expected an int of at least 0"),
+        ({"reference_views": 0}, "reference_views: expected a positive int"),
         ({"n_folds": 1}, "n_folds: expected an int of at least 2"),
         ({"memory_budget": "lots"}, "memory_budget: expected bytes"),
     ],

@@ -2,5 +2,6 @@
 
 from .calibration import PartBanks
 from .detector import PatchCore, _PatchCoreSettings
+from .region import Region
 
-__all__ = ["PartBanks", "PatchCore", "_PatchCoreSettings"]
+__all__ = ["PartBanks", "PatchCore", "Region", "_PatchCoreSettings"]

@@ -1,5 +1,6 @@
 """PatchCore: the distance of every patch to a memory bank of normal patches."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,9 +31,11 @@ from ...search.coreset import check_projection, coreset_row_bytes, coreset_size
 from ...search.distance import squared_distance
 from ...suspects import Suspects
 from ...validation import check_bool, check_choice, check_count, check_finite, check_odd
+from ...views import ReferenceViews, check_reference_views
 from ...workers import FEW, each_on
 from .banks import PatchBank
 from .calibration import assign_parts
+from .region import Region
 from .whitening import learned_whitening, whiten_in_place, whitened
 
 _FINE = 2  # a chunk's coreset, in units of a ``coreset`` count: finer, to be reduced later
@@ -51,6 +55,8 @@ class _PatchCoreSettings:
     normalize: bool = False
     whiten: bool = False
     top_share: float = 0.0  # of patches, whose mean distance is the score; 0: one patch
+    views: ReferenceViews | None = None
+    region: Region | None = None
 
 
 class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
@@ -78,6 +84,9 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         16, or the blocks at half and three quarters of the depth.
     weights : {"pretrained", "random"} or path, default="pretrained"
         Where the network's weights come from.
+    final_norm : bool, default=False
+        Let every layer's output pass the norm that a transformer of one resolution ends with, as
+        its authors do with the last one. ValueError for networks without.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
@@ -95,6 +104,17 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         patches of all places; after ``normalize``. It is learned from the images that the
         ``memory_budget`` holds at first, usually all, and then kept. Needs all images on one
         machine.
+    reference_views : int, "rotations", "flips" or None, default=None
+        Views of each normal image to learn from besides itself: so many, each turned by an angle
+        drawn at random; seven, turned by 45, 90, ..., 315 degrees; or three, mirrored left to
+        right, top to bottom, and both. For a few images of what may lie that way. Each costs
+        another pass through the network, and memory like another image. What a view shows of the
+        outside of the image is not learned. An image and its views are left out together when it
+        is scored out of sample.
+    region : array-like of shape (H, W), path or None, default=None
+        Where in the images defects count: a mask of the whole image, of any size, or a picture of
+        one. Cells of which less than half lies within are neither learned nor scored, and 0 in the
+        grid of which a map is made; its blur reaches a little farther than the region.
     coreset : float or int, default=0.1
         Share of the rows to keep, in (0, 1], or their count. A row is a patch of a normal image.
     projection : "auto", int or None, default="auto"
@@ -132,8 +152,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. Everything after
         the network is float32 or better.
     random_state : None, int, RandomState or Generator, default=None
-        Seed of everything random. It draws the coreset's first pick and projection, and random
-        weights.
+        Seed of everything random. It draws the coreset's first pick and projection, angles of
+        views, and random weights.
     verbose : bool, default=False
         Show progress bars.
 
@@ -169,10 +189,11 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     radii. A fit that exceeds the ``memory_budget`` adds chunk after chunk in this way and reduces
     the union once, at the end, or whenever it takes a quarter of the budget. What a patch and a
     score are (backbone, layers, sizes, aggregation, neighborhood, normalize, whiten, n_reweight,
-    aggregate) stays as it was at the first call. To set the threshold anew without the earlier
-    images, the few patches of each that were farthest from the rest are kept, of 10,000 images at
-    most: 4 of each, and with ``aggregate=("top", share)`` as many as count and three more, or 32 of
-    these, taken evenly by rank. States of some images, as of other machines, merge in the same way:
+    aggregate), and which views are learned, stays as it was at the first call. To set the threshold
+    anew without the earlier images, the few patches of each that were farthest from the rest are
+    kept, of 10,000 images at most: 4 of each, and with ``aggregate=("top", share)`` as many as
+    count and three more, or 32 of these, taken evenly by rank. States of some images, as of other
+    machines, merge in the same way:
     see ``partial_state``.
 
     References
@@ -201,12 +222,15 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         *,
         layers: Sequence[int | str] | str | None = None,
         weights: Path = "pretrained",
+        final_norm: bool = False,
         image_size: Size | None = None,
         center_crop: Size | None = None,
         aggregation: str = "concat",
         neighborhood: int = 3,
         normalize: bool = False,
         whiten: bool = False,
+        reference_views: int | str | None = None,
+        region: ArrayLike | Path | None = None,
         coreset: float = 0.1,
         projection: str | int | None = "auto",
         n_reweight: int | None = 9,
@@ -225,12 +249,15 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         self.backbone = backbone
         self.layers = layers
         self.weights = weights
+        self.final_norm = final_norm
         self.image_size = image_size
         self.center_crop = center_crop
         self.aggregation = aggregation
         self.neighborhood = neighborhood
         self.normalize = normalize
         self.whiten = whiten
+        self.reference_views = reference_views
+        self.region = region
         self.coreset = coreset
         self.projection = projection
         self.n_reweight = n_reweight
@@ -253,6 +280,13 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         check_odd("neighborhood", self.neighborhood)
         check_bool("normalize", self.normalize)
         check_bool("whiten", self.whiten)
+        check_reference_views(self.reference_views)
+        if self.region is not None and isinstance(self.reference_views, Integral):
+            raise ValueError(
+                "region: expected None with views that are turned by any angle, got one and "
+                f"reference_views={self.reference_views!r}. Take 'rotations' or 'flips': they turn "
+                "the region along."
+            )
         check_choice("engine", self.engine, ENGINES)
         check_choice("dtype", self.dtype, DTYPES)
         coreset_size(self.coreset, 1)
@@ -271,8 +305,23 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             bool(self.normalize),
             bool(self.whiten),
             top_share(self.aggregate),
+            ReferenceViews.made(self.reference_views, generator),
+            self._made_region(),
         )
         return self.backbone_.input
+
+    def _made_region(self):
+        if self.region is None:
+            return None
+        network = self.backbone_
+        return Region.of(self.region, network.input, network.grid).to(self.device_)
+
+    def _shared_settings(self):
+        shared, region = super()._shared_settings(), self._settings_.region
+        if region is not None:  # words leave out most of an array
+            pixels = region.seen.cpu().numpy().tobytes()
+            shared["region's pixels"] = hashlib.blake2b(pixels, digest_size=8).hexdigest()
+        return shared
 
     def _check_learns_in_parts(self):
         super()._check_learns_in_parts()
@@ -296,7 +345,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             self._take_over(bank)
             n_done = len(bank.parts.parts)
             digests = self._digests_[n_done - store.n_images : n_done]
-            found = self._calibrate_rows(store.by_image.unflatten(1, grid), digests)
+            found = self._calibrate_rows(_own_rows(store, grid), digests)
             del store  # before the next one is filled
             self._remember(found)
             scores.append(found.anomaly_scores)
@@ -324,7 +373,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
                 portion.generator,
                 first=portion.first,
             )
-            portion.keep(store.by_image, grid)
+            portion.keep(_own_rows(store, grid).flatten(1, 2), grid)
             del store
             bank = here if bank is None else self._merge_parts([bank, here], portion.generator)
         return bank
@@ -348,7 +397,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     def _chunks(self, batches, n_images):
         """(store of patch rows, their grid, whether it is the last) within the memory budget."""
         store, capacity, n_done = None, 0, 0
-        for images, (rows, grid) in batches.map(self._describe):  # (B, P, D)
+        for images, (rows, grid) in batches.map(self._describe_views):  # (B, n, D)
             check_finite(rows, images)
             if store is None or store.n_images + len(rows) > capacity:
                 if store is not None:
@@ -360,6 +409,15 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             store.append(rows)
         self._whiten(store.by_image)
         yield store, grid, True
+
+    def _describe_views(self, batch):
+        """Rows (B, n, D) of a batch's patches, followed by those of its views, and the grid."""
+        rows, grid = self._describe(batch)
+        views = self._settings_.views
+        if views is not None:
+            seen = None if self._settings_.region is None else self._settings_.region.seen
+            rows = torch.cat([rows, *views.rows(batch, self._describe_all, seen)], dim=1)
+        return rows, grid
 
     def _whiten(self, images):
         """Whiten the rows of images (n, P, D) in place; the first ones tell how."""
@@ -453,8 +511,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             digests,
             torch.stack(scores).numpy(),
             digests[examples],
-            torch.stack([*grids.values()]).unflatten(1, grid),
-            Suspects.of(digests, torch.stack(cells), torch.stack(suspects)),
+            self._on_grid(torch.stack([*grids.values()]), grid),
+            Suspects.of(digests, self._places(torch.stack(cells)), torch.stack(suspects)),
         )
 
     def _by_parts(self, function, digests, device):
@@ -482,7 +540,9 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         """
         suspects = self._suspects_
         scores = [None] * len(suspects)
-        n = min(self._n_counted(self._examples_[0].numel()), suspects.rows.shape[1])
+        region, n_cells = self._settings_.region, self._examples_[0].numel()
+        n_patches = n_cells if region is None else len(region.places)
+        n = min(self._n_counted(n_patches), suspects.rows.shape[1])
 
         def rescore(i, bank):
             scores[i] = self._out_of_sample(suspects.rows[i], bank, n, n).score
@@ -510,7 +570,18 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     # -- scoring ----------------------------------------------------------------------------------
 
     def _describe(self, batch):
-        """Patch rows (B, P, D) before they are whitened, and their grid (h, w)."""
+        """Patch rows (B, P, D) before they are whitened, and their grid (h, w).
+
+        Those of a region are in a line: their grid is (1, P).
+        """
+        rows, grid = self._describe_all(batch)
+        region = self._settings_.region
+        if region is not None:
+            rows, grid = region.of_rows(rows), (1, len(region.places))
+        return rows, grid
+
+    def _describe_all(self, batch):
+        """The same of all cells, whether or not defects count there."""
         embedding = patch_embedding(
             self.backbone_.trainable_maps(batch),
             aggregation=self._settings_.aggregation,
@@ -540,7 +611,17 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             index.gather(1, counted),
             self.memory_bank_,
         )
-        return scores, distance.float().unflatten(1, grid)
+        return scores, self._on_grid(distance.float(), grid)
+
+    def _on_grid(self, values, grid):
+        """Grids (B, rows, columns) of all cells from values (B, P) of those that are described."""
+        region = self._settings_.region
+        return values.unflatten(1, grid) if region is None else region.on_grid(values)
+
+    def _places(self, patches):
+        """Where patches are in the grid of all cells."""
+        region = self._settings_.region
+        return patches if region is None else region.places[patches]
 
     def _score(self, batch):
         rows, _ = self._embed(batch)  # (B, P, D)
@@ -608,6 +689,11 @@ class _OutOfSample(NamedTuple):
 
     patches: torch.Tensor
     score: torch.Tensor
+
+
+def _own_rows(store, grid):
+    """Rows (n, h, w, D) of the images of a store, without those of their views."""
+    return store.by_image[:, : math.prod(grid)].unflatten(1, grid)
 
 
 def _picked(rows, patches):
