@@ -12,12 +12,13 @@ import anomalib_lite
 from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
 from ..report.figures import method_of
+from ..selection.suggesting import suggest_settings
 from ..texts import plural, printable
 from .clusters import workers
 from .console import Console
 from .outputs import check_may_write_detector, clean, described_places, now
 from .scoring import left_out_lines, readable
-from .settings import METHODS
+from .settings import METHODS, SUGGESTED
 from .thresholds import threshold_in_words, threshold_of
 
 _N_UNUSUAL = 5
@@ -28,10 +29,11 @@ def run(args: Namespace, console: Console) -> int:
     """Fit, save, and say what was learned."""
     check_may_write_detector(args.output, args.force)
     paths = find_images(args.good).all_or_error()
-    detector = _make(args, console)
     start = time.perf_counter()
+    detector = _make(args, paths, console)
+    method = METHODS.get(args.method, "what is suggested")
     with workers(args, console) as client:
-        console.say(f"fitting {METHODS[args.method]} on {plural(len(paths), 'image')} ...")
+        console.say(f"fitting {method} on {plural(len(paths), 'image')} ...")
         images = _fit(detector, paths, client, args, console)
     values = {
         "output": args.output,
@@ -72,20 +74,38 @@ def _fit(detector, paths, client, args, console):
     return [path for i, path in enumerate(paths) if i not in left_out]
 
 
-def _make(args, console):
-    cls = getattr(anomalib_lite, METHODS[args.method])
-    params = {"random_state": _SEED, "verbose": console.shows_progress, **dict(args.set)}
-    known = signature(cls).parameters
-    unknown = sorted(params.keys() - known)
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]}: {cls.__name__} has no such setting. It has {', '.join(known)}."
-        )
-    detector = cls(**params)
+def _make(args, paths, console):
+    detector = (
+        _suggested(args, paths, console) if args.method == SUGGESTED else _named(args, console)
+    )
     rate = {} if args.false_alarm_rate is None else {"false_alarm_rate": args.false_alarm_rate}
     if args.conformal:
-        return ConformalDetector(detector, random_state=params["random_state"], **rate)
+        return ConformalDetector(detector, random_state=detector.random_state, **rate)
     return detector.set_params(**rate)
+
+
+def _named(args, console):
+    cls = getattr(anomalib_lite, METHODS[args.method])
+    return cls(**_params(args, console, cls.__name__, signature(cls).parameters))
+
+
+def _suggested(args, paths, console):
+    good = readable(paths) if args.skip_unreadable else paths
+    known = signature(suggest_settings).parameters.keys() - {"X_good", "budget_s"}
+    params = _params(args, console, "what is suggested", known)
+    suggestion = suggest_settings(good, budget_s=args.budget, **params)
+    for reason in suggestion.reasons:
+        console.say(reason)
+    return suggestion.detector
+
+
+def _params(args, console, name, known):
+    """Settings that were given, which must be known."""
+    params = {"random_state": _SEED, "verbose": console.shows_progress, **dict(args.set)}
+    unknown = sorted(params.keys() - known)
+    if unknown:
+        raise ValueError(f"{unknown[0]}: {name} has no such setting. It has {', '.join(known)}.")
+    return params
 
 
 def _unusual(detector: Any, paths: list[str]) -> list[dict[str, Any]]:

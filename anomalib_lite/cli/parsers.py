@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import anomalib_lite
 
-from .settings import METHODS, parse_value, settings_of
+from .settings import METHODS, SUGGESTED, parse_value, settings_of
 
 _IMAGES = (
     "folders, image files, patterns ('new/*.png') and lists of paths (a .txt or .lst file, or - "
     "for standard input)"
 )
 _CHUNK = 64
+_FOR_ANY = ("n_jobs", "device", "random_state")  # settings of whatever is suggested
 _EPILOG = """\
 exit codes:
   0  done, and no image is called anomalous
@@ -60,6 +61,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _check(parser, args):
     """Refuse what does not go together."""
+    if args.command == "fit":
+        _check_suggested(parser, args)
     if args.command in ("fit", "inspect"):
         _check_workers(parser, args)
     if args.command == "inspect" and args.watch and not (args.csv or args.jsonl):
@@ -71,6 +74,14 @@ def _check(parser, args):
             parser.error("expected GOOD images, a --false-alarm-rate or a --score")
         if args.good and args.score is not None:
             parser.error("--score needs no images")
+
+
+def _check_suggested(parser, args):
+    if args.method != SUGGESTED:
+        if args.budget is not None:
+            parser.error(f"--budget needs --method {SUGGESTED}")
+    elif args.workers is not None or args.cluster is not None:
+        parser.error(f"--method {SUGGESTED} fits here alone: leave out --workers and --cluster")
 
 
 def _check_workers(parser, args):
@@ -98,9 +109,16 @@ def _fit(parser):
         "--method",
         default="patchcore",
         type=str.lower,
-        choices=METHODS,
+        choices=[*METHODS, SUGGESTED],
         metavar="NAME",
-        help=f"one of {', '.join(METHODS)} (default: %(default)s); the settings below are its own",
+        help=f"one of {', '.join(METHODS)} (default: %(default)s); the settings below are its own. "
+        f"{SUGGESTED}: several views at once, for defects of any kind",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"time that a fit with --method {SUGGESTED} may take (default: no limit)",
     )
     parser.add_argument(
         "--false-alarm-rate",
@@ -135,10 +153,14 @@ def _add_settings(parser, argv):
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--method", default="patchcore", type=str.lower)
     method = chooser.parse_known_args(argv)[0].method
-    if method not in METHODS:
+    if method == SUGGESTED:
+        settings = [each for each in settings_of("PatchCore") if each.name in _FOR_ANY]
+    elif method in METHODS:
+        settings = settings_of(METHODS[method])
+    else:
         return  # the parser will say so
-    group = parser.add_argument_group(f"settings of {METHODS[method]}")
-    for setting in settings_of(METHODS[method]):
+    group = parser.add_argument_group(f"settings of {METHODS.get(method, method)}")
+    for setting in settings:
         default = "0" if setting.name == "random_state" else setting.default
         text = f"{setting.help} (default: {default})".replace("%", "%%")
         group.add_argument(

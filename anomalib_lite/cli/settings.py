@@ -18,6 +18,9 @@ METHODS = {
 }
 """Public names of the methods, by what they are called on the command line."""
 
+SUGGESTED = "suggested"
+"""What ``suggest_settings`` makes, instead of a method that is named."""
+
 OURS = frozenset({"false_alarm_rate", "verbose"})
 """Parameters for which the command line has flags of its own."""
 

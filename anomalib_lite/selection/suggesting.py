@@ -58,6 +58,7 @@ def suggest_settings(
     n_jobs: int | None = None,
     device: Device = "auto",
     random_state: RandomState = None,
+    verbose: bool = False,
 ) -> Suggestion:
     """A detector for defects of any kind, from images of good parts alone.
 
@@ -83,6 +84,8 @@ def suggest_settings(
         Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
     random_state : None, int, RandomState or Generator, default=None
         Seed of everything random, given to the detector.
+    verbose : bool, default=False
+        Whether the detector shows progress bars.
 
     Returns
     -------
@@ -128,6 +131,7 @@ def suggest_settings(
         "n_jobs": n_jobs,
         "device": device,
         "random_state": random_state,
+        "verbose": verbose,
     }
     candidates = _candidates(n_images, min(height, width), shared)
     if budget_s is None:
@@ -201,7 +205,7 @@ def expected_seconds(
     counts = _TRIED if n_images > _LOOKED_AT else (n_images,)
     seconds = []
     for count in counts:
-        trial = _in_proportion(detector, count / n_images)
+        trial = _in_proportion(detector, count / n_images).set_params(verbose=False)
         start = clock()
         with inner_fit():
             trial.fit(take(images, np.arange(count)))

@@ -9,7 +9,7 @@ from PIL import Image
 from stories import QUICK, fit, make_story, printed_json
 from worlds import scratched
 
-from anomalib_lite import ConformalDetector, PaDiM, load
+from anomalib_lite import ConformalDetector, PaDiM, load, suggest_settings
 from anomalib_lite.cli import main
 from anomalib_lite.io import read_card
 
@@ -74,6 +74,35 @@ def test_conformal_detectors(home, capsys):
     lowest = shown.splitlines()[-5:]
     for line, place in zip(lowest, held_out, strict=False):
         assert line.endswith(f"{place:02d}.png")
+
+
+@pytest.mark.slow
+def test_a_suggestion_is_fitted_and_explained(home, capsys):
+    path = home / "any.alite"
+    flags = ["--method", "suggested", "--budget", "0.001", "--false-alarm-rate", "0.04"]
+    assert main(["fit", str(home / "good"), "-o", str(path), *flags]) == 0
+    shown = capsys.readouterr()
+    assert "DetectorEnsemble fitted on 30 images in" in shown.out
+    assert "fitting what is suggested on 30 images" in shown.err
+    assert "more than the budget of 0.001 s" in shown.err
+    detector = load(path)
+    assert detector.names_ == ["local", "whole"]
+    assert detector.false_alarm_rate == 0.04 and detector.random_state == 0
+    suggestion = suggest_settings(home / "good", budget_s=0, random_state=0)
+    again = suggestion.detector.set_params(false_alarm_rate=0.04).fit(home / "good")
+    np.testing.assert_array_equal(detector.calibration_scores_, again.calibration_scores_)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_read_is_no_part_of_a_suggestion(home, capsys):
+    (home / "good" / "00.png").write_bytes(b"no image")
+    command = ["fit", str(home / "good"), "-o", str(home / "any.alite"), "--method", "suggested"]
+    assert main([*command, "--set", "image_size=64"]) == 2
+    assert "what is suggested has no such setting" in capsys.readouterr().err
+    assert main([*command, "--budget", "0.001"]) == 2
+    assert "00.png" in capsys.readouterr().err
+    assert main([*command, "--budget", "0.001", "--skip-unreadable"]) == 0
+    assert "DetectorEnsemble fitted on 29 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("forced", [False, True])

@@ -65,6 +65,10 @@ def test_the_package_is_a_program():
         ["threshold", "part.alite"],
         ["threshold", "part.alite", "--alpha", "0.1"],
         ["threshold", "part.alite", "good", "--score", "3"],
+        ["fit", "good", "-o", "x", "--budget", "60"],
+        ["fit", "good", "-o", "x", "--method", "suggested", "--budget", "0"],
+        ["fit", "good", "-o", "x", "--method", "suggested", "--workers", "2"],
+        ["fit", "good", "-o", "x", "--method", "suggested", "--image-size", "64"],
     ],
     ids=" ".join,
 )
@@ -108,6 +112,13 @@ def test_pairs_and_words_are_set_by_one_flag():
     assert dict(args.set) == {"aggregate": ("top", 0.01), "normalize": True, "whiten": False}
     args = parse(["fit", "good", "-o", "x", "--method", "patchcore", "--aggregate", "max"])
     assert dict(args.set) == {"aggregate": "max"}
+
+
+def test_few_settings_suit_whatever_is_suggested():
+    flags = ["--method", "suggested", "--budget", "60", "--n-jobs", "2", "--random-state", "5"]
+    args = parse(["fit", "good", "-o", "x", *flags, "--device=cpu"])
+    assert args.budget == 60
+    assert dict(args.set) == {"n_jobs": 2, "random_state": 5, "device": "cpu"}
 
 
 def test_methods_may_be_written_in_any_case():

@@ -31,7 +31,13 @@ def test_image_sizes_follow_the_images(shape, finest):
 
 
 def test_parameters_are_handed_on():
-    params = {"false_alarm_rate": 0.05, "n_jobs": 1, "device": "cpu", "random_state": 3}
+    params = {
+        "false_alarm_rate": 0.05,
+        "n_jobs": 1,
+        "device": "cpu",
+        "random_state": 3,
+        "verbose": True,
+    }
     for n in (3, 20):
         detector = suggest_settings(blank(n, 64), **params).detector
         assert {name: getattr(detector, name) for name in params} == params
@@ -80,10 +86,12 @@ class Costly(BaseEstimator):
 
     now = 0.0
 
-    def __init__(self, coreset=100):
+    def __init__(self, coreset=100, verbose=True):
         self.coreset = coreset
+        self.verbose = verbose
 
     def fit(self, images):
+        assert not self.verbose
         Costly.now += 2 + 0.5 * len(images) + 0.01 * len(images) * self.coreset
         return self
 
