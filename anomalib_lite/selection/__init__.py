@@ -1,10 +1,10 @@
 """Choosing a detector and its settings by good images alone."""
 
-from .planted import PlantedDefect, PlantedScores, PlantedValidation, planted_validation
+from .planted import PlantedDefect, PlantedTable, PlantedValidation, planted_validation
 
 __all__ = [
     "PlantedDefect",
-    "PlantedScores",
+    "PlantedTable",
     "PlantedValidation",
     "planted_validation",
 ]
