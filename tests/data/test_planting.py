@@ -60,6 +60,15 @@ def test_whole_images_of_16_bits_use_them_and_floats_are_not_rounded():
         assert (np.abs(damaged - damaged.round()) > 0.1).mean() > 0.5
 
 
+@pytest.mark.parametrize("kind", ["scratch", "stain", "dent", "blur", "warp"])
+def test_pictures_of_two_levels_stay_such(kind):
+    image = texture() > 120
+    damaged, mask = planted(image, kind, 0)
+    assert damaged.dtype == bool
+    np.testing.assert_array_equal(damaged[~mask], image[~mask])
+    assert 0.001 < (damaged != image).mean() < 0.5
+
+
 @pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("size", [0.5, 0.25])
 def test_defects_lie_in_a_window_of_their_size(kind, size):
@@ -244,6 +253,7 @@ def test_invalid_arguments_are_named():
         ((image, "hole"), "kind: expected one of 'scratch', .*'warp', got 'hole'"),
         ((image[0], "dent"), r"image: expected \(H, W\), .*got \(96,\)"),
         ((image[None], "dent"), r"got \(1, 96, 96\)"),
+        ((image.astype(int), "dent"), "expected dtype uint8, .* got int64"),
         ((image[:15], "dent"), "at least 16 pixels per side .*got 15 x 96"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -222,7 +222,7 @@ def test_the_detector_itself_is_not_fitted(trial):
 
 
 def test_searches_score_the_splits(paths):
-    chosen = {"kinds": ["scratch", "noise"], "strengths": [1.0]}
+    chosen = {"kinds": ["scratch", "noise"], "strengths": [0.2]}
     trial = planted_validation(paths, n_planted=30, random_state=0, **chosen)
     settings = {"image_size": [2, 32]}
     search = GridSearchCV(quick(), settings, cv=trial.splits, scoring="roc_auc", refit=False)
