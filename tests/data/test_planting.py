@@ -85,6 +85,8 @@ def test_windows_have_16_pixels_and_lie_everywhere():
         assert 4 <= mask.sum() <= 8**2
         seen |= mask
     assert seen[:8].any() and seen[-8:].any() and seen[:, :8].any() and seen[:, -8:].any()
+    lines = [np.nonzero(planted(image, "scratch", seed, size=0.01)[1]) for seed in range(20)]
+    assert 8 < max(np.ptp(each) for line in lines for each in line) < 16
 
 
 @pytest.mark.parametrize("kind", DEFECTS)
