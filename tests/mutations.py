@@ -297,6 +297,37 @@ MUTATIONS = [
         "_full_scale(image.dtype) / 6",
         "data/test_datasets.py",
     ),
+    Mutation(
+        "data/drawing.py",
+        "np.clip(values, 0, _full_scale(dtype))",
+        "np.clip(values, 0, 255)",
+        "data/test_planting.py",
+    ),
+    Mutation(
+        "data/planting.py",
+        "round(max(SMALLEST, size * min(shape)))",
+        "min(shape)",
+        "data/test_planting.py",
+    ),
+    # -- choosing settings
+    Mutation(
+        "selection/planted.py",
+        "fold_of[[d.image for d in defects]]",
+        "fold_of[[0 for d in defects]]",
+        "selection/test_planted.py",
+    ),
+    Mutation(
+        "selection/planted.py",
+        '_SIDES = "left", "right"',
+        '_SIDES = ("left",)',
+        "selection/test_planted.py",
+    ),
+    Mutation(
+        "selection/planted.py",
+        'np.mean([*self.by("is_global").values()])',
+        "np.mean(self.found)",
+        "selection/test_planted.py",
+    ),
     # -- base classes
     Mutation(
         "base.py",

@@ -389,3 +389,20 @@ def slow_wilson(n_hits, n, confidence):
     low = 0.0 if n_hits == 0 else optimize.brentq(excess, 0, share - 1e-9, xtol=1e-14)
     high = 1.0 if n_hits == n else optimize.brentq(excess, share + 1e-9, 1, xtol=1e-14)
     return low, high
+
+
+def slow_planted_auroc(make, trial, chosen):
+    """Mean over chosen planted defects of the share of good images that each outscores.
+
+    Each is compared with the good images held out in its split; of a tie one half counts.
+    """
+    n_good, shares = sum(trial.y == 1), []
+    for train, test in trial.splits:
+        fitted = make().fit([trial.X[i] for i in train])
+        scores = {i: float(fitted.anomaly_score([trial.X[i]])[0]) for i in test.tolist()}
+        good = [score for i, score in scores.items() if i < n_good]
+        for i, score in scores.items():
+            if i >= n_good and chosen(trial.defects[i - n_good]):
+                won = [1.0 if score > other else 0.5 * (score == other) for other in good]
+                shares.append(sum(won) / len(good))
+    return sum(shares) / len(shares)

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from ..validation import check_choice
 from .drawing import as_pixels, blend, blob, changed_pixels, per_channel, redrawn
+from .rasters import FULL_SCALE
 from .synthetic import DEFECTS
 
 SMALLEST = 16
@@ -220,6 +221,10 @@ def planted(
     check_strength(strength)
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
         raise ValueError(f"image: expected (H, W), (H, W, 1) or (H, W, 3), got {image.shape}.")
+    if image.dtype.name not in FULL_SCALE and image.dtype.kind != "f":
+        raise ValueError(
+            f"image: expected dtype uint8, uint16, bool or float in [0, 1], got {image.dtype}."
+        )
     if min(image.shape[:2]) < SMALLEST:
         raise ValueError(
             f"image: expected at least {SMALLEST} pixels per side to plant a defect in, got "

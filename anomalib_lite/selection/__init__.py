@@ -1,11 +1,11 @@
 """Choosing a detector and its settings by good images alone."""
 
-from .planted import PlantedDefect, PlantedScores, PlantedValidation, planted_validation
+from .planted import PlantedDefect, PlantedTable, PlantedValidation, planted_validation
 from .suggesting import Suggestion, suggest_settings
 
 __all__ = [
     "PlantedDefect",
-    "PlantedScores",
+    "PlantedTable",
     "PlantedValidation",
     "Suggestion",
     "planted_validation",

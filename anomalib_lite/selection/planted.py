@@ -13,6 +13,8 @@ from ..data.images import ImageStream
 from ..data.planting import GLOBAL, LOCAL, SMALLEST, check_kind, check_size, check_strength, planted
 from ..validation import check_count
 
+_SIDES = "left", "right"  # of ties
+
 
 class PlantedDefect(NamedTuple):
     """A defect planted in a good image.
@@ -101,8 +103,8 @@ def planted_validation(
     >>> from anomalib_lite import PaDiM, planted_validation
     >>> good = np.random.default_rng(0).integers(90, 130, (9, 64, 64), dtype=np.uint8)
     >>> trial = planted_validation(good, n_planted=12, random_state=0)
-    >>> len(trial.X), trial.defects[0]
-    (21, PlantedDefect(image=3, kind='dent', size=1.0, strength=0.5))
+    >>> len(trial.X), trial.y.tolist().count(-1), trial.defects[0]
+    (21, 12, PlantedDefect(image=5, kind='scratch', size=0.25, strength=0.5))
 
     A search scores each setting on held-out good images and the defects planted in these. It must
     not refit, since it would learn from the defects, too:
@@ -209,7 +211,8 @@ class PlantedValidation:
         The good images, paths where they came from files, then those with a planted defect, arrays
         of shape (H, W) or (H, W, 3) and of the dtype of the image.
     y : ndarray of shape (n_good + n_planted,)
-        +1 good, -1 planted.
+        +1 good, -1 planted. In each split, as many planted defects are of a place as of the whole
+        image, up to one or two, so that both weigh the same in an AUROC.
     splits : list of (ndarray, ndarray)
         Indices of the images to fit on, all of them good, and of those to score: the other good
         ones and the defects planted in these.
@@ -224,7 +227,7 @@ class PlantedValidation:
     defects: list[PlantedDefect] = field(repr=False)
     masks: list[np.ndarray] = field(repr=False)
 
-    def scores(self, detector: BaseEstimator) -> "PlantedScores":
+    def table(self, detector: BaseEstimator) -> "PlantedTable":
         """How well a detector finds the planted defects.
 
         Parameters
@@ -234,28 +237,37 @@ class PlantedValidation:
 
         Returns
         -------
-        scores : PlantedScores
+        table : PlantedTable
 
         Examples
         --------
         >>> from anomalib_lite import PaDiM, planted_validation
-        >>> good = np.random.default_rng(0).integers(90, 130, (9, 64, 64), dtype=np.uint8)
-        >>> trial = planted_validation(good, n_planted=6, random_state=0)
-        >>> print(trial.scores(PaDiM(image_size=64, random_state=0)))
+        >>> weave = np.add.outer(np.arange(64) % 8, np.arange(64) % 16) * 10
+        >>> noise = np.random.default_rng(0).integers(0, 9, (12, 64, 64))
+        >>> good = (weave + noise).astype(np.uint8)
+        >>> options = {"kinds": ["crack", "turn"], "sizes": [1, 0.5], "strengths": [1]}
+        >>> trial = planted_validation(good, n_planted=24, random_state=0, **options)
+        >>> print(trial.table(PaDiM(image_size=64, random_state=0)))
+                     size 1  size 0.5  strength 1   all
+        crack          1.00      1.00        1.00  1.00
+        all local      1.00      1.00        1.00  1.00
+        turn                                 1.00  1.00
+        all global                           1.00  1.00
         """
         n_good = len(self.X) - len(self.defects)
-        found = np.empty(len(self.defects))
+        found = np.full(len(self.defects), np.nan)
         for train, test in self.splits:
             fitted = clone(detector).fit([self.X[i] for i in train])
             normality = fitted.decision_function([self.X[i] for i in test])
-            good = np.sort(normality[test < n_good])
-            places = [np.searchsorted(good, normality[test >= n_good], s) for s in _SIDES]
-            found[test[test >= n_good] - n_good] = 1 - np.mean(places, axis=0) / len(good)
-        return PlantedScores(self.defects, found)
+            is_planted = test >= n_good
+            good, bad = np.sort(normality[~is_planted]), normality[is_planted]
+            n_below = np.mean([np.searchsorted(good, bad, side) for side in _SIDES], axis=0)
+            found[test[is_planted] - n_good] = 1 - n_below / len(good)
+        return PlantedTable(self.defects, found)
 
 
 @dataclass(frozen=True, eq=False)
-class PlantedScores:
+class PlantedTable:
     """How well a detector finds planted defects. As text, a table by kind, size and strength.
 
     Attributes
@@ -268,8 +280,8 @@ class PlantedScores:
     Examples
     --------
     >>> defects = [PlantedDefect(0, "stain", 1.0, 1.0), PlantedDefect(1, "stain", 0.5, 1.0)]
-    >>> scores = PlantedScores([*defects, PlantedDefect(0, "blur", None, 1.0)], [1.0, 0.75, 0.5])
-    >>> scores.by("size"), scores.auroc
+    >>> table = PlantedTable([*defects, PlantedDefect(0, "blur", None, 1.0)], [1.0, 0.75, 0.5])
+    >>> table.by("size"), table.auroc
     ({1.0: 1.0, 0.5: 0.75, None: 0.5}, 0.6875)
     """
 
@@ -333,14 +345,14 @@ class PlantedScores:
         for name, chosen in ("all local", ~is_global), ("all global", is_global):
             rows |= {one: kind == one for one in dict.fromkeys(kind[chosen].tolist())}
             rows |= {name: chosen} if chosen.any() else {}
-        lines = [" " * 12 + "".join(f"{name:>14}" for name in columns)]
+        lines = [" " * 11 + "".join(f"  {name:>4}" for name in columns)]
         for name, row in rows.items():
-            cells = "".join(f"{self._cell(row & column):>14}" for column in columns.values())
-            lines.append(f"{name:12}{cells}".rstrip())
+            cells = (
+                f"  {self._cell(row & column):>{max(4, len(head))}}"
+                for head, column in columns.items()
+            )
+            lines.append(f"{name:11}{''.join(cells)}".rstrip())
         return "\n".join(lines)
 
     def _cell(self, chosen):
         return f"{np.mean(self.found[chosen]):.2f}" if chosen.any() else ""
-
-
-_SIDES = "left", "right"  # of ties
