@@ -244,8 +244,8 @@ def test_nonsense_is_refused(name, value):
 def test_other_settings_are_refused():
     with pytest.raises(ValueError, match=r"^positions: expected one of 'aligned', 'free'"):
         small("PatchCore", positions="anywhere").fit(GOOD)
-    with pytest.raises(ValueError, match=r"^turned: expected 0 with contamination=0.1, got 3"):
-        small("SubspaceAD", turned=3).fit(GOOD)
+    with pytest.raises(ValueError, match=r"^reference_views: expected None with contamination=0.1, got 3"):
+        small("SubspaceAD", reference_views=3).fit(GOOD)
 
 
 def test_a_guarantee_that_does_not_hold_is_warned_of():
