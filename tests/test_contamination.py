@@ -244,7 +244,9 @@ def test_nonsense_is_refused(name, value):
 def test_other_settings_are_refused():
     with pytest.raises(ValueError, match=r"^positions: expected one of 'aligned', 'free'"):
         small("PatchCore", positions="anywhere").fit(GOOD)
-    with pytest.raises(ValueError, match=r"^reference_views: expected None with contamination=0.1, got 3"):
+    with pytest.raises(
+        ValueError, match=r"^reference_views: expected None with contamination=0.1, got 3"
+    ):
         small("SubspaceAD", reference_views=3).fit(GOOD)
 
 
