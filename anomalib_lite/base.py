@@ -37,6 +37,7 @@ from .inspection import (
 from .io.persistence import SaveMixin
 from .notes import N_EXAMPLES, Notes, digest_of
 from .notices import warn_user
+from .ranking import SuspectImages, without_suspects
 from .runtime import aside, is_inner_fit, make_generator, resolve_device, twin_of
 from .validation import (
     check_count,
@@ -279,6 +280,9 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         ``score_samples`` of the normal images, out of sample; NaN where there is none.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    suspects_ : SuspectImages
+        The images learned from, the one that belongs least among them first, by their out-of-sample
+        anomaly scores: ``indices``, ``scores`` and ``names``.
     n_images_ : int
         Images learned from.
     device_ : torch.device
@@ -427,7 +431,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         notes = Notes(self._digests_)
         batches = self._learning_batches(stream, notes)
         anomaly_scores = self._learn(batches, stream.n_images, make_generator(self.random_state))
-        self._calibrate_threshold(anomaly_scores)
+        self._calibrate_threshold(anomaly_scores, notes.paths)
         self._keep_examples(notes)
         notes.warn_of_copies()
 
@@ -460,10 +464,28 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         infer = partial(self._checked_inference, maps=True)
         return torch.cat([grids for _, grids in map_on(batch.device, infer, parts)])
 
-    def _calibrate_threshold(self, anomaly_scores):
-        """Set the threshold from out-of-sample anomaly scores of the normal images."""
-        self.calibration_scores_ = -self._checked_calibration(anomaly_scores)
+    def _calibrate_threshold(self, anomaly_scores, paths=None):
+        """Set the threshold from out-of-sample anomaly scores of the normal images.
+
+        With ``contamination`` those that may be defective do not count. ``paths`` are files of
+        images by their places.
+        """
+        scores = self._checked_calibration(anomaly_scores)
+        earlier = vars(self).pop("_ranking_", None)
+        contamination = getattr(self, "contamination", 0.0)
+        if contamination > 0:
+            known = {} if earlier is None else earlier.paths
+            self._ranking_ = SuspectImages.of(scores, {**known, **(paths or {})})
+            scores = without_suspects(scores, contamination)
+        self.calibration_scores_ = -scores
         self._set_offset()
+
+    @property
+    def suspects_(self) -> SuspectImages:
+        """Training images, the one that belongs least first; see Attributes."""
+        if "_ranking_" in vars(self):
+            return self._ranking_
+        return SuspectImages.of(-self.calibration_scores_)
 
     def _set_offset(self):
         """Set the threshold from the calibration scores; NaN without any."""
@@ -620,6 +642,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         for images, (some, _) in batches.map(partial(self._checked_inference, maps=False)):
             check_finite(some[:, None], images)
             scores += some.double().cpu().tolist()
+        self._ranking_ = self.suspects_  # of the images of fit
         self.calibration_scores_ = -np.array(scores)
         examples = notes.examples.to(self.device_).split(self._n_together)
         grids = [self._checked_inference(batch, maps=True)[1] for batch in examples]

@@ -25,12 +25,14 @@ class Notes:
     ----------
     digests : ndarray of shape (n_images,), int64
         Of all images so far, those of earlier calls first.
+    paths : dict of int to str
+        Files of the images of this call that came from files, by their places among all.
     """
 
     def __init__(self, digests: np.ndarray):
         self._buffer, self._n = digests, len(digests)
         self._labels = dict.fromkeys(digests.tolist(), "one of an earlier call")
-        self._copies = []
+        self._copies, self.paths = [], {}
         self._examples = []  # (digest, place among all images, image, input), lowest digest first
 
     def see(self, image: Glance, pixels: torch.Tensor, digest: int) -> None:
@@ -38,6 +40,8 @@ class Notes:
         if digest in self._labels:
             self._copies.append(f"{image.label} is {self._labels[digest]}")
         self._labels.setdefault(digest, image.label)
+        if image.path is not None:
+            self.paths[self._n] = image.path
         self._consider(image, pixels, digest)
         if self._n == len(self._buffer):
             self._buffer = np.resize(self._buffer, 2 * self._n + 16)

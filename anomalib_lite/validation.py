@@ -45,6 +45,15 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}.")
 
 
+def check_contamination(value: Any) -> None:
+    """Raise ValueError unless ``value`` is a number in [0, 0.5)."""
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 0.5):
+        raise ValueError(
+            f"contamination: expected a share of images in [0, 0.5), got {value!r}. Where half of "
+            "them may be defective, nothing tells which half is normal."
+        )
+
+
 def check_confidence(value: Any) -> None:
     """Raise ValueError unless ``value`` is a number in (0, 1)."""
     if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < 1):

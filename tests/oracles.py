@@ -215,6 +215,31 @@ def slow_subspace_squares(rows, training, share):
     return np.array([residual @ residual for residual in residuals])
 
 
+def slow_outlier_factors(images, k, sample):
+    """Local outlier factors (n, P) of images (n, P, D), by the definition.
+
+    ``sample``: for each position the patches (image, position) among which neighbors are sought.
+    """
+
+    def neighbors(image, position):
+        here, others = images[image][position], [one for one in sample[position] if one[0] != image]
+        distances = [math.dist(here, images[i][j]) for i, j in others]
+        order = sorted(range(len(others)), key=distances.__getitem__)[:k]
+        return [(distances[o], others[o]) for o in order]
+
+    def density(image, position):
+        near = neighbors(image, position)
+        reach = [max(d, neighbors(*other)[-1][0]) for d, other in near]
+        return len(reach) / sum(reach)
+
+    def factor(image, position):
+        near = neighbors(image, position)
+        around = sum(density(*other) for _, other in near) / len(near)
+        return around / density(image, position)
+
+    return [[factor(i, p) for p in range(len(images[0]))] for i in range(len(images))]
+
+
 def slow_spade(embedding, pyramid, embeddings, pyramids, k):
     """(image score, patch values (P,)) of an image from the pyramids of its k nearest images."""
     distance, index = slow_nearest(np.asarray(embedding)[None], embeddings, k)

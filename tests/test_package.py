@@ -36,12 +36,13 @@ BELOW = {
     "deploy": {"validation", "texts", "io", "data", "inspection"},
     "comparison": {"records"},
     "suspects": set(),
+    "ranking": set(),
     "notes": {"notices", "runtime", "data"},
     "views": {"runtime", "validation", "data", "notes"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
         *("runtime", "contexts", "validation", "workers", "io", "data", "backbones"),
-        *("inspection", "notices", "notes", "batches"),
+        *("inspection", "notices", "notes", "batches", "ranking"),
     },
     "merging": {
         *("runtime", "contexts", "validation", "workers", "data", "backbones"),

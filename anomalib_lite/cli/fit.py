@@ -5,12 +5,11 @@ from argparse import Namespace
 from inspect import signature
 from typing import Any
 
-import numpy as np
-
 import anomalib_lite
 
 from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
+from ..ranking import SuspectImages
 from ..report.figures import method_of
 from ..selection.suggesting import suggest_settings
 from ..texts import plural, printable
@@ -21,7 +20,7 @@ from .scoring import left_out_lines, readable
 from .settings import METHODS, SUGGESTED
 from .thresholds import threshold_in_words, threshold_of
 
-_N_UNUSUAL = 5
+_N_UNUSUAL, _N_SUSPECTS = 5, 20
 _SEED = 0  # the same images make the same detector
 
 
@@ -110,19 +109,23 @@ def _params(args, console, name, known):
 
 def _unusual(detector: Any, paths: list[str]) -> list[dict[str, Any]]:
     """The most unusual images of fit, by their out-of-sample scores."""
-    scores, severity = detector.calibration_scores_, detector.score_levels().severity
-    places = getattr(detector, "calibration_indices_", np.arange(len(scores)))
-    known = np.flatnonzero(~np.isnan(scores))
-    lowest = known[np.argsort(scores[known], kind="stable")[:_N_UNUSUAL]]
+    severity = detector.score_levels().severity
+    if hasattr(detector, "suspects_"):
+        suspects = detector.suspects_
+        places, scores = suspects.indices, suspects.scores
+    else:  # a ConformalDetector, of whose images some were held out
+        ranked = SuspectImages.of(-detector.calibration_scores_)
+        places, scores = detector.calibration_indices_[ranked.indices], ranked.scores
+    n = _N_SUSPECTS if getattr(detector, "contamination", 0) else _N_UNUSUAL
     return [
         clean(
             {
-                "path": paths[places[i]],
-                "anomaly_score": float(-scores[i]),
-                "severity": float(severity(-scores[i])),
+                "path": paths[place],
+                "anomaly_score": float(score),
+                "severity": float(severity(score)),
             }
         )
-        for i in lowest
+        for place, score in zip(places[:n], scores[:n], strict=True)
     ]
 
 

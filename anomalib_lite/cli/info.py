@@ -6,12 +6,14 @@ from typing import Any
 from ..deploy.graph import is_onnx
 from ..deploy.reader import OnnxDetector
 from ..io.card import read_card
-from ..report.figures import inner_of, method_of, settings_of
+from ..report.figures import inner_of, method_of, settings_of, suspects_of
 from ..texts import plural, printable
 from . import exported
 from .console import Console
 from .outputs import clean, size_in_words
 from .thresholds import threshold_in_words, threshold_of
+
+_N_SUSPECTS = 5
 
 
 def run(args: Namespace, console: Console) -> int:
@@ -32,6 +34,10 @@ def run(args: Namespace, console: Console) -> int:
         "images": getattr(inner, "n_images_", None),
         "image_size": None if looks_at is None else list(looks_at.image_size),
         **(clean(threshold_of(estimator)) if hasattr(estimator, "score_levels") else {}),
+        "suspects": [
+            {"name": name, "anomaly_score": score}
+            for name, score in suspects_of(estimator, _N_SUSPECTS)
+        ],
         "notes": card.notes,
         "versions": card.versions,
         "bytes": card.n_bytes,
@@ -67,6 +73,9 @@ def _lines(values, changed):
         yield f"{printable(name):<13} {printable(text)}"
     if "threshold" in values:
         yield threshold_in_words(values)
+    for suspect in values["suspects"]:
+        score = f"score {suspect['anomaly_score']:<8.4g}"
+        yield f"to look at    {score}  {printable(suspect['name'])}"
     settings = ", ".join(f"{name}={text}" for name, text in changed.items())
     yield f"settings      {settings or 'the defaults'}"
     yield f"written by    {', '.join(f'{name} {of}' for name, of in values['versions'].items())}"

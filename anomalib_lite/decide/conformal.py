@@ -195,8 +195,9 @@ class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin
         Warns
         -----
         UserWarning
-            If there are too few calibration samples for the ``false_alarm_rate``, or if a
-            calibration sample is an exact copy of another sample.
+            If there are too few calibration samples for the ``false_alarm_rate``, if a calibration
+            sample is an exact copy of another sample, or if the detector's ``contamination`` says
+            that calibration samples may be anomalous.
         """
         self._fit(choosable(X), y, groups)
         return self
@@ -237,12 +238,27 @@ class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin
         """The unit of each sample, and the folds, which this estimator is now fitted on."""
         self._check_params()
         units = unit_of_each(groups, n_samples(X))
+        self._warn_of_contamination()
         with aside(self) as learner:
             folds = learner._held_out(X, y, groups, units, maps=True)
             learner._calibrate(folds, units)
             learner._set_threshold()
             warn_of_copies(X, units, np.concatenate([fold.indices for fold in folds]))
         return units, folds
+
+    def _warn_of_contamination(self):
+        """Warn if samples may be anomalous; those that calibrate a frozen detector are others."""
+        if isinstance(self.detector, FrozenEstimator):
+            return
+        for name, value in self.detector.get_params().items():
+            is_share = isinstance(value, Real) and value > 0
+            if is_share and name.rpartition("__")[2] == "contamination":
+                warn_user(
+                    f"{name}={value}: the guarantee of false alarms does not hold, since it takes "
+                    "normal samples to calibrate, and of these some may be anomalous. p-values "
+                    "come out too large, and anomalies are missed. Calibrate on samples that are "
+                    "known to be normal, with the fitted detector in a FrozenEstimator."
+                )
 
     def _held_out(self, X, y, groups, units, *, maps):
         """A HeldOut for each split; a frozen detector holds out all samples."""

@@ -11,6 +11,7 @@ from .gaussian import (
 )
 from .heads import check_head, fit_head, folds, head_scores, held_out_scores, row_scores
 from .nce import LogitMLP, NCEDensity, log_normal_mode, truncated_normal
+from .outliers import aligned_outlier_factors, belonging, free_outlier_factors
 from .subspace import Subspace, rounding_scatter
 
 __all__ = [
@@ -20,9 +21,12 @@ __all__ = [
     "LogitMLP",
     "NCEDensity",
     "Subspace",
+    "aligned_outlier_factors",
+    "belonging",
     "check_head",
     "fit_head",
     "folds",
+    "free_outlier_factors",
     "head_scores",
     "held_out_scores",
     "leave_one_out_squares",

@@ -354,7 +354,7 @@ class DetectorEnsemble(BaseDetector):
     def _keep_examples(self, notes):
         """Members keep their own."""
 
-    def _calibrate_threshold(self, anomaly_scores):
+    def _calibrate_threshold(self, anomaly_scores, paths=None):
         self.calibration_scores_ = -anomaly_scores  # perhaps of no image that all kept aside
         self._set_offset()
 

@@ -68,6 +68,7 @@ _PARTS = {
     "ResidualEncoder": "nn",
     "Scales": "ensemble.scales",
     "Subspace": "density",
+    "SuspectImages": "ranking",
     "Suspects": "suspects",
     "TileLayout": "methods.cpc",
     "TableModel": "methods.cance",

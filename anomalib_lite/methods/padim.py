@@ -22,7 +22,7 @@ from ..merging import MergeMixin, PartialCalibration, scores_by_digest
 from ..notes import N_EXAMPLES
 from ..runtime import parse_memory, tensors_sha256
 from ..suspects import Suspects
-from ..validation import check_count, check_finite, check_number
+from ..validation import check_contamination, check_count, check_finite, check_number
 from ..workers import map_on
 
 _TASK = 64  # places of a worker's task
@@ -60,6 +60,10 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         all. The paper keeps 100 for ResNet18 and 550 for WideResNet50.
     eps : float, default=0.01
         Added to the diagonal of every covariance.
+    contamination : float, default=0.0
+        Share of the images given to ``fit`` that may be defective, in [0, 0.5). The images of this
+        share that are farthest from the others are not learned from, see Notes. 0 trusts all
+        images.
     image_size : int, tuple (H, W) or None, default=None
         Images are resized to it, whatever their proportions. None: the backbone's own (224).
     center_crop : int, tuple (H, W) or None, default=None
@@ -103,6 +107,9 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         had no room, or of all but 10,000 images that were learned in earlier calls.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    suspects_ : SuspectImages
+        The images learned from, the one that belongs least among them first, by their out-of-sample
+        anomaly scores: ``indices``, ``scores`` and ``names``.
     n_images_ : int
     backbone_ : Backbone
     device_ : torch.device
@@ -121,6 +128,17 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
     all:
     :math:`M_{-i}^2 = \frac{n^2 (n-2)}{(n-1)^3} \cdot \frac{M^2}{1 - n M^2 / (n-1)^2}`, exactly, but
     for a ridge that is (n-1)/(n-2) times ``eps``.
+
+    With ``contamination`` the images of a call are measured from the Gaussians of one another, and
+    those that are farthest, and copies of them, are left out of ``statistics_``. It needs all
+    images of a call on one machine, and their rows in the ``memory_budget``: of 3,400 images by
+    default.
+
+    With ``contamination`` the threshold must not follow from defective images. Of the share with
+    the highest out-of-sample scores, those above the level that one normal image of all is expected
+    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all, and files
+    where images came from files, which are saved, too. The level comes from the lower scores, whose
+    upper tail is taken to be exponential. Copies of a defective image vouch for each other.
 
     References
     ----------
@@ -148,6 +166,7 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         weights: Path = "pretrained",
         n_features: int | None = 100,
         eps: float = 0.01,
+        contamination: float = 0.0,
         image_size: Size | None = None,
         center_crop: Size | None = None,
         smoothing: float = 4.0,
@@ -166,6 +185,7 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         self.weights = weights
         self.n_features = n_features
         self.eps = eps
+        self.contamination = contamination
         self.image_size = image_size
         self.center_crop = center_crop
         self.smoothing = smoothing
@@ -186,6 +206,7 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         if self.n_features is not None:
             check_count("n_features", self.n_features)
         check_number("eps", self.eps, minimum=0)
+        check_contamination(self.contamination)
         parse_memory("memory_budget", self.memory_budget)
 
     def _build(self, generator):
@@ -201,6 +222,8 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
 
     def _learn(self, batches, n_images, generator):
         statistics, kept, waiting, n_read = self._read(batches, n_images)
+        if self.contamination > 0:
+            waiting = self._less_suspects(waiting)
         self._check_enough(statistics.count + sum(map(len, waiting)))
         self.statistics_ = statistics
         squares = self._finish(kept, waiting)
@@ -213,6 +236,45 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         scores[new] = self._out_of_sample(squares.amax(1), digests).cpu().double().numpy()
         self._suspect(digests, squares, kept)
         return scores
+
+    def _less_suspects(self, blocks):
+        """Blocks of rows (n, P, d) of new images, less the images that are farthest from the rest.
+
+        Copies of these stay out, too. All blocks together have their own Gaussians for it.
+        """
+        rows = blocks[0]
+        self.statistics_ = GaussianStatistics.of_no_rows(*rows.shape[1:], rows.device)
+        squares = self._finish(blocks, blocks).amax(1)
+        digests = self._digests_[-len(squares) :]
+        copies = torch.from_numpy(_copies(digests, digests)).to(squares.device)
+        distances = leave_one_out_squares(squares, len(squares), copies)
+        worst = distances.nan_to_num(torch.inf).topk(int(self.contamination * len(squares))).indices
+        earlier = vars(self).get("_left_out_", digests[:0])
+        self._left_out_ = np.union1d(earlier, digests[worst.cpu().numpy()])
+        stays = torch.from_numpy(~np.isin(digests, self._left_out_)).to(rows.device)
+        return [
+            block[stay]
+            for block, stay in zip(blocks, stays.split([*map(len, blocks)]), strict=True)
+            if stay.any()
+        ]
+
+    def _check_may_forget(self, room):
+        """Raise ValueError if the rows of all images are needed, which takes too much memory."""
+        if self.contamination > 0:
+            raise ValueError(
+                f"memory_budget: expected room for the rows of all images, of which some may be "
+                f"defective, got {self.memory_budget!r}, which has room for {room}. Give it more, "
+                "or learn in several calls of partial_fit."
+            )
+
+    def _check_learns_in_parts(self):
+        super()._check_learns_in_parts()
+        if self.contamination > 0:
+            raise ValueError(
+                f"contamination: expected 0.0 where a {type(self).__name__} learns in parts, got "
+                f"{self.contamination!r}. Which images are defective shows among all of them. Fit "
+                "on one machine."
+            )
 
     def _check_enough(self, n_images):
         if n_images < 2:
@@ -271,6 +333,7 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
             if n_read < room:
                 kept.append(block[: room - n_read])
             else:
+                self._check_may_forget(room)
                 for each in waiting:
                     statistics.update(each.transpose(0, 1))
                 waiting = []
@@ -368,8 +431,10 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
 
     def _out_of_sample(self, squares, digests):
         """Distances (n, ...) from Gaussians of all other images, from squared ones."""
-        known, counts = np.unique(self._digests_, return_counts=True)
-        copies = torch.from_numpy(counts[np.searchsorted(known, digests)])
+        copies = _copies(self._digests_, digests)
+        if hasattr(self, "_left_out_"):
+            copies[np.isin(digests, self._left_out_)] = 0
+        copies = torch.from_numpy(copies)
         copies = copies.view(-1, *[1] * (squares.ndim - 1)).to(squares.device)
         return leave_one_out_squares(squares, self.statistics_.count, copies).sqrt()
 
@@ -410,6 +475,12 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         if rows.device.type != "cpu" or rows.requires_grad:  # as of images that are probed
             measure = squared_mahalanobis
         return measure(rows, self.statistics_.mean.float(), self.whiteners_)
+
+
+def _copies(known, digests):
+    """How many of the known images each image (n,) is, by digests."""
+    known, counts = np.unique(known, return_counts=True)
+    return counts[np.searchsorted(known, digests)]
 
 
 def _worst(squares, rows):

@@ -20,9 +20,9 @@ from ..merging import MergeMixin, PartialCalibration, scores_by_digest
 from ..notes import N_EXAMPLES
 from ..runtime import parse_memory
 from ..suspects import Suspects
-from ..validation import check_count, check_finite, check_odd
+from ..validation import check_contamination, check_count, check_finite, check_odd
 from ..views import ReferenceViews, check_reference_views
-from ..workers import map_on
+from ..workers import each_on, map_on
 
 _N_SUSPECTS = 16  # patches kept of each training image, to calibrate again when more are learned
 
@@ -82,6 +82,10 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     neighborhood : int, default=3
         Side, in cells, odd, of the neighborhood averaged to describe a patch; 1 takes each cell
         alone.
+    contamination : float, default=0.0
+        Share of the images given to ``fit`` that may be defective, in [0, 0.5). The images of this
+        share that are farthest from the others are not learned from, see Notes. 0 trusts all
+        images.
     reference_views : int, "rotations", "flips" or None, default=None
         Views of each normal image to learn from besides itself: so many, each turned by an angle
         drawn at random; seven, turned by 45, 90, ..., 315 degrees; or three, mirrored left to
@@ -136,6 +140,9 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         memory budget had no room, or of all but 10,000 images that were learned in earlier calls.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    suspects_ : SuspectImages
+        The images learned from, the one that belongs least among them first, by their out-of-sample
+        anomaly scores: ``indices``, ``scores`` and ``names``.
     n_images_ : int
     backbone_ : Backbone
     device_ : torch.device
@@ -151,6 +158,17 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     as of other machines, merge to the same but for rounding: see ``partial_state``. An image's fold
     follows from what the network sees of it, so that copies are left out together. One image has
     scores and maps, but no threshold.
+
+    With ``contamination`` images are scored by the subspace of other folds first, and those with
+    the highest scores, and copies of them, are not learned from. Images are compared that are
+    learned together: half a ``memory_budget`` of them, which comes on top, those of a call of
+    ``partial_fit``, or of a part.
+
+    With ``contamination`` the threshold must not follow from defective images. Of the share with
+    the highest out-of-sample scores, those above the level that one normal image of all is expected
+    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all, and files
+    where images came from files, which are saved, too. The level comes from the lower scores, whose
+    upper tail is taken to be exponential. Copies of a defective image vouch for each other.
 
     References
     ----------
@@ -181,6 +199,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         n_components: int | None = None,
         aggregate: str | tuple[str, float] = ("top", 0.01),
         neighborhood: int = 3,
+        contamination: float = 0.0,
         reference_views: int | str | None = None,
         n_folds: int = 20,
         image_size: Size | None = None,
@@ -204,6 +223,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         self.n_components = n_components
         self.aggregate = aggregate
         self.neighborhood = neighborhood
+        self.contamination = contamination
         self.reference_views = reference_views
         self.n_folds = n_folds
         self.image_size = image_size
@@ -231,7 +251,13 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
             check_count("n_components", self.n_components)
         top_share(self.aggregate)
         check_odd("neighborhood", self.neighborhood)
+        check_contamination(self.contamination)
         check_reference_views(self.reference_views)
+        if self.contamination > 0 and self.reference_views is not None:
+            raise ValueError(
+                f"reference_views: expected None with contamination={self.contamination}, got "
+                f"{self.reference_views!r}. Defects would be learned from other views."
+            )
         check_count("n_folds", self.n_folds, minimum=2)
         parse_memory("memory_budget", self.memory_budget)
 
@@ -283,11 +309,44 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         self._take_over(part)
 
     def _added(self, folds, batches):
-        """Rows (B, P, D) of each batch and their grid, once they are in statistics by folds."""
+        """Rows (B, P, D) of images and their grid, once they are in statistics by folds."""
+        if self.contamination > 0:
+            yield from self._added_but_suspects(folds, batches)
+            return
         for images, (rows, grid, statistics) in batches.each(self._described):
             for digest, here in zip(self._digests_[-len(images) :], statistics, strict=True):
                 folds.add(int(digest), here)
             yield rows, grid
+
+    def _added_but_suspects(self, folds, batches):
+        """The same, of as many images at a time as the memory budget holds, less odd images.
+
+        These are the ones farthest from the subspace of the other folds of images at that time.
+        """
+        for rows, grid, digests in self._chunks(batches):
+            here = FoldedStatistics(self.n_folds)
+            _add_rows(here, rows, digests)
+            self._take_over(here)
+            squares = torch.stack(self._out_of_sample(rows, digests))
+            scores = self._image_scores(squares, squares.shape[1])
+            worst = scores.topk(int(self.contamination * len(rows))).indices.cpu().numpy()
+            stays = ~np.isin(digests, digests[worst])  # nor do copies of the worst
+            _add_rows(folds, rows[torch.from_numpy(stays).to(rows.device)], digests[stays])
+            yield rows, grid
+
+    def _chunks(self, batches):
+        """Rows (n, P, D) of images, their grid and digests, half the memory budget at a time."""
+        budget, store, n_done = parse_memory("memory_budget", self.memory_budget), None, None
+        for images, (rows, grid) in batches.map(self._embed):
+            check_finite(rows, images)
+            self._check_components(rows.shape[2])
+            if store is None:
+                store, n_done = RowStore(None), len(self._digests_) - len(images)
+            elif (store.n_images + len(rows)) * rows[0].nbytes > budget // 2:
+                yield store.by_image, grid, self._digests_[n_done : n_done + store.n_images]
+                store, n_done = RowStore(None), n_done + store.n_images
+            store.append(rows)
+        yield store.by_image, grid, self._digests_[n_done : n_done + store.n_images]
 
     def _described(self, images, batch):
         """Rows (B, P, D) of images, their grid, and each image's statistics, views included."""
@@ -362,13 +421,15 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
 
         By the subspace of all where there is no other.
         """
-        places = np.searchsorted(self.folds_.keys, self.folds_.keys_of(digests))
+        of_all = [self.subspace_] * len(self.folds_.keys)
+        others = dict(zip(self.folds_.keys.tolist(), self._left_out_ or of_all, strict=True))
 
         def measure(one):
-            rows, place = one
-            return (self._left_out_[place] if self._left_out_ else self.subspace_).squares(rows)
+            rows, key = one  # no key: the image was not learned from
+            return others.get(key, self.subspace_).squares(rows)
 
-        return map_on(images.device, measure, zip(images, places.tolist(), strict=True))
+        keys = self.folds_.keys_of(digests).tolist()
+        return map_on(images.device, measure, zip(images, keys, strict=True))
 
     def _scores_out_of_sample(self, squares, n_patches):
         """Scores (n,) of images from squares (n, k) out of sample; NaN where there is no other."""
@@ -408,6 +469,13 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     def _image_scores(self, squares, n_patches):
         """Scores (n,) of images of so many patches, from the largest (n, k) of their squares."""
         return squares.topk(self._settings_.n_top(n_patches), dim=1).values.mean(1)
+
+
+def _add_rows(folds, images, digests):
+    """Add the rows (n, P, D) of images to statistics by folds."""
+    found = each_on(images.device, GaussianStatistics.from_rows, images[:, None])
+    for digest, statistics in zip(digests.tolist(), found, strict=True):
+        folds.add(digest, statistics)
 
 
 def _is_share(value):

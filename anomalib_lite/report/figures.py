@@ -129,6 +129,19 @@ def inner_of(detector: Any) -> Any:
     return detector.detectors_[0] if hasattr(detector, "n_calibration_") else detector
 
 
+def suspects_of(detector: Any, n: int = 20) -> list[tuple[str, float]]:
+    """Names and anomaly scores of the training images that belong least among the others.
+
+    Of a detector that learned from images of which some may be defective, n at most; of any other
+    none.
+    """
+    inner = inner_of(detector)
+    if not (hasattr(inner, "suspects_") and getattr(inner, "contamination", 0)):
+        return []
+    suspects = inner.suspects_
+    return [*zip(suspects.names[:n], suspects.scores[:n].tolist(), strict=False)]
+
+
 # -- what the threshold promises ------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ from .figures import (
     promise,
     settings_of,
     size_of_file,
+    suspects_of,
 )
 from .tiles import make_tiles, places_of
 
@@ -195,7 +196,7 @@ class Page:
     # -- what is on it ----------------------------------------------------------------------------
 
     def _about(self):
-        """Headline, counts, what the threshold promises, unreadable files, the model card."""
+        """Headline, counts, the threshold's promise, unreadable files, suspects, the model card."""
         verdicts = [record.verdict for record in self.records]
         counts = [(kind, verdicts.count(kind)) for kind in _KINDS if kind in verdicts]
         n_decided = sum(n for kind, n in counts if kind in ("anomalous", "normal"))
@@ -214,6 +215,9 @@ class Page:
                 (self._names.shown[i], printable(record.reason or "unknown"))
                 for i, record in enumerate(self.records)
                 if record.verdict == UNREADABLE
+            ],
+            "suspects": [
+                (printable(name), number(score)) for name, score in suspects_of(self.detector)
             ],
             "method": method_of(self.detector),
             "facts": list(self._facts()),

@@ -198,3 +198,27 @@ def test_what_is_read_only_is_refused_before_the_fit(home, capsys, monkeypatch, 
     assert main(["fit", "good", *QUICK, "-o", "part.alite", "--force"]) == 2
     shown = capsys.readouterr().err
     assert f"error: part.alite: {place} is read-only" in shown and "fitting" not in shown
+
+
+def test_of_a_dirty_folder_suspects_are_listed_and_kept(home, capsys):
+    Image.fromarray(scratched(1)[0]).save(home / "good" / "17.png")
+    path = fit(home, "--contamination", "0.1", "--n-features", "5")
+    odd = str(home / "good" / "17.png")
+    lines = capsys.readouterr().out.splitlines()
+    heading = next(i for i, line in enumerate(lines) if "do these belong" in line)
+    assert lines[heading + 1].endswith(odd) and len(lines[heading + 1 :]) == 20
+    detector = load(path)
+    assert detector.contamination == 0.1 and detector.suspects_.names[0] == odd
+    assert main(["info", path]) == 0
+    shown = capsys.readouterr().out
+    assert f"to look at    score {detector.suspects_.scores[0]:<8.4g}  {odd}" in shown
+    assert main(["info", path, "--json"]) == 0
+    suspects = printed_json(capsys)["suspects"]
+    assert len(suspects) == 5 and suspects[0]["name"] == odd
+
+
+def test_of_a_trusted_folder_info_lists_none(home, capsys):
+    path = fit(home)
+    capsys.readouterr()
+    assert main(["info", path]) == 0
+    assert "to look at" not in capsys.readouterr().out

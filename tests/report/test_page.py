@@ -461,3 +461,19 @@ def test_images_are_read_again_only_where_they_are_shown(detector, world):
 def test_no_pictures_of_images_in_memory(detector, tmp_path):
     write(tmp_path / "page.html", detector, stripes(3), max_pictures=0)
     assert "<img" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_training_images_to_look_at(detector, world, tmp_path):
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for i, image in enumerate([*stripes(20), *scratched(1, seed=4)]):
+        Image.fromarray(image).save(folder / ("<b>odd.png" if i == 20 else f"{i:02d}.png"))
+    careful = PaDiM(
+        image_size=64, n_features=5, contamination=0.1, random_state=0, false_alarm_rate=0.1
+    ).fit(folder)
+    page = made(careful, world[1])
+    section = page.one("section", id="suspects")
+    assert str(folder / "<b>odd.png") in section.text
+    assert section.text.index("odd") < section.text.index("anomaly score")
+    assert section.text.count("anomaly score") == 20
+    assert "Training images to look at" not in Page(detector, world[1]).html()

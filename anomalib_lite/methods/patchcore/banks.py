@@ -45,13 +45,17 @@ class PatchBank:
         images: torch.Tensor,
         parts: np.ndarray,
         coreset: float,
+        kept: torch.Tensor | None = None,
         *,
         generator: torch.Generator,
         projection: str | int | None,
         verbose: bool,
     ) -> Self:
-        """From the patches of images (n, P, D), and the part of each image."""
-        patches = images.flatten(0, 1)
+        """From the patches of images (n, P, D), and the part of each image.
+
+        From all patches, or from those that are ``kept`` (n, P).
+        """
+        patches = images.flatten(0, 1) if kept is None else images[kept]
         indices, radius = select_coreset(
             patches, coreset, generator=generator, projection=projection, verbose=verbose
         )
@@ -59,7 +63,8 @@ class PatchBank:
         draw = torch.randperm(len(patches), generator=make_generator(0), device="cpu")[:_SAMPLE]
         sample = patches[draw.to(patches.device)]
         codes = cheapest_codes(rows, sample)
-        return cls(rows, radius, PartBanks.of(images, parts, len(rows), codes), sample, codes)
+        banks = PartBanks.of(images, parts, len(rows), codes, kept)
+        return cls(rows, radius, banks, sample, codes)
 
     @classmethod
     def joined(cls, each: Sequence[Self]) -> Self:

@@ -106,13 +106,22 @@ class PartBanks:
 
     @classmethod
     def of(
-        cls, images: torch.Tensor, parts: np.ndarray, size: int, codes: PrincipalCodes
+        cls,
+        images: torch.Tensor,
+        parts: np.ndarray,
+        size: int,
+        codes: PrincipalCodes,
+        kept: torch.Tensor | None = None,
     ) -> "PartBanks":
-        """Coresets of a chunk of images (n, P, D) which has given ``size`` rows to the bank."""
+        """Coresets of a chunk of images (n, P, D) which has given ``size`` rows to the bank.
+
+        Of all their patches, or of those that are ``kept`` (n, P).
+        """
         chunk = []
         for part in range(N_PARTS):
-            members = images[torch.from_numpy(parts == part).to(images.device)]
-            chunk.append(members.flatten(0, 1))
+            which = torch.from_numpy(parts == part).to(images.device)
+            members = images[which]
+            chunk.append(members.flatten(0, 1) if kept is None else members[kept[which]])
         return cls.from_chunks([_kept(chunk, size, codes)], [size], parts)
 
     @classmethod

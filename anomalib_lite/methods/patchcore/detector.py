@@ -24,13 +24,21 @@ from ...backbones.patches import (
     top_share,
 )
 from ...base import BaseDetector, PartialFitMixin
+from ...density.outliers import POSITIONS, belonging
 from ...merging import MergeMixin, PartialCalibration, scores_by_digest
 from ...notes import N_EXAMPLES
 from ...runtime import parse_memory, progress
 from ...search.coreset import check_projection, coreset_row_bytes, coreset_size
 from ...search.distance import squared_distance
 from ...suspects import Suspects
-from ...validation import check_bool, check_choice, check_count, check_finite, check_odd
+from ...validation import (
+    check_bool,
+    check_choice,
+    check_contamination,
+    check_count,
+    check_finite,
+    check_odd,
+)
 from ...views import ReferenceViews, check_reference_views
 from ...workers import FEW, each_on
 from .banks import PatchBank
@@ -120,6 +128,13 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     projection : "auto", int or None, default="auto"
         Random projection in which the coreset is selected; see
         :func:`~anomalib_lite.search.select_coreset`. Scores never use it.
+    contamination : float, default=0.0
+        Share of the images given to ``fit`` that may be defective, in [0, 0.5). Of the patches this
+        share is left out, those that look least like patches of other images; and the threshold is
+        read from the scores of the other images, see Notes. 0 trusts all images.
+    positions : {"aligned", "free"}, default="aligned"
+        Where patches are sought that a patch should look like, with ``contamination``: at the same
+        position of other images, as of parts in one pose, or anywhere, as of textures.
     n_reweight : int or None, default=9
         b of equation 7; 1 or None leave the score at :math:`s^*`. Plays a role for
         ``aggregate="max"`` only.
@@ -162,12 +177,15 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     memory_bank_ : NearestRows
         The bank; ``memory_bank_.rows`` has shape (n_bank, D).
     coreset_radius_ : float
-        No training patch is farther from the bank than this.
+        No training patch is farther from the bank than this, but for those left out.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each training image against a bank of images in other parts; NaN if
         there are no others, or if it is one of many thousands that were learned in earlier calls.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    suspects_ : SuspectImages
+        The images learned from, the one that belongs least among them first, by their out-of-sample
+        anomaly scores: ``indices``, ``scores`` and ``names``.
     n_images_ : int
         Images learned from.
     backbone_ : Backbone
@@ -196,10 +214,23 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
     machines, merge in the same way:
     see ``partial_state``.
 
+    With ``contamination`` every patch has a local outlier factor among the patches of other images
+    [2]_, as published at its position, or anywhere in a sample of 4,096. Unlike in the publication
+    distances are not weighted by it. Images are compared that are learned together: those that the
+    ``memory_budget`` holds at first, and so on, those of a call of ``partial_fit``, or of a part.
+
+    With ``contamination`` the threshold must not follow from defective images. Of the share with
+    the highest out-of-sample scores, those above the level that one normal image of all is expected
+    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all, and files
+    where images came from files, which are saved, too. The level comes from the lower scores, whose
+    upper tail is taken to be exponential. Copies of a defective image vouch for each other.
+
     References
     ----------
-    K. Roth, L. Pemula, J. Zepeda, B. Schölkopf, T. Brox, P. Gehler, "Towards Total Recall in
-    Industrial Anomaly Detection", CVPR 2022.
+    .. [1] K. Roth, L. Pemula, J. Zepeda, B. Schölkopf, T. Brox, P. Gehler, "Towards Total Recall in
+       Industrial Anomaly Detection", CVPR 2022.
+    .. [2] X. Jiang, J. Liu, J. Wang, Q. Nie, K. Wu, Y. Liu, C. Wang, F. Zheng, "SoftPatch:
+       Unsupervised Anomaly Detection with Noisy Data", NeurIPS 2022.
 
     Examples
     --------
@@ -233,6 +264,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         region: ArrayLike | Path | None = None,
         coreset: float = 0.1,
         projection: str | int | None = "auto",
+        contamination: float = 0.0,
+        positions: str = "aligned",
         n_reweight: int | None = 9,
         aggregate: str | tuple[str, float] = "max",
         smoothing: float = 4.0,
@@ -260,6 +293,8 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         self.region = region
         self.coreset = coreset
         self.projection = projection
+        self.contamination = contamination
+        self.positions = positions
         self.n_reweight = n_reweight
         self.aggregate = aggregate
         self.smoothing = smoothing
@@ -291,6 +326,13 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         check_choice("dtype", self.dtype, DTYPES)
         coreset_size(self.coreset, 1)
         check_projection(self.projection)
+        check_contamination(self.contamination)
+        if self.contamination > 0 and self.reference_views is not None:
+            raise ValueError(
+                f"reference_views: expected None with contamination={self.contamination}, got "
+                f"{self.reference_views!r}. Defects would be learned from other views."
+            )
+        check_choice("positions", self.positions, POSITIONS)
         parse_memory("memory_budget", self.memory_budget)
         if self.n_reweight is not None:
             check_count("n_reweight", self.n_reweight)
@@ -449,6 +491,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
             images,
             assign_parts(digests, parts, first)[len(parts) :],
             coreset,
+            belonging(images, self.contamination, self.positions),
             generator=generator,
             projection=self.projection,
             verbose=self.verbose,

@@ -1,0 +1,266 @@
+"""Detectors that learn from folders in which some images are defective."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from worlds import scratched, stripes
+
+from anomalib_lite import (
+    ConformalDetector,
+    DetectorEnsemble,
+    PaDiM,
+    PatchCore,
+    SubspaceAD,
+    load,
+)
+from anomalib_lite.density import belonging
+from anomalib_lite.testing import Subject, parametrize_with_checks
+
+GOOD = stripes(24)
+DEFECTS = scratched(2, seed=5)
+DIRTY = np.concatenate([GOOD[:9], DEFECTS[:1], GOOD[9:], DEFECTS[1:]])
+PLACES = [9, 25]
+FRESH, ODD = stripes(10, seed=3), scratched(3, seed=9)
+MAKE = {
+    "PatchCore": lambda **given: PatchCore(layers=(8,), coreset=0.3, **given),
+    "PatchCore, free": lambda **given: PatchCore(
+        layers=(8,), coreset=0.3, positions="free", **given
+    ),
+    "PaDiM": lambda **given: PaDiM(n_features=5, **given),
+    "SubspaceAD": lambda **given: SubspaceAD(layers=(8,), **given),
+}
+every = pytest.mark.parametrize("name", MAKE)
+
+
+def small(name, contamination=0.1, **given):
+    common = {"image_size": 64, "random_state": 0, "false_alarm_rate": 0.1}
+    return MAKE[name](contamination=contamination, **{**common, **given})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """By name; not to be changed."""
+    return {name: small(name).fit(DIRTY) for name in MAKE}
+
+
+CHECKED = [
+    PatchCore(image_size=64, coreset=30, contamination=0.2, random_state=0),
+    PaDiM(image_size=64, n_features=20, contamination=0.2, random_state=0),
+    SubspaceAD(image_size=64, contamination=0.2, random_state=0),
+]
+
+
+@parametrize_with_checks([*map(Subject, CHECKED)])
+def test_contract(subject, check):
+    check(subject)
+
+
+# -- what it is for -------------------------------------------------------------------------------
+
+
+@every
+def test_planted_defects_come_first_and_do_not_spoil_the_threshold(name, fitted):
+    detector = fitted[name]
+    assert sorted(detector.suspects_.indices[:2].tolist()) == PLACES
+    assert np.isnan(detector.calibration_scores_[PLACES]).all()
+    assert np.isnan(detector.calibration_scores_).sum() <= 0.1 * len(DIRTY) + 1
+    assert len(detector.suspects_) == len(DIRTY)
+    assert (detector.predict(ODD) == -1).all()
+    assert (detector.predict(FRESH) == -1).mean() <= 0.3
+    with_suspects = np.quantile(-detector.suspects_.scores, 0.1, method="weibull")
+    assert detector.offset_ > with_suspects
+
+
+@every
+def test_a_defect_that_is_learned_again_stands_out_again(name, fitted):
+    """A copy of it had vouched for it."""
+    plain = small(name, 0.0).fit(DIRTY)
+    margin = fitted[name].anomaly_score(DEFECTS) / np.median(fitted[name].anomaly_score(FRESH))
+    assert (
+        margin > 1.1 * plain.anomaly_score(DEFECTS) / np.median(plain.anomaly_score(FRESH))
+    ).all()
+
+
+@every
+def test_labels_of_fit_predict_find_them(name):
+    labels = small(name).fit_predict(DIRTY)
+    assert (labels[PLACES] == -1).all()
+
+
+# -- how ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["aligned", "free"])
+def test_rows_that_were_left_out_are_not_in_the_bank(positions):
+    detector = PatchCore(
+        image_size=64, layers=(8,), coreset=1.0, contamination=0.1, positions=positions,
+        random_state=0,
+    ).fit(DIRTY)  # fmt: skip
+    plain = PatchCore(image_size=64, layers=(8,), coreset=1.0, random_state=0).fit(DIRTY)
+    batch = torch.cat([detector.input_.batch([image]) for image in _checked(detector, DIRTY)])
+    rows = torch.cat([detector._embed(one)[0] for one in batch.split(1)])
+    kept = belonging(rows, 0.1, positions)
+    for has_rows, of in ((detector, rows[kept]), (plain, rows.flatten(0, 1))):
+        found = has_rows.memory_bank_.rows.unique(dim=0)
+        torch.testing.assert_close(found, of.unique(dim=0), rtol=0, atol=0)
+    assert 0 < (~kept).sum() <= 0.1 * kept.numel()
+    left_out = {tuple(row) for row in rows[~kept].tolist()}
+    assert not left_out & {tuple(row) for row in detector._part_banks_.rows.tolist()}
+
+
+def _checked(detector, images):
+    return detector._open(images)
+
+
+def test_padim_learns_from_the_others_alone(fitted):
+    detector = fitted["PaDiM"]
+    stay = [i for i in range(len(DIRTY)) if i not in PLACES]
+    others = small("PaDiM", 0.0).fit(DIRTY[stay])
+    assert detector.statistics_.count == len(stay)
+    torch.testing.assert_close(detector.statistics_.mean, others.statistics_.mean)
+    np.testing.assert_allclose(detector.score_samples(ODD), others.score_samples(ODD), rtol=1e-4)
+    suspects = dict(zip(detector.suspects_.indices, detector.suspects_.scores, strict=True))
+    for place in PLACES:  # out of sample, as they were not learned
+        assert suspects[place] == pytest.approx(others.anomaly_score(DIRTY[[place]])[0], rel=1e-4)
+    left = detector.calibration_scores_[stay]
+    known = ~np.isnan(left)
+    np.testing.assert_allclose(left[known], others.calibration_scores_[known], rtol=1e-4)
+
+
+def test_subspace_ad_learns_from_the_others_alone(fitted):
+    detector = fitted["SubspaceAD"]
+    stay = [i for i in range(len(DIRTY)) if i not in PLACES]
+    others = small("SubspaceAD", 0.0).fit(DIRTY[stay])
+    assert detector.statistics_.count == others.statistics_.count
+    np.testing.assert_allclose(detector.score_samples(ODD), others.score_samples(ODD), rtol=1e-3)
+    suspects = dict(zip(detector.suspects_.indices, detector.suspects_.scores, strict=True))
+    assert suspects[9] > 2 * detector.suspects_.scores[2]
+
+
+@every
+def test_with_nothing_to_fear_nothing_changes(name):
+    trusting, usual = (
+        small(name, 0.0).fit(GOOD),
+        MAKE[name](image_size=64, random_state=0, false_alarm_rate=0.1).fit(GOOD),
+    )
+    np.testing.assert_array_equal(trusting.calibration_scores_, usual.calibration_scores_)
+    np.testing.assert_array_equal(trusting.score_samples(ODD), usual.score_samples(ODD))
+    assert vars(trusting).keys() == vars(usual).keys()
+    assert "_ranking_" not in vars(trusting)
+
+
+# -- more images, parts ---------------------------------------------------------------------------
+
+
+@every
+def test_each_call_of_partial_fit_leaves_out_its_own(name, fitted):
+    more = np.concatenate([stripes(19, seed=8), scratched(1, seed=4)])
+    detector = small(name).fit(DIRTY).partial_fit(more)
+    assert sorted(detector.suspects_.indices[:3].tolist()) == [*PLACES, 45]
+    assert (detector.predict(ODD) == -1).all()
+
+
+@pytest.mark.parametrize("name", ["PatchCore", "SubspaceAD"])
+def test_parts_leave_out_their_own(name):
+    detector = small(name)
+    states = [detector.partial_state(DIRTY[:13]), detector.partial_state(DIRTY[13:], first=13)]
+    detector.finish(detector.merge_states(states))
+    detector.finish_calibration([detector.partial_calibration(DIRTY)])
+    assert sorted(detector.suspects_.indices[:2].tolist()) == PLACES
+    assert (detector.predict(ODD) == -1).all()
+
+
+def test_padim_does_not_learn_in_parts():
+    with pytest.raises(ValueError, match=r"^contamination: expected 0.0 where a PaDiM learns"):
+        small("PaDiM").partial_state(DIRTY)
+
+
+def test_padim_needs_room_for_all_rows():
+    with pytest.raises(ValueError, match=r"^memory_budget: expected room for the rows of all"):
+        small("PaDiM", memory_budget=20_000).fit(stripes(40))
+
+
+def test_subspace_ad_takes_as_many_as_there_is_room_for(fitted):
+    one = 64 * fitted["SubspaceAD"].subspace_.mean.nbytes
+    detector = small("SubspaceAD", 0.2, memory_budget=26 * one).fit(DIRTY)
+    assert detector.statistics_.count == (26 - 2 * int(0.2 * 13)) * 64
+    assert (detector.predict(ODD) == -1).all()
+
+
+# -- suspects -------------------------------------------------------------------------------------
+
+
+def test_every_detector_ranks_its_images():
+    detector = small("PaDiM", 0.0).fit(DIRTY)
+    assert sorted(detector.suspects_.indices[:2].tolist()) == PLACES
+    scores, order = detector.calibration_scores_, detector.suspects_.indices
+    np.testing.assert_array_equal(-scores[order], detector.suspects_.scores)
+    before = detector.suspects_
+    detector.set_threshold(images=FRESH)  # whose scores are now those of calibration
+    np.testing.assert_array_equal(detector.suspects_.indices, before.indices)
+    detector.partial_fit(stripes(3, seed=6))
+    assert len(detector.suspects_) == len(DIRTY) + 3
+
+
+def test_an_ensemble_ranks_them_too():
+    members = [small("PaDiM"), small("SubspaceAD")]
+    ensemble = DetectorEnsemble(members, false_alarm_rate=0.1, random_state=0).fit(DIRTY)
+    assert all(sorted(one.suspects_.indices[:2]) == PLACES for one in ensemble.members_)
+    assert (ensemble.predict(ODD) == -1).all()
+
+
+@pytest.mark.parametrize("name", ["PatchCore", "PaDiM", "SubspaceAD"])
+def test_names_and_all_else_are_saved(name, tmp_path):
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for i, image in enumerate(DIRTY):
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
+    detector = small(name).fit(folder)
+    expected = {str(folder / "09.png"), str(folder / "25.png")}
+    assert set(detector.suspects_.names[:2]) == expected
+    detector.save(tmp_path / "part.alite")
+    loaded = load(tmp_path / "part.alite")
+    assert loaded.suspects_.names == detector.suspects_.names
+    np.testing.assert_array_equal(loaded.suspects_.scores, detector.suspects_.scores)
+    np.testing.assert_array_equal(loaded.calibration_scores_, detector.calibration_scores_)
+    more = stripes(10, seed=8)
+    found, expected = loaded.partial_fit(more), detector.partial_fit(more)
+    np.testing.assert_array_equal(found.score_samples(ODD), expected.score_samples(ODD))
+    assert found.suspects_.names == expected.suspects_.names
+    assert str(folder / "09.png") in found.suspects_.names
+
+
+# -- parameters, guarantees -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.5, 1, True, "auto", None, float("nan")], ids=str)
+@pytest.mark.parametrize("name", ["PatchCore", "PaDiM", "SubspaceAD"])
+def test_nonsense_is_refused(name, value):
+    with pytest.raises(ValueError, match=r"^contamination: expected a share of images in \[0, 0.5"):
+        small(name, value).fit(GOOD)
+
+
+def test_other_settings_are_refused():
+    with pytest.raises(ValueError, match=r"^positions: expected one of 'aligned', 'free'"):
+        small("PatchCore", positions="anywhere").fit(GOOD)
+    with pytest.raises(
+        ValueError, match=r"^reference_views: expected None with contamination=0.1, got 3"
+    ):
+        small("SubspaceAD", reference_views=3).fit(GOOD)
+
+
+def test_a_guarantee_that_does_not_hold_is_warned_of():
+    with pytest.warns(UserWarning, match="contamination=0.1: the guarantee of false alarms does"):
+        ConformalDetector(small("PaDiM"), false_alarm_rate=0.2, random_state=0).fit(DIRTY)
+    member = DetectorEnsemble([small("PaDiM"), small("SubspaceAD", 0.0)])
+    with pytest.warns(UserWarning, match="__contamination=0.1: the guarantee"):
+        ConformalDetector(member, false_alarm_rate=0.2, random_state=0).fit(DIRTY)
+
+
+def test_trusted_images_are_not_warned_of(recwarn, fitted):
+    from sklearn.frozen import FrozenEstimator
+
+    ConformalDetector(small("PaDiM", 0.0), false_alarm_rate=0.2, random_state=0).fit(GOOD)
+    ConformalDetector(FrozenEstimator(fitted["PaDiM"]), false_alarm_rate=0.2).fit(FRESH)
+    assert not [each for each in recwarn if "guarantee" in str(each.message)]
