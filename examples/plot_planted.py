@@ -61,6 +61,6 @@ for image_size, table in tables.items():
 ax.axhline(0.5, color="gray", linewidth=0.8)
 ax.set_xticks(range(5), ["1/8", "1/4", "1/2", "1", "whole image"])
 ax.set(xlabel="window of the defect, of the image's side", ylabel="AUROC", ylim=(0.2, 1.02))
-ax.legend()
+ax.legend(loc="lower right")
 figure.tight_layout()
 figure.savefig(output / "planted_sizes.png", dpi=110)

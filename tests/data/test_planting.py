@@ -263,6 +263,8 @@ def test_invalid_arguments_are_named():
     for changes, message in [
         ({"size": 0}, r"size: expected a number in \(0, 1\], got 0"),
         ({"size": 1.1}, "got 1.1"),
+        ({"size": "half"}, "size: .* got 'half'"),
+        ({"strength": None}, "strength: .* got None"),
         ({"strength": 0}, "strength: expected a positive number, got 0"),
         ({"strength": np.nan}, "got nan"),
     ]:
