@@ -118,7 +118,8 @@ def _fit(parser):
         "--budget",
         type=_seconds,
         metavar="SECONDS",
-        help=f"time that a fit with --method {SUGGESTED} may take (default: no limit)",
+        help=f"time that a fit with --method {SUGGESTED} may take, without trials that tell it "
+        "(default: no limit)",
     )
     parser.add_argument(
         "--false-alarm-rate",

@@ -73,7 +73,8 @@ def suggest_settings(
     X_good : array, tensor, list, folder or Dataset
         Images of good parts, which can be indexed; 24 of them, evenly spread, are read.
     budget_s : float or None, default=None
-        Seconds that a fit on all of ``X_good`` may take on this machine. None: no limit.
+        Seconds that a fit on all of ``X_good`` may take on this machine. None: no limit. It does
+        not count the fits on a few images that tell; see Notes.
     false_alarm_rate : float, default=0.01
         Share of normal images that ``predict`` may call anomalous, as far as the normal images of
         ``fit`` can tell.
@@ -99,8 +100,9 @@ def suggest_settings(
 
     Notes
     -----
-    With a budget, detectors are fitted on 4, 12 and 24 of the images, and time grows with the
-    number of images and its square. The first detector that the budget has room for is taken, of
+    With a budget, detectors are fitted on 4, 12 and 24 of the images, or on all if there are no
+    more, one detector after another; time grows with the number of images and its square. The first
+    detector that the budget has room for is taken, of
 
     1. ``DetectorEnsemble.all_kinds``, banks of 10,000 rows;
     2. the same with banks of 2,000;
@@ -206,9 +208,13 @@ def expected_seconds(
     seconds = []
     for count in counts:
         trial = _in_proportion(detector, count / n_images).set_params(verbose=False)
+        tried = take(images, np.linspace(0, n_samples(images) - 1, count).round().astype(int))
         start = clock()
-        with inner_fit():
-            trial.fit(take(images, np.arange(count)))
+        try:
+            with inner_fit():
+                trial.fit(tried)
+        except ValueError as error:
+            raise ValueError(f"budget_s: a fit on {count} images, to time it: {error}") from error
         seconds.append(clock() - start)
     if counts == (n_images,):
         return seconds[0]

@@ -108,6 +108,25 @@ def test_of_a_few_images_all_are_tried():
     assert found == pytest.approx(2 + 0.5 * 7 + 0.01 * 7 * 100, rel=0.01)
 
 
+def test_images_of_a_trial_are_spread():
+    seen = []
+
+    class Noting(Costly):
+        def fit(self, images):
+            seen.append([int(image[0, 0]) for image in images])
+            return self
+
+    images = np.arange(24, dtype=np.uint8)[:, None, None] + np.zeros((1, 8, 8), np.uint8)
+    expected_seconds(Noting(), images, 100)
+    assert seen[0] == [0, 8, 15, 23]
+    assert seen[2] == [*range(24)]
+
+
+def test_a_trial_that_fails_is_told_of():
+    with pytest.raises(ValueError, match="budget_s: a fit on 4 images, to time it: "):
+        expected_seconds(PatchCore(image_size=16, layers=(8,)), blank(24, 4), 100)
+
+
 def test_what_is_wrong_with_an_image_is_said_by_its_place(tmp_path):
     images = blank(50, 64).astype(float)
     images[-1] = np.nan
