@@ -174,19 +174,18 @@ class DetectorEnsemble(BaseDetector):
         return cls([("local", local), ("global", whole)], **params)
 
     @classmethod
-    def all_kinds(cls, image_size: Size = 448, *, coreset: float = 10_000, **params: Any) -> Self:
+    def all_kinds(cls, image_size: Size = 448, **params: Any) -> Self:
         """For defects of any kind where no defect is known: three views, none of them chosen.
 
-        PatchCore at half of the image size, PatchCore with white patches at all of it, and a
-        Gaussian of the means and deviations of all features of the image: ``combine="sum"``, so
-        that none of them decides alone.
+        PatchCore at half of the image size, with 10,000 rows; PatchCore with white patches at all
+        of it, with 2,000, since exact searches of many white rows are slow; and a Gaussian of the
+        means and deviations of all features of the image: ``combine="sum"``, so that none of them
+        decides alone.
 
         Parameters
         ----------
         image_size : int or tuple (H, W), default=448
             Of the finer two.
-        coreset : float or int, default=10000
-            Of both PatchCores.
         **params
             Of the ensemble.
 
@@ -206,8 +205,8 @@ class DetectorEnsemble(BaseDetector):
 
         half = tuple(-(-side // 2) for side in as_pair("image_size", image_size))
         members = [
-            ("coarse", PatchCore(coreset=coreset, image_size=half)),
-            ("fine", PatchCore(coreset=coreset, image_size=image_size, whiten=True)),
+            ("coarse", PatchCore(coreset=10_000, image_size=half)),
+            ("fine", PatchCore(coreset=2_000, image_size=image_size, whiten=True)),
             ("whole", DeepOneClass(image_size=image_size, pooling="mean_std")),
         ]
         return cls(members, **{"combine": "sum"} | params)

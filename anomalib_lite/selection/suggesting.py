@@ -25,7 +25,7 @@ _TRIED = (4, 12, _LOOKED_AT)  # images of the fits that are timed
 _FEW = 16  # images below which scores of several detectors have no common scale
 _FINEST, _COARSEST = 448, 128  # image sizes
 _STRIDE = 8  # of a patch in the network's input, in pixels
-_LARGE, _SMALL = 10_000, 2_000  # rows of a bank
+_LARGE, _SMALL, _LEAST = 10_000, 2_000, 1_000  # rows of a bank
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +104,8 @@ def suggest_settings(
     more, one detector after another; time grows with the number of images and its square. The first
     detector that the budget has room for is taken, of
 
-    1. ``DetectorEnsemble.all_kinds``, banks of 10,000 rows;
-    2. the same with banks of 2,000;
+    1. ``DetectorEnsemble.all_kinds``, with banks of 10,000 and 2,000 rows;
+    2. the same with banks of 2,000 and 1,000;
     3. PatchCore with 2,000 rows and DeepOneClass at half of the image size.
 
     The last is suggested in any case; the reasons say if it takes longer.
@@ -174,16 +174,17 @@ def _candidates(n_images, side, shared):
         f"At image_size={finest}, a patch is {_STRIDE * side / finest:.1f} px of your images; for "
         "defects smaller than that set a larger one."
     )
-    fewer = f"Banks of {_SMALL:,} rows, for the budget; {_LARGE:,} find a little more."
+    fewer = f"Banks of {_SMALL:,} and {_LEAST:,} rows, for the budget."
     cheap = f"Only image_size={coarse}, for the budget: small defects may be missed."
     members = [
         ("local", PatchCore(image_size=coarse, coreset=_SMALL)),
         ("whole", DeepOneClass(image_size=coarse, pooling="mean_std")),
     ]
-    all_kinds = DetectorEnsemble.all_kinds
+    all_kinds = DetectorEnsemble.all_kinds(finest, **shared)
+    smaller = clone(all_kinds).set_params(coarse__coreset=_SMALL, fine__coreset=_LEAST)
     return [
-        (all_kinds(finest, **shared), (views, smallest)),
-        (all_kinds(finest, coreset=_SMALL, **shared), (views, smallest, fewer)),
+        (all_kinds, (views, smallest)),
+        (smaller, (views, smallest, fewer)),
         (DetectorEnsemble(members, combine="sum", **shared), (cheap,)),
     ]
 

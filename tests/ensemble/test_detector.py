@@ -517,11 +517,12 @@ def test_members_without_names_are_called_by_their_classes():
 
 @pytest.mark.parametrize(("size", "half"), [(64, (32, 32)), ((64, 33), (32, 17))])
 def test_the_recipe_of_three_views(size, half):
-    three = DetectorEnsemble.all_kinds(size, coreset=50, random_state=0, false_alarm_rate=0.1)
+    three = DetectorEnsemble.all_kinds(size, random_state=0, false_alarm_rate=0.1)
     sizes = {name: detector.image_size for name, detector in three.detectors}
     assert sizes == {"coarse": half, "fine": size, "whole": size}
     assert three.combine == "sum"
     assert DetectorEnsemble.all_kinds(size, combine="max").combine == "max"
+    three.set_params(coarse__coreset=50, fine__coreset=50)
     assert three.fit(NORMAL).predict(ODD).tolist() == [-1, -1, -1]
 
 
