@@ -88,13 +88,29 @@ class ReferenceViews:
         rows : torch.Tensor of shape (B, n, D)
             Of the cells that show such pixels on half of their area, rather than others or
             reflections. Of a view that is turned by any angle it is those in the largest circle
-            around the image's center, whatever the angle.
+            around the image's center, whatever the angle. Views without any are left out.
+
+        Raises
+        ------
+        ValueError
+            If no view has such cells.
         """
         if seen is None:
             seen = torch.ones(batch.shape[2:], dtype=torch.bool, device=batch.device)
+        is_any = False
         for view, mask in zip(self.of(batch), self._masks(seen), strict=True):
             rows, grid = embed(view)
-            yield rows[:, (share_by_cell(mask, grid) >= 0.5).flatten()]
+            cells = share_by_cell(mask, grid) >= 0.5
+            if cells.any():
+                is_any = True
+                yield rows[:, cells.flatten()]
+        if not is_any:
+            raise ValueError(
+                f"reference_views: expected turned views that show pixels to learn on half of a "
+                f"cell, got none with {self.kind!r}, inputs of {seen.shape[0]} x {seen.shape[1]} "
+                f"pixels and {grid[0]} x {grid[1]} cells. Take None or 'flips', an image_size or "
+                "center_crop nearer to a square, finer layers, or a larger region if there is one."
+            )
 
     def of(self, batch: torch.Tensor) -> Iterator[torch.Tensor]:
         """Views (B, 3, h, w) of a batch, one of each image at a time.

@@ -72,7 +72,7 @@ BELOW["ensemble"] = {
     *("notes", "base", "methods"),
 }
 BELOW["selection"] = {
-    *("runtime", "validation", "texts", "data", "base", "decide", "methods", "ensemble"),
+    *("notices", "runtime", "validation", "texts", "data", "base", "decide", "methods", "ensemble"),
 }
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["distributed"] = {

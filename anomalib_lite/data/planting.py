@@ -16,7 +16,7 @@ SMALLEST = 16
 """Side in pixels of the smallest window that a defect is planted in, and of the smallest image."""
 
 _FEWEST = 4  # changed pixels that make a small defect visible
-_TRIES = 100  # each in another place, most of which may be background
+_TRIES = 100  # draws, each in another place, most of which may be background
 
 
 def smear(
@@ -231,19 +231,34 @@ def planted(
             f"image: expected at least {SMALLEST} pixels per side to plant a defect in, got "
             f"{image.shape[0]} x {image.shape[1]}."
         )
-    rng, shape = np.random.default_rng(random_state), image.shape[:2]
-    is_global = kind in GLOBAL
-    side = min(shape) if is_global else round(max(SMALLEST, size * min(shape)))
-    draw = partial(_changed if is_global else _damaged, image, kind, rng, side, strength)
-    found = redrawn(draw, max(_FEWEST, side**2 / 2000), tries=_TRIES)
+    rng = np.random.default_rng(random_state)
+    found = visibly_planted(image, kind, rng, size=size, strength=strength)
     if found is None:
         raise ValueError(
             f"{kind!r} of size {size:g} and strength {strength:g} is invisible in this image, of "
             f"values with a standard deviation of {image.std():.3g}. Leave the kind out, or plant "
             "larger or stronger defects."
         )
-    damaged, mask = found
-    return damaged, np.ones(shape, dtype=bool) if is_global else mask
+    return found
+
+
+def visibly_planted(
+    image: np.ndarray,
+    kind: str,
+    rng: np.random.Generator,
+    *,
+    size: float,
+    strength: float,
+    tries: int = _TRIES,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What :func:`planted` returns of valid arguments; None if none of some draws is visible."""
+    shape, is_global = image.shape[:2], kind in GLOBAL
+    side = min(shape) if is_global else round(max(SMALLEST, size * min(shape)))
+    draw = partial(_changed if is_global else _damaged, image, kind, rng, side, strength)
+    found = redrawn(draw, max(_FEWEST, side**2 / 2000), tries=tries)
+    if found is None or not is_global:
+        return found
+    return found[0], np.ones(shape, dtype=bool)
 
 
 def check_kind(kind: str) -> None:

@@ -1,5 +1,6 @@
 """Defects planted in held-out good images: what a detector would see, by kind and size."""
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, cycle, islice, product
@@ -10,10 +11,21 @@ from sklearn.base import BaseEstimator, clone
 
 from ..annotations import Images
 from ..data.images import ImageStream
-from ..data.planting import GLOBAL, LOCAL, SMALLEST, check_kind, check_size, check_strength, planted
+from ..data.planting import (
+    GLOBAL,
+    LOCAL,
+    SMALLEST,
+    check_kind,
+    check_size,
+    check_strength,
+    visibly_planted,
+)
+from ..notices import warn_user
 from ..validation import check_count
 
 _SIDES = "left", "right"  # of ties
+_N_OTHERS = 10  # images that a defect is tried in when it is invisible in its own
+_TRIES_THERE = 10  # draws in each of them: together as many as in its own
 
 
 class PlantedDefect(NamedTuple):
@@ -74,9 +86,10 @@ def planted_validation(
     strengths : sequence of float, default=(1.0, 0.5)
         Factors on the opacity of defects, and on the amount of what changes the whole image.
     n_planted : int, default=160
-        Number of defects, each in an image of its own. Half of them are of a place, half of the
+        Number of defects, each in a copy of a good image. Half of them are of a place, half of the
         whole image, if there are kinds of both; in each half all combinations of kind, size and
-        strength come about equally often. With the default all come at least once.
+        strength come about equally often, but for what is invisible, see Notes. With the default
+        all come at least once.
     random_state : int, Generator or None, default=None
         Passed to :func:`numpy.random.default_rng`.
 
@@ -88,10 +101,22 @@ def planted_validation(
     ------
     ValueError
         If an argument is out of range, if an image is invalid or smaller than 16 pixels, if there
-        are fewer images than splits, or if a defect is invisible wherever it is planted.
+        are fewer images than splits, or if all defects are invisible wherever they are planted.
+
+    Warns
+    -----
+    UserWarning
+        If a combination of kind, size and strength is invisible wherever it is planted.
 
     Notes
     -----
+    A defect may be invisible: a faded spot where there is no contrast, anything on a black picture.
+    It is then planted in another image, of the same split if there is one, and in up to ten of
+    them. A combination that is invisible in each is left out, with a warning that lists all of
+    these; in its place come others, of a place or of the whole image as it is, so that both stay
+    equally many. If none of these can be seen, they are missing. Nor has a split defects in whose
+    images nothing can be seen.
+
     The planted images and their masks are kept as arrays, the default of 160 in 16 MB for gray
     images of 224 px and in 640 MB for color images of 1000 px. Good images from files stay files.
     Photographs of many megapixels had better be resized before.
@@ -131,12 +156,12 @@ def planted_validation(
     order = rng.permutation(n_good)
     defects = _drawn(kinds, sizes, strengths, n_planted, order, rng)
     seeds = rng.integers(2**63, size=n_planted)
-    damaged, masks = zip(*_planted(good, defects, seeds), strict=True)
     fold_of = np.empty(n_good, dtype=int)
     fold_of[order] = np.arange(n_good) % n_splits
+    defects, damaged, masks = _planted(_Planter(good, fold_of), defects, seeds)
     return PlantedValidation(
         X=[*good, *damaged],
-        y=np.repeat([1, -1], [n_good, n_planted]),
+        y=np.repeat([1, -1], [n_good, len(defects)]),
         splits=_splits(np.r_[fold_of, fold_of[[d.image for d in defects]]], n_good, n_splits),
         defects=defects,
         masks=[*(np.broadcast_to(False, side) for side in sides), *masks],
@@ -173,7 +198,8 @@ def _drawn(kinds, sizes, strengths, n_planted, order, rng):
         [*product(filter(LOCAL.__contains__, kinds), sizes, strengths)],
         [*product(filter(GLOBAL.__contains__, kinds), [None], strengths)],
     ]
-    groups, images, drawn = [group for group in groups if group], cycle(order.tolist()), []
+    groups = [group for group in groups if group][:n_planted]
+    images, drawn = cycle(order.tolist()), []
     for part, group in zip(np.array_split(range(n_planted), len(groups)), groups, strict=True):
         n_rounds = -(-len(part) // len(group))
         chosen = np.concatenate([rng.permutation(len(group)) for _ in range(n_rounds)])
@@ -183,20 +209,97 @@ def _drawn(kinds, sizes, strengths, n_planted, order, rng):
     return drawn
 
 
-def _planted(good, defects, seeds):
-    """(image, mask) of each defect."""
+def _planted(planter, defects, seeds):
+    """The defects that could be planted, the images and the masks.
 
-    def plant(image):
-        defect, seed = defects[image.index], seeds[image.index]
-        how = {"size": defect.size or 1.0, "strength": defect.strength}
+    One that is invisible gives way to another of a place, or of the whole image, as it was: to what
+    has been planted least often.
+    """
+    found = [planter.plant(*each) for each in zip(defects, seeds, strict=True)]
+    n_planted = Counter(_what(each[0]) for each in found if each is not None)
+    for i, each in enumerate(found):
+        if each is None:
+            found[i] = _planted_instead(planter, defects[i], seeds[i], n_planted)
+    left_out = dict.fromkeys(what for what in map(_what, defects) if what not in n_planted)
+    found = [each for each in found if each is not None]
+    if not found:
+        raise ValueError(
+            "X_good: expected images in which a planted defect can be seen, got none: "
+            f"{_told(_what(defects[0]))} is invisible in {planter.label(defects[0].image)}, and so "
+            "is all else. Are these pictures of parts? Plant other kinds, larger or stronger."
+        )
+    if left_out:
+        warn_user(
+            "X_good: some defects are left out, as they are invisible in each image that they were "
+            f"tried in, up to {1 + _N_OTHERS}: {'; '.join(map(_told, left_out))}. Restrict kinds, "
+            "sizes and strengths to others, or plant stronger ones."
+        )
+    return map(list, zip(*found, strict=True))
+
+
+def _what(defect):
+    """(kind, size, strength)"""
+    return defect[1:]
+
+
+def _told(what):
+    kind, size, strength = what
+    return f"{kind!r} of {'' if size is None else f'size {size:g} and '}strength {strength:g}"
+
+
+def _planted_instead(planter, defect, seed, n_planted):
+    """Another defect for one that is invisible, as `_Planter.plant` returns it, and counted."""
+    alike = [what for what in n_planted if (what[1] is None) == defect.is_global]
+    for what in sorted(alike, key=n_planted.get):
+        found = planter.plant(PlantedDefect(defect.image, *what), seed)
+        if found is not None:
+            n_planted[what] += 1
+            return found
+    return None
+
+
+class _Planter:
+    """Plants defects in good images, paths or arrays, which are in folds."""
+
+    def __init__(self, good, fold_of):
+        self.good, self._fold_of, self._invisible = good, fold_of, set()
+
+    def plant(self, defect, seed):
+        """(defect, image, mask), in another image where it is invisible; None if it is so there."""
+        if _what(defect) in self._invisible:
+            return None
+        kind, size, strength = _what(defect)
+        how, rng = {"size": size or 1.0, "strength": strength}, np.random.default_rng(seed)
+        for image in self._hosts(defect.image, seed):
+            found = visibly_planted(self._read(image), kind, rng, **how)
+            how["tries"] = _TRIES_THERE
+            if found is not None:
+                return defect._replace(image=image), *found
+        self._invisible.add(_what(defect))
+        return None
+
+    def label(self, index):
+        """The name of an image in messages."""
+        source = self.good[index]
+        return f"image {index} ({source})" if isinstance(source, str) else f"image {index}"
+
+    def _read(self, index):
+        source = self.good[index]
+        if not isinstance(source, str):
+            return source
         try:
-            return planted(_pixels(image), defect.kind, seed, **how)
-        except ValueError as error:
-            raise ValueError(f"image {defect.image}: {error}") from error
+            (pixels,) = chain.from_iterable(ImageStream([source]).work(None, _pixels))
+        except ValueError as error:  # the file was read before: it has changed, or is gone
+            raise ValueError(f"{self.label(index)}: {error.__cause__}") from error
+        return pixels
 
-    return chain.from_iterable(
-        ImageStream([good[defect.image] for defect in defects]).work(None, plant)
-    )
+    def _hosts(self, image, seed):
+        """An image, then some others in random order: first those that are held out with it."""
+        yield image
+        others = np.random.default_rng(seed).permutation(len(self.good))
+        others = others[others != image]
+        elsewhere = self._fold_of[others] != self._fold_of[image]
+        yield from others[np.argsort(elsewhere, kind="stable")][:_N_OTHERS].tolist()
 
 
 def _splits(fold_of, n_good, n_splits):
@@ -216,7 +319,7 @@ class PlantedValidation:
         of shape (H, W) or (H, W, 3) and of the dtype of the image.
     y : ndarray of shape (n_good + n_planted,)
         +1 good, -1 planted. In each split, as many planted defects are of a place as of the whole
-        image, up to one or two, so that both weigh the same in an AUROC.
+        image, up to one or two, so that both weigh the same in an AUROC; but for what is invisible.
     splits : list of (ndarray, ndarray)
         Indices of the images to fit on, all of them good, and of those to score: the other good
         ones and the defects planted in these.
@@ -287,10 +390,19 @@ class PlantedTable:
     >>> table = PlantedTable([*defects, PlantedDefect(0, "blur", None, 1.0)], [1.0, 0.75, 0.5])
     >>> table.by("size"), table.auroc
     ({1.0: 1.0, 0.5: 0.75, None: 0.5}, 0.6875)
+    >>> print(table)
+                 size 1  size 0.5  strength 1   all
+    stain          1.00      0.75        0.88  0.88
+    all local      1.00      0.75        0.88  0.88
+    blur                                 0.50  0.50
+    all global                           0.50  0.50
     """
 
     defects: list[PlantedDefect] = field(repr=False)
     found: np.ndarray = field(repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "found", np.asarray(self.found, dtype=float))
 
     @property
     def auroc(self) -> float:

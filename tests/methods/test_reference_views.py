@@ -225,6 +225,25 @@ def test_nonsense_is_refused(method, value):
         small(method, reference_views=value).fit(NORMAL[:2])
 
 
+@pytest.mark.parametrize("method", [PatchCore, SubspaceAD])
+def test_turned_views_without_a_cell_to_learn_are_refused(method):
+    """The largest circle of 32 x 256 pixels covers .39 of two cells of 32 pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 256), dtype=np.uint8)
+    detector = small(method, image_size=(32, 256), layers=(32,), reference_views=2)
+    with pytest.raises(ValueError, match=r"reference_views: .* 32 x 256 pixels and 1 x 8 cells. T"):
+        detector.fit(images)
+    assert not [name for name in vars(detector) if name.endswith("_")]
+    detector.set_params(reference_views="rotations").fit(images)
+
+
+def test_views_without_a_cell_to_learn_are_left_out():
+    seen = torch.zeros(16, 64, dtype=torch.bool)
+    seen[:, :8] = True  # of which only half a turn shows anything
+    batch = some_batch(16, 64)
+    (rows,) = ReferenceViews("rotations", seed=0).rows(batch, places, seen)
+    assert rows[0, :, 0].tolist() == [16 * i + j for i in range(4) for j in (14, 15)]
+
+
 def test_a_later_change_waits_for_the_next_fit():
     detector, other = (small(coreset=1.0).fit(NORMAL) for _ in range(2))
     with pytest.warns(UserWarning, match="reference_views: changed after fit"):

@@ -2,6 +2,8 @@
 
 import warnings
 from collections import Counter
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,8 @@ from worlds import stripes
 from anomalib_lite import BaseDetector, planted_validation
 from anomalib_lite.data import GLOBAL, LOCAL
 from anomalib_lite.metrics import pixel_auroc
+from anomalib_lite.selection import planted as planted_module
+from anomalib_lite.selection.planted import PlantedDefect, PlantedTable
 
 GOOD = stripes(10, 32)
 
@@ -108,6 +112,11 @@ def test_chosen_kinds_sizes_and_strengths():
     assert {d.kind for d in only.defects} == {"turn"}
 
 
+def test_fewer_defects_than_halves():
+    (defect,) = planted_validation(GOOD, n_planted=1, random_state=0).defects
+    assert not defect.is_global
+
+
 def test_same_seed_same_trial_and_the_global_generator_is_left_alone():
     def make(random_state):
         return planted_validation(GOOD, n_planted=20, random_state=random_state)
@@ -166,6 +175,82 @@ def test_an_alpha_channel_is_dropped_with_few_words():
     assert {image.shape for image in found.X} == {(32, 32, 3)}
 
 
+# -- what cannot be seen --------------------------------------------------------------------------
+
+
+def trial_and_warnings(X, **params):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        return planted_validation(X, random_state=0, **params), [str(each.message) for each in told]
+
+
+def test_what_is_invisible_in_an_image_is_planted_in_others_of_its_split():
+    images, chosen = GOOD.copy(), {"kinds": ["faded", "crack", "brightness"], "sizes": [1.0]}
+    images[4] = 0
+    trial = planted_validation(GOOD, n_planted=60, random_state=0, **chosen)
+    found, told = trial_and_warnings(images, n_planted=60, **chosen)
+    assert not told
+    assert [d[1:] for d in found.defects] == [d[1:] for d in trial.defects]
+    moved = [i for i, d in enumerate(trial.defects) if d.image != found.defects[i].image]
+    assert {trial.defects[i].image for i in moved} == {4} and len(moved) > 2
+    assert len({found.defects[i].image for i in moved}) > 1
+    for i in range(60):
+        host = images[found.defects[i].image]
+        if i not in moved and found.defects[i].image != 4:
+            np.testing.assert_array_equal(found.X[10 + i], trial.X[10 + i])
+        assert (found.X[10 + i] != host).any()
+        assert (found.X[10 + i] == host)[~found.masks[10 + i]].all()
+    for (train, test), (_, before) in zip(found.splits, trial.splits, strict=True):
+        np.testing.assert_array_equal(test, before)
+        hosts = {found.defects[i - 10].image for i in test if i >= 10}
+        assert not hosts & {*train.tolist()}
+    again, _ = trial_and_warnings(images, n_planted=60, **chosen)
+    assert again.defects == found.defects
+    np.testing.assert_array_equal(np.stack(again.X), np.stack(found.X))
+
+
+def test_what_is_invisible_everywhere_gives_way_to_what_is_not():
+    rng, ramp = np.random.default_rng(0), np.linspace(80, 170, 128)
+    noise = rng.normal(scale=0.5, size=(3, 128, 128))
+    good = (np.add.outer(ramp, ramp) / 2 + noise).round().astype(np.uint8)
+    chosen = {"kinds": ["scratch", "smear", "blur"], "sizes": [0.5, 0.125]}
+    trial, (message,) = trial_and_warnings(good, n_planted=24, **chosen)
+    assert len(trial.X) == 27 and sum(d.is_global for d in trial.defects) == 12
+    assert len(trial.splits) == 3 and all((trial.y[test] == -1).sum() for _, test in trial.splits)
+    planted = Counter(d[1:] for d in trial.defects if not d.is_global)
+    assert ("smear", 0.5, 0.5) not in planted and ("scratch", 0.5, 1.0) in planted
+    for kind, size, strength in product(("scratch", "smear"), (0.5, 0.125), (1, 0.5)):
+        name = f"{kind!r} of size {size:g} and strength {strength:g}"
+        assert (name in message) == ((kind, size, strength) not in planted)
+    assert max(planted.values()) - min(planted.values()) <= 1
+
+
+def test_a_half_of_which_nothing_is_visible_is_missing():
+    blank = np.full((4, 32, 32), 128, np.uint8)
+    trial, (message,) = trial_and_warnings(blank, kinds=["faded", "brightness"], n_planted=16)
+    assert {d.kind for d in trial.defects} == {"brightness"} and len(trial.defects) == 8
+    assert message.count("'faded' of size") == 8
+    with pytest.raises(ValueError, match=r"'faded' of size .* is invisible in image \d, and so"):
+        planted_validation(blank, kinds=["faded", "blur"], random_state=0)
+
+
+def test_files_are_named_in_which_nothing_is_visible_or_that_are_gone(paths, monkeypatch):
+    for path in paths:
+        Image.fromarray(GOOD[0] * 0).save(path)
+    with pytest.raises(ValueError, match=r"is invisible in image \d \(.*\d\.png\), and so"):
+        planted_validation(paths, kinds=["blur"], random_state=0)
+    read = planted_module._read
+
+    def then_gone(X):
+        found = read(X)
+        Path(paths[4]).unlink()
+        return found
+
+    monkeypatch.setattr(planted_module, "_read", then_gone)
+    with pytest.raises(ValueError, match=r"^image 4 \(.*4\.png\): (?!image 0)"):
+        planted_validation(paths, random_state=0)
+
+
 # -- scores ---------------------------------------------------------------------------------------
 
 
@@ -210,6 +295,12 @@ def test_records_are_rows_and_the_text_shows_their_means(trial):
     expected.append(local["auroc"].mean())
     np.testing.assert_allclose([*map(float, cells["all local"])], expected, atol=0.0051)
     assert len(cells["turn"]) == 3
+
+
+def test_a_table_of_a_list_is_one_of_an_array():
+    defects = [PlantedDefect(0, "stain", 1.0, 1.0), PlantedDefect(0, "blur", None, 1.0)]
+    as_list, as_array = (PlantedTable(defects, found) for found in ([1, 0], np.array([1.0, 0.0])))
+    assert str(as_list) == str(as_array) and as_list.records() == as_array.records()
 
 
 def test_the_detector_itself_is_not_fitted(trial):
@@ -270,5 +361,3 @@ def test_bad_images_are_named(paths):
         planted_validation([*paths[:3], "missing.png"])
     with pytest.raises(ValueError, match=r"image 0: expected at least 16 pixels per side"):
         planted_validation(GOOD[:, :12])
-    with pytest.raises(ValueError, match=r"image 1: 'faded' of size .* is invisible"):
-        planted_validation([GOOD[0], GOOD[0] * 0], kinds=["faded"], n_splits=2, random_state=0)
