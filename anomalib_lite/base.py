@@ -313,6 +313,8 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         "false_alarm_rate",
         "smoothing",
     )
+    _distrusts_images: ClassVar[bool] = False
+    """Whether the parameter ``contamination`` is a share of images that may be defective."""
     # on_error is for the caller, not to be routed by a scikit-learn search or pipeline
     __metadata_request__predict: ClassVar = {"on_error": UNUSED}
     __metadata_request__decision_function: ClassVar = {"on_error": UNUSED}
@@ -435,6 +437,11 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         self._keep_examples(notes)
         notes.warn_of_copies()
 
+    @property
+    def _contamination(self) -> float:
+        """Share of the images learned from that may be defective."""
+        return self.contamination if self._distrusts_images else 0.0
+
     def _distinct(self) -> np.ndarray:
         """For each image learned from (n_images_,) which distinct image it is, 0, 1, 2, ..."""
         _, first, which = np.unique(self._digests_, return_index=True, return_inverse=True)
@@ -451,9 +458,33 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         examples = notes.examples.to(self.device_)
         grids = self._normal_grids(examples, np.array(notes.indices))
         check_finite(grids, notes.images)
+        digests = notes.lowest
         if self._examples_ is not None and self._examples_.shape[1:] == grids.shape[1:]:
             grids = torch.cat([grids, self._examples_])[:N_EXAMPLES]
+            earlier = vars(self).get("_example_digests_", digests[:0])
+            digests = np.concatenate([digests, earlier])[:N_EXAMPLES]
+        self._set_examples(grids, digests)
+
+    def _set_examples(self, grids, digests):
+        """Take grids (n, rows, columns), and digests of the first of them if some may be defective.
+
+        What is unknown of an image does not speak against it.
+        """
         self._examples_ = grids
+        vars(self).pop("_example_digests_", None)
+        if self._contamination > 0:
+            self._example_digests_ = digests
+
+    def _trusted_examples(self):
+        """Examples less those of images that seem defective, unless all do."""
+        if "_example_digests_" not in vars(self):
+            return self._examples_
+        learned = self.suspects_.indices
+        suspected = learned[np.isnan(self.calibration_scores_[learned])]
+        is_suspected = np.isin(self._example_digests_, self._digests_[suspected])
+        stays = np.ones(len(self._examples_), dtype=bool)
+        stays[: len(is_suspected)] = ~is_suspected
+        return self._examples_[torch.from_numpy(stays)] if stays.any() else self._examples_
 
     def _normal_grids(self, batch: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
         """Grids (n, rows, columns) of normal images (n, 3, h, w) that were learned from.
@@ -472,11 +503,10 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         """
         scores = self._checked_calibration(anomaly_scores)
         earlier = vars(self).pop("_ranking_", None)
-        contamination = getattr(self, "contamination", 0.0)
-        if contamination > 0:
+        if self._contamination > 0:
             known = {} if earlier is None else earlier.paths
             self._ranking_ = SuspectImages.of(scores, {**known, **(paths or {})})
-            scores = without_suspects(scores, contamination)
+            scores = without_suspects(scores, self._contamination)
         self.calibration_scores_ = -scores
         self._set_offset()
 
@@ -647,6 +677,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         examples = notes.examples.to(self.device_).split(self._n_together)
         grids = [self._checked_inference(batch, maps=True)[1] for batch in examples]
         self._examples_ = torch.cat(grids)
+        vars(self).pop("_example_digests_", None)  # of images that are trusted
         notes.warn_of_copies()
 
     # -- scoring ----------------------------------------------------------------------------------
@@ -822,10 +853,10 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
 
         Notes
         -----
-        Read from the maps of a few normal images, out of sample where the method can: ``normal`` is
-        the median of their maxima, and ``threshold`` the upper end of the prediction interval of a
-        new maximum at ``false_alarm_rate``, by Student's t. It is for looking at maps; labels come
-        from scores.
+        Read from the maps of a few normal images, out of sample where the method can, and without
+        those that are suspected of a defect unless all are: ``normal`` is the median of their
+        maxima, and ``threshold`` the upper end of the prediction interval of a new maximum at
+        ``false_alarm_rate``, by Student's t. It is for looking at maps; labels come from scores.
         """
         detector = self._scoring_twin()
         if detector._examples_ is None:
@@ -833,7 +864,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
                 "map_levels: expected a detector fitted on images, which have maps, and if in "
                 "parts, then with finish_calibration."
             )
-        grids, render = detector._examples_, detector._map_renderer()
+        grids, render = detector._trusted_examples(), detector._map_renderer()
         peaks = render(grids, detector.input_.image_size).flatten(1).amax(1).double().cpu().numpy()
         normal, n = float(np.median(peaks)), len(peaks)
         spread = peaks.std(ddof=1) if n > 1 else 0.0

@@ -504,7 +504,7 @@ class MergeMixin:
 
     def _remember(self, calibration):
         """Keep what later calls need of the images: grids of some, patches of many."""
-        self._examples_ = calibration.examples
+        self._set_examples(calibration.examples, calibration.example_digests)
         if calibration.suspects is not None:
             earlier = [self._suspects_] if hasattr(self, "_suspects_") else []
             self._suspects_ = Suspects.joined([*earlier, calibration.suspects])

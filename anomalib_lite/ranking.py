@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from fractions import Fraction
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class SuspectImages:
         Their anomaly scores out of sample, descending.
     names : tuple of str
         Of the first 100: their files, as far as they are known, or ``"image 7"`` by their places.
+        After ``partial_fit``, files of earlier images are known that were among the first 100.
 
     Examples
     --------
@@ -70,13 +72,61 @@ class SuspectImages:
         order = np.argsort(-anomaly_scores, kind="stable")
         order = order[~np.isnan(anomaly_scores[order])].astype(np.int64)
         known = {} if paths is None else paths
-        names = tuple(known.get(i) or f"image {i}" for i in order[:N_NAMES].tolist())
+        names = tuple(known.get(i) or _placeholder(i) for i in order[:N_NAMES].tolist())
         return cls(order, anomaly_scores[order], names)
 
     @property
     def paths(self) -> dict[int, str]:
-        """Names by the images' places."""
-        return dict(zip(self.indices.tolist(), self.names, strict=False))
+        """Files by the images' places, as far as they are known."""
+        named = zip(self.indices.tolist(), self.names, strict=False)
+        return {i: name for i, name in named if name != _placeholder(i)}
+
+    def anomaly_scores(self, n_images: int) -> np.ndarray:
+        """Scores (n_images,) by the images' places; NaN where there is none."""
+        scores = np.full(n_images, np.nan)
+        scores[self.indices] = self.scores
+        return scores
+
+
+def _placeholder(index):
+    return f"image {index}"
+
+
+def may_be_dirty(detector: Any) -> bool:
+    """Whether a detector, or a member of it, was told that some of its images may be defective."""
+    return getattr(detector, "_contamination", 0.0) > 0
+
+
+def count_of_share(share: float, n: int) -> int:
+    """How many of n a share is, rounded down, by its decimal digits.
+
+    Examples
+    --------
+    >>> int(0.29 * 100), count_of_share(0.29, 100)
+    (28, 29)
+    """
+    return int(Fraction(str(float(share))) * n)
+
+
+def are_farthest(distances: np.ndarray, digests: np.ndarray, share: float) -> np.ndarray:
+    """Whether each image (n,) is one of the farthest, at most a share of all.
+
+    Copies, which have the same digest, stay together, as far as the farthest of them: where they
+    are more than what is left of the share, neither they nor images that are nearer are meant. NaN
+    is farther than any distance.
+
+    Examples
+    --------
+    >>> distances, digests = np.array([1.0, 7.0, 9.0, 7.0, 2.0, 1.5]), np.array([1, 2, 3, 2, 4, 5])
+    >>> are_farthest(distances, digests, 0.49)
+    array([False, False,  True, False, False, False])
+    """
+    groups, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
+    reaches = np.full(len(groups), -np.inf)
+    np.maximum.at(reaches, group, np.where(np.isnan(distances), np.inf, distances))
+    order = np.argsort(-reaches, kind="stable")
+    fits = np.cumsum(sizes[order]) <= count_of_share(share, len(digests))
+    return np.isin(group, order[fits])
 
 
 def without_suspects(anomaly_scores: np.ndarray, contamination: float) -> np.ndarray:
@@ -92,10 +142,10 @@ def without_suspects(anomaly_scores: np.ndarray, contamination: float) -> np.nda
     --------
     >>> scores = np.append(np.random.default_rng(0).exponential(1, 95), [20.0, 30.0, 40.0])
     >>> np.flatnonzero(np.isnan(without_suspects(scores, 0.1))).tolist()
-    [95, 96, 97]
+    [9, 79, 95, 96, 97]
     """
     known = anomaly_scores[~np.isnan(anomaly_scores)]
-    n_most = int(contamination * len(known))
+    n_most = count_of_share(contamination, len(known))
     if n_most == 0:
         return anomaly_scores
     quantiles = np.quantile(known, _TAIL * (1 - contamination))

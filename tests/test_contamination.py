@@ -1,5 +1,7 @@
 """Detectors that learn from folders in which some images are defective."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from worlds import scratched, stripes
 
 from anomalib_lite import (
     ConformalDetector,
+    DeepOneClass,
     DetectorEnsemble,
     PaDiM,
     PatchCore,
@@ -15,6 +18,7 @@ from anomalib_lite import (
     load,
 )
 from anomalib_lite.density import belonging
+from anomalib_lite.report.figures import suspects_of
 from anomalib_lite.testing import Subject, parametrize_with_checks
 
 GOOD = stripes(24)
@@ -86,6 +90,50 @@ def test_a_defect_that_is_learned_again_stands_out_again(name, fitted):
 def test_labels_of_fit_predict_find_them(name):
     labels = small(name).fit_predict(DIRTY)
     assert (labels[PLACES] == -1).all()
+
+
+@every
+def test_suspected_images_do_not_set_the_levels_of_maps(name):
+    """The draw of images whose maps are looked at has one of the defective ones."""
+    dirty = np.concatenate([GOOD, scratched(2, seed=11)])
+    detector = small(name).fit(dirty)
+    clean, levels = small(name, 0.0).fit(GOOD).map_levels(), detector.map_levels()
+    assert levels.threshold == pytest.approx(clean.threshold, rel=0.1)
+    assert levels.normal == pytest.approx(clean.normal, rel=0.15)
+    assert all(detector.inspect(ODD).regions())
+    detector.partial_fit(stripes(3, seed=6))
+    assert detector.map_levels().threshold == pytest.approx(clean.threshold, rel=0.5)
+    detector.set_threshold(images=ODD)  # whose user says that they are good
+    assert detector.map_levels().threshold > 1.5 * clean.threshold
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"_example_digests_": np.zeros(99, dtype=np.int64)},
+        {"_example_digests_": np.zeros(2)},
+        {"_example_digests_": [1, 2]},
+        {"_examples_": None},
+        {"calibration_scores_": np.zeros(3)},
+    ],
+    ids=str,
+)
+def test_forged_examples_are_refused(changed, fitted, tmp_path):
+    detector = copy.copy(fitted["PaDiM"])
+    vars(detector).update(changed)
+    detector.save(tmp_path / "forged.alite")
+    with pytest.raises(ValueError, match=r"holds .* as (PaDiM\.)?_example_digests_"):
+        load(tmp_path / "forged.alite")
+
+
+def test_a_parameter_of_that_name_may_mean_another_thing():
+    class Whole(DeepOneClass):
+        def __init__(self, contamination="auto", image_size=64, random_state=0):
+            super().__init__(image_size=image_size, random_state=random_state)
+            self.contamination = contamination
+
+    found, expected = Whole().fit(GOOD), DeepOneClass(image_size=64, random_state=0).fit(GOOD)
+    np.testing.assert_array_equal(found.calibration_scores_, expected.calibration_scores_)
 
 
 # -- how ------------------------------------------------------------------------------------------
@@ -171,6 +219,46 @@ def test_parts_leave_out_their_own(name):
     assert (detector.predict(ODD) == -1).all()
 
 
+def test_padim_learns_one_more_image(fitted):
+    """Of a single image a share of 0.1 is none."""
+    detector = small("PaDiM").fit(DIRTY).partial_fit(stripes(1, seed=8))
+    assert detector.statistics_.count == fitted["PaDiM"].statistics_.count + 1
+    assert sorted(detector.suspects_.indices[:2].tolist()) == PLACES
+
+
+@pytest.mark.parametrize("name", ["PaDiM", "SubspaceAD"])
+@pytest.mark.filterwarnings("ignore:.*(copies|cannot calibrate):UserWarning")
+def test_copies_that_are_more_than_the_share_are_learned(name):
+    """Else nothing might be left."""
+    copies = np.concatenate([DEFECTS[:1]] * 10)
+    detector = small(name, 0.2).fit(np.concatenate([GOOD, copies]))
+    per_image = 1 if name == "PaDiM" else 64
+    assert detector.statistics_.count == 34 * per_image
+    detector = small(name, 0.3).fit(np.concatenate([GOOD, copies]))
+    assert 24 * per_image <= detector.statistics_.count < 34 * per_image
+    alone = small(name, 0.2)
+    if name == "SubspaceAD":
+        alone.fit(copies)
+        assert alone.statistics_.count == 10 * per_image
+    else:
+        alone.fit(GOOD).partial_fit(copies)
+        assert alone.statistics_.count == 24 - 4 + 10
+
+
+@pytest.mark.filterwarnings("ignore:.*(copy|copies):UserWarning")
+def test_padim_leaves_out_of_sample_what_it_has_learned():
+    """A later call leaves out a copy of what an earlier one learned."""
+    odd = DEFECTS[:1]
+    first, second = np.concatenate([GOOD[:8], odd]), np.concatenate([GOOD[8:], odd])
+    detector = small("PaDiM").fit(first).partial_fit(second)  # a tenth of 9 images is none
+    assert detector.statistics_.count == len(first) + len(second) - 1
+    others = small("PaDiM", 0.0).fit(GOOD)
+    expected = others.anomaly_score(odd)[0]
+    scores = dict(zip(detector.suspects_.indices, detector.suspects_.scores, strict=True))
+    assert scores[8] == pytest.approx(expected, rel=0.01)
+    assert scores[25] == pytest.approx(expected, rel=0.01)
+
+
 def test_padim_does_not_learn_in_parts():
     with pytest.raises(ValueError, match=r"^contamination: expected 0.0 where a PaDiM learns"):
         small("PaDiM").partial_state(DIRTY)
@@ -210,6 +298,37 @@ def test_an_ensemble_ranks_them_too():
     assert (ensemble.predict(ODD) == -1).all()
 
 
+@pytest.mark.parametrize("combine", ["max", "sum"])
+def test_an_ensemble_ranks_images_that_one_of_its_members_suspects(combine, tmp_path):
+    for i, image in enumerate(DIRTY):
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    members = [small("PaDiM"), DeepOneClass(image_size=64)]
+    ensemble = DetectorEnsemble(members, combine=combine, false_alarm_rate=0.1, random_state=0)
+    ensemble.fit(tmp_path)
+    assert np.isnan(ensemble.calibration_scores_[PLACES]).all()
+    suspects, (padim, whole) = ensemble.suspects_, ensemble.members_
+    assert sorted(suspects.indices[:2].tolist()) == PLACES and len(suspects) == len(DIRTY)
+    assert {*suspects.names[:2]} == {str(tmp_path / f"{i:02d}.png") for i in PLACES}
+    assert {*padim.suspects_.names} == {*suspects.names}
+    for i, score in zip(suspects.indices, suspects.scores, strict=True):
+        own = [one.suspects_.scores[one.suspects_.indices == i][0] for one in (padim, whole)]
+        scaled = (np.array(own) - ensemble.scales_.means) / ensemble.scales_.deviations
+        assert score == pytest.approx({"max": max, "sum": sum}[combine](scaled))
+    assert suspects_of(ensemble)[0] == (suspects.names[0], suspects.scores[0])
+    ensemble.save(tmp_path / "part.alite")
+    assert load(tmp_path / "part.alite").suspects_.names == suspects.names
+
+
+def test_trusted_ensembles_and_halves_of_a_folder_are_not_listed(fitted):
+    members = [small("PaDiM", 0.0), DeepOneClass(image_size=64)]
+    trusting = DetectorEnsemble(members, false_alarm_rate=0.1, random_state=0).fit(GOOD)
+    assert suspects_of(trusting) == [] and "_ranking_" not in vars(trusting)
+    assert len(suspects_of(fitted["PaDiM"])) == 20
+    with pytest.warns(UserWarning, match="the guarantee"):
+        halves = ConformalDetector(small("PaDiM"), false_alarm_rate=0.2, random_state=0).fit(DIRTY)
+    assert suspects_of(halves) == []
+
+
 @pytest.mark.parametrize("name", ["PatchCore", "PaDiM", "SubspaceAD"])
 def test_names_and_all_else_are_saved(name, tmp_path):
     folder = tmp_path / "good"
@@ -224,6 +343,7 @@ def test_names_and_all_else_are_saved(name, tmp_path):
     assert loaded.suspects_.names == detector.suspects_.names
     np.testing.assert_array_equal(loaded.suspects_.scores, detector.suspects_.scores)
     np.testing.assert_array_equal(loaded.calibration_scores_, detector.calibration_scores_)
+    assert loaded.map_levels() == detector.map_levels()
     more = stripes(10, seed=8)
     found, expected = loaded.partial_fit(more), detector.partial_fit(more)
     np.testing.assert_array_equal(found.score_samples(ODD), expected.score_samples(ODD))

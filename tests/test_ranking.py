@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomalib_lite.ranking import SuspectImages, without_suspects
+from anomalib_lite.ranking import SuspectImages, are_farthest, count_of_share, without_suspects
 
 
 def exponential(n, seed=0):
@@ -19,7 +19,9 @@ def test_the_first_belong_least():
     assert (np.diff(suspects.scores) <= 0).all()
     assert suspects.names[0] == "odd/one.png"
     assert suspects.names[1:] == tuple(f"image {i}" for i in suspects.indices[1:100])
-    assert suspects.paths[int(suspects.indices[0])] == "odd/one.png"
+    assert suspects.paths == {int(suspects.indices[0]): "odd/one.png"}
+    by_place = suspects.anomaly_scores(300)
+    np.testing.assert_array_equal(by_place, scores)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,30 @@ def test_forged_ones_are_refused(changed):
     SuspectImages(**given)
     with pytest.raises(ValueError, match="places of images"):
         SuspectImages(**{**given, **changed})
+
+
+def test_a_share_is_counted_by_its_digits():
+    for percent in range(50):
+        for n in (100, 200, 700):
+            assert count_of_share(percent / 100, n) == percent * n // 100
+    assert count_of_share(0.1, 29) == 2 and count_of_share(np.float64(0.29), 100) == 29
+
+
+@pytest.mark.parametrize(
+    ("distances", "digests", "share", "expected"),
+    [
+        ([1, 5, 2, 3, 4], [1, 2, 3, 4, 5], 0.4, [1, 4]),
+        ([1, 5, 2, 3, 4], [1, 2, 3, 4, 5], 0.19, []),
+        ([1, 5, 2, 5, 4], [1, 2, 3, 2, 5], 0.4, [1, 3]),
+        ([1, 5, 2, 4, 4], [1, 2, 3, 5, 5], 0.4, [1]),  # not one of the copies alone
+        ([1, 5, 2, np.nan, 4], [1, 2, 3, 4, 5], 0.2, [3]),
+        ([1, 5, 2, 3, 4.9], [1, 2, 3, 3, 2], 0.4, [1, 4]),  # copies that differ by rounding
+        ([1.0] * 5, [7] * 5, 0.4, []),
+    ],
+)
+def test_the_farthest_with_their_copies(distances, digests, share, expected):
+    found = are_farthest(np.array(distances, dtype=float), np.array(digests), share)
+    assert np.flatnonzero(found).tolist() == expected
 
 
 def test_of_dirty_scores_the_planted_ones_are_suspected():

@@ -9,7 +9,7 @@ import anomalib_lite
 
 from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
-from ..ranking import SuspectImages
+from ..ranking import SuspectImages, may_be_dirty
 from ..report.figures import method_of
 from ..selection.suggesting import suggest_settings
 from ..texts import plural, printable
@@ -116,7 +116,7 @@ def _unusual(detector: Any, paths: list[str]) -> list[dict[str, Any]]:
     else:  # a ConformalDetector, of whose images some were held out
         ranked = SuspectImages.of(-detector.calibration_scores_)
         places, scores = detector.calibration_indices_[ranked.indices], ranked.scores
-    n = _N_SUSPECTS if getattr(detector, "contamination", 0) else _N_UNUSUAL
+    n = _N_SUSPECTS if may_be_dirty(detector) else _N_UNUSUAL
     return [
         clean(
             {

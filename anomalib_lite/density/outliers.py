@@ -4,6 +4,7 @@ from typing import NamedTuple, Self
 
 import torch
 
+from ..ranking import count_of_share
 from ..runtime import exact_dtype
 from ..workers import FEW, map_on
 
@@ -41,7 +42,7 @@ def belonging(images: torch.Tensor, contamination: float, positions: str) -> tor
     >>> belonging(images, 0.2, "aligned")[:, 0].tolist()
     [True, True, True, True, True, True, True, False]
     """
-    n_left_out = int(contamination * images.shape[0] * images.shape[1])
+    n_left_out = count_of_share(contamination, images.shape[0] * images.shape[1])
     if n_left_out == 0:
         return None
     measure = aligned_outlier_factors if positions == "aligned" else free_outlier_factors

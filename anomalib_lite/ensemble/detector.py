@@ -16,6 +16,7 @@ from ..backbones.maps import MapRenderer
 from ..base import BaseDetector
 from ..inspection import MapLevels
 from ..notes import Notes
+from ..ranking import SuspectImages
 from ..runtime import draw_seed, exact_dtype, inner_fit, make_generator, seed_estimator, twin_of
 from ..validation import as_pair, check_choice
 from .inputs import JointInput, described, digests_of, parts_of, without_patches
@@ -79,9 +80,14 @@ class DetectorEnsemble(BaseDetector):
         ``means`` and ``deviations`` of the members' anomaly scores of normal images, each of shape
         (n_members,).
     calibration_scores_ : ndarray of shape (n_images,)
-        ``score_samples`` of the normal images, out of sample; NaN where a member has none.
+        ``score_samples`` of the normal images, out of sample; NaN where a member has none, as of
+        images that it suspects by its ``contamination``.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    suspects_ : SuspectImages
+        The images learned from, those that members suspect included, the one that belongs least
+        among them first, by their out-of-sample anomaly scores: ``indices``, ``scores`` and
+        ``names``.
     n_images_ : int
         Images learned from.
     device_ : torch.device
@@ -307,13 +313,13 @@ class DetectorEnsemble(BaseDetector):
                     members[place].backbone_ = backbone
         with inner_fit():
             for member, scores, noted in zip(members, found, notes, strict=True):
-                member._calibrate_threshold(scores)
+                member._calibrate_threshold(scores, noted.paths)
                 member._keep_examples(noted)
         scores = -np.stack([member.calibration_scores_ for member in members], 1)  # (n, k)
         self._check_enough(scores)
         levels = [member.map_levels() for member in members]
         self.scales_ = Scales.of(scores, levels, self.combine)
-        return self.scales_.combined(self.scales_.scaled(torch.from_numpy(scores))).numpy()
+        return self._combined(scores)
 
     def _check_enough(self, scores):
         for name, column in zip(self.names_, scores.T, strict=True):
@@ -353,9 +359,21 @@ class DetectorEnsemble(BaseDetector):
     def _keep_examples(self, notes):
         """Members keep their own."""
 
+    @property
+    def _contamination(self):
+        return max(member._contamination for member in self.members_)
+
     def _calibrate_threshold(self, anomaly_scores, paths=None):
+        if self._contamination > 0:  # which some members then have no calibration scores of
+            rankings = [member.suspects_.anomaly_scores(self.n_images_) for member in self.members_]
+            self._ranking_ = SuspectImages.of(self._combined(np.stack(rankings, 1)), paths)
         self.calibration_scores_ = -anomaly_scores  # perhaps of no image that all kept aside
         self._set_offset()
+
+    def _combined(self, anomaly_scores):
+        """The ensemble's scores (n,) by those of members (n, k); NaN where one is."""
+        scaled = self.scales_.scaled(torch.from_numpy(anomaly_scores))
+        return self.scales_.combined(scaled).numpy()
 
     def _set_offset(self):
         super()._set_offset()

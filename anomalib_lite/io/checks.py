@@ -43,11 +43,15 @@ def check_learned(estimator: Any, parts: dict[str, type]) -> None:
     scores = vars(estimator).get("calibration_scores_")
     if scores is not None and (scores.ndim != 1 or scores.dtype.kind != "f"):
         raise ValueError(f"holds {scores.dtype} {scores.shape} as calibration_scores_.")
+    if vars(estimator).get("_example_digests_") is not None:
+        _check_example_digests(**{name: vars(estimator).get(name) for name in _OF_EXAMPLES})
 
 
 _LEARNED = {
     "_digests_": np.ndarray,
+    "_example_digests_": np.ndarray,
     "_examples_": torch.Tensor,
+    "_not_learned_": np.ndarray,
     "calibration_indices_": np.ndarray,
     "calibration_scores_": np.ndarray,
     "detectors_": list,
@@ -58,6 +62,26 @@ _LEARNED = {
     "offset_": float,
     "pixel_level_": float,
 }
+
+
+_OF_EXAMPLES = ("_example_digests_", "_examples_", "_ranking_", "_digests_", "calibration_scores_")
+
+
+def _check_example_digests(
+    _example_digests_, _examples_, _ranking_, _digests_, calibration_scores_
+):
+    """Raise ValueError unless it can be told which examples are of suspected images."""
+    fits = (
+        all(each is not None for each in (_examples_, _ranking_, _digests_, calibration_scores_))
+        and _example_digests_.dtype == np.int64
+        and _example_digests_.ndim == 1
+        and len(_example_digests_) <= len(_examples_)
+        and (_ranking_.indices < len(calibration_scores_)).all()
+        and calibration_scores_.shape == _digests_.shape
+    )
+    if not fits:
+        found = f"{_example_digests_.dtype} {_example_digests_.shape}"
+        raise ValueError(f"holds {found} as _example_digests_.")
 
 
 def _is_of(value, hint):

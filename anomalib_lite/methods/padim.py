@@ -20,6 +20,7 @@ from ..density.gaussian import (
 )
 from ..merging import MergeMixin, PartialCalibration, scores_by_digest
 from ..notes import N_EXAMPLES
+from ..ranking import are_farthest, count_of_share
 from ..runtime import parse_memory, tensors_sha256
 from ..suspects import Suspects
 from ..validation import check_contamination, check_count, check_finite, check_number
@@ -130,15 +131,16 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
     for a ridge that is (n-1)/(n-2) times ``eps``.
 
     With ``contamination`` the images of a call are measured from the Gaussians of one another, and
-    those that are farthest, and copies of them, are left out of ``statistics_``. It needs all
-    images of a call on one machine, and their rows in the ``memory_budget``: of 3,400 images by
-    default.
+    those that are farthest are left out of ``statistics_``; copies stay together, and are learned
+    where they are more than the share. It needs all images of a call on one machine, and their rows
+    in the ``memory_budget``: of 3,400 images by default.
 
     With ``contamination`` the threshold must not follow from defective images. Of the share with
     the highest out-of-sample scores, those above the level that one normal image of all is expected
-    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all, and files
-    where images came from files, which are saved, too. The level comes from the lower scores, whose
-    upper tail is taken to be exponential. Copies of a defective image vouch for each other.
+    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all and, of
+    the first 100, the files where images came from files, which are saved, too. The level comes
+    from the lower scores, whose upper tail is taken to be exponential. Copies of a defective image
+    vouch for each other.
 
     References
     ----------
@@ -200,6 +202,7 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
         self.verbose = verbose
 
     _calibrates_by_images = True
+    _distrusts_images = True
     _fan_in = 2  # a state takes 251 MB with the defaults
 
     def _check_params(self):
@@ -240,18 +243,20 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
     def _less_suspects(self, blocks):
         """Blocks of rows (n, P, d) of new images, less the images that are farthest from the rest.
 
-        Copies of these stay out, too. All blocks together have their own Gaussians for it.
+        All blocks together have their own Gaussians for it.
         """
+        if count_of_share(self.contamination, sum(map(len, blocks))) == 0:
+            return blocks
         rows = blocks[0]
         self.statistics_ = GaussianStatistics.of_no_rows(*rows.shape[1:], rows.device)
         squares = self._finish(blocks, blocks).amax(1)
         digests = self._digests_[-len(squares) :]
         copies = torch.from_numpy(_copies(digests, digests)).to(squares.device)
         distances = leave_one_out_squares(squares, len(squares), copies)
-        worst = distances.nan_to_num(torch.inf).topk(int(self.contamination * len(squares))).indices
-        earlier = vars(self).get("_left_out_", digests[:0])
-        self._left_out_ = np.union1d(earlier, digests[worst.cpu().numpy()])
-        stays = torch.from_numpy(~np.isin(digests, self._left_out_)).to(rows.device)
+        leaves = are_farthest(distances.cpu().double().numpy(), digests, self.contamination)
+        earlier = vars(self).get("_not_learned_", digests[:0])
+        self._not_learned_ = np.concatenate([earlier, digests[leaves]])
+        stays = torch.from_numpy(~leaves).to(rows.device)
         return [
             block[stay]
             for block, stay in zip(blocks, stays.split([*map(len, blocks)]), strict=True)
@@ -432,8 +437,8 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
     def _out_of_sample(self, squares, digests):
         """Distances (n, ...) from Gaussians of all other images, from squared ones."""
         copies = _copies(self._digests_, digests)
-        if hasattr(self, "_left_out_"):
-            copies[np.isin(digests, self._left_out_)] = 0
+        if hasattr(self, "_not_learned_"):
+            copies -= _copies(self._not_learned_, digests)
         copies = torch.from_numpy(copies)
         copies = copies.view(-1, *[1] * (squares.ndim - 1)).to(squares.device)
         return leave_one_out_squares(squares, self.statistics_.count, copies).sqrt()
@@ -479,8 +484,8 @@ class PaDiM(PartialFitMixin, MergeMixin, BaseDetector):
 
 def _copies(known, digests):
     """How many of the known images each image (n,) is, by digests."""
-    known, counts = np.unique(known, return_counts=True)
-    return counts[np.searchsorted(known, digests)]
+    known = np.sort(known)
+    return np.searchsorted(known, digests, "right") - np.searchsorted(known, digests, "left")
 
 
 def _worst(squares, rows):

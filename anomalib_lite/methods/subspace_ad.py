@@ -18,6 +18,7 @@ from ..density.gaussian import GaussianStatistics
 from ..density.subspace import Subspace, rounding_scatter
 from ..merging import MergeMixin, PartialCalibration, scores_by_digest
 from ..notes import N_EXAMPLES
+from ..ranking import are_farthest
 from ..runtime import parse_memory
 from ..suspects import Suspects
 from ..validation import check_contamination, check_count, check_finite, check_odd
@@ -160,15 +161,16 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
     scores and maps, but no threshold.
 
     With ``contamination`` images are scored by the subspace of other folds first, and those with
-    the highest scores, and copies of them, are not learned from. Images are compared that are
-    learned together: half a ``memory_budget`` of them, which comes on top, those of a call of
-    ``partial_fit``, or of a part.
+    the highest scores are not learned from; copies stay together, and are learned where they are
+    more than the share. Images are compared that are learned together: half a ``memory_budget`` of
+    them, which comes on top, those of a call of ``partial_fit``, or of a part.
 
     With ``contamination`` the threshold must not follow from defective images. Of the share with
     the highest out-of-sample scores, those above the level that one normal image of all is expected
-    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all, and files
-    where images came from files, which are saved, too. The level comes from the lower scores, whose
-    upper tail is taken to be exponential. Copies of a defective image vouch for each other.
+    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all and, of
+    the first 100, the files where images came from files, which are saved, too. The level comes
+    from the lower scores, whose upper tail is taken to be exponential. Copies of a defective image
+    vouch for each other.
 
     References
     ----------
@@ -240,6 +242,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
         self.verbose = verbose
 
     _calibrates_by_images = True
+    _distrusts_images = True
 
     def _check_params(self):
         if not _is_share(self.explained_variance) or self.explained_variance == 1:
@@ -329,8 +332,7 @@ class SubspaceAD(PartialFitMixin, MergeMixin, BaseDetector):
             self._take_over(here)
             squares = torch.stack(self._out_of_sample(rows, digests))
             scores = self._image_scores(squares, squares.shape[1])
-            worst = scores.topk(int(self.contamination * len(rows))).indices.cpu().numpy()
-            stays = ~np.isin(digests, digests[worst])  # nor do copies of the worst
+            stays = ~are_farthest(scores.cpu().double().numpy(), digests, self.contamination)
             _add_rows(folds, rows[torch.from_numpy(stays).to(rows.device)], digests[stays])
             yield rows, grid
 

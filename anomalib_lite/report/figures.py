@@ -10,6 +10,7 @@ import numpy as np
 
 from ..deploy.reader import OnnxDetector
 from ..intervals import wilson_interval
+from ..ranking import may_be_dirty
 from ..records import UNREADABLE, Record
 from ..texts import plural
 
@@ -133,12 +134,12 @@ def suspects_of(detector: Any, n: int = 20) -> list[tuple[str, float]]:
     """Names and anomaly scores of the training images that belong least among the others.
 
     Of a detector that learned from images of which some may be defective, n at most; of any other
-    none.
+    none, nor of a ``ConformalDetector``, whose detectors know no more than their own shares of the
+    images.
     """
-    inner = inner_of(detector)
-    if not (hasattr(inner, "suspects_") and getattr(inner, "contamination", 0)):
+    if not may_be_dirty(detector):
         return []
-    suspects = inner.suspects_
+    suspects = detector.suspects_
     return [*zip(suspects.names[:n], suspects.scores[:n].tolist(), strict=False)]
 
 

@@ -221,9 +221,10 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
 
     With ``contamination`` the threshold must not follow from defective images. Of the share with
     the highest out-of-sample scores, those above the level that one normal image of all is expected
-    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all, and files
-    where images came from files, which are saved, too. The level comes from the lower scores, whose
-    upper tail is taken to be exponential. Copies of a defective image vouch for each other.
+    to exceed have NaN among ``calibration_scores_``; ``suspects_`` has the scores of all and, of
+    the first 100, the files where images came from files, which are saved, too. The level comes
+    from the lower scores, whose upper tail is taken to be exponential. Copies of a defective image
+    vouch for each other.
 
     References
     ----------
@@ -309,6 +310,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         self.verbose = verbose
 
     _calibrates_by_images = True
+    _distrusts_images = True
 
     def _check_params(self):
         check_choice("aggregation", self.aggregation, AGGREGATIONS)
