@@ -101,8 +101,9 @@ def suggest_settings(
     Notes
     -----
     With a budget, detectors are fitted on 4, 12 and 24 of the images, or on all if there are no
-    more, one detector after another; time grows with the number of images and its square. The first
-    detector that the budget has room for is taken, of
+    more, one detector after another, as long as that takes no longer than the budget; time grows
+    with the number of images and its square. The first detector that the budget has room for is
+    taken, of
 
     1. ``DetectorEnsemble.all_kinds``, with banks of 10,000 and 2,000 rows;
     2. the same with banks of 2,000 and 1,000;
@@ -152,7 +153,8 @@ def suggest_settings(
 def _first_within(budget_s, candidates, few, n_images):
     """(detector, why, expected seconds) of the first that a budget has room for, or the last."""
     for candidate in candidates:
-        seconds = expected_seconds(candidate[0], few, n_images)
+        limit = np.inf if candidate is candidates[-1] else budget_s
+        seconds = expected_seconds(candidate[0], few, n_images, limit=limit)
         if seconds <= budget_s:
             break
     return *candidate, seconds
@@ -198,9 +200,13 @@ def expected_seconds(
     detector: BaseDetector,
     images: Images,
     n_images: int,
+    *,
+    limit: float = np.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """What a fit on so many images is expected to take, by fits on a few.
+
+    If one of these takes longer than a limit, the time that it took: none for more is made then.
 
     Time is that of a start, a part that grows with the number of images, and one that grows with
     its square, as the search for a coreset does; rows of a coreset are counted in proportion.
@@ -217,8 +223,8 @@ def expected_seconds(
         except ValueError as error:
             raise ValueError(f"budget_s: a fit on {count} images, to time it: {error}") from error
         seconds.append(clock() - start)
-    if counts == (n_images,):
-        return seconds[0]
+        if seconds[-1] > limit or count == n_images:
+            return seconds[-1]
     powers = np.vander(np.array(counts) / n_images, 3, increasing=True)
     terms, _ = nnls(powers, np.array(seconds))
     return float(terms.sum())

@@ -67,9 +67,10 @@ def test_without_a_budget_nothing_is_fitted(monkeypatch):
 def test_the_first_detector_within_the_budget_is_taken(monkeypatch, budget_s, coresets, time):
     tried = []
 
-    def expected(detector, images, n_images):
+    def expected(detector, images, n_images, *, limit):
         tried.append(detector)
         assert len(images) == 24 and n_images == 100
+        assert limit == (np.inf if len(tried) == 3 else budget_s)
         return {1: 300.0, 2: 50.0, 3: 10.0}[len(tried)]
 
     monkeypatch.setattr(suggesting, "expected_seconds", expected)
@@ -106,6 +107,16 @@ def test_time_grows_with_images_and_rows(n_images):
 def test_of_a_few_images_all_are_tried():
     found = expected_seconds(Costly(), blank(7, 8), 7, clock=lambda: Costly.now)
     assert found == pytest.approx(2 + 0.5 * 7 + 0.01 * 7 * 100, rel=0.01)
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(4, 4.16), (9, 9.44), (30, 102 + 50)])
+def test_trials_end_where_one_takes_too_long(limit, seconds):
+    start = Costly.now
+    found = expected_seconds(Costly(), blank(24, 8), 100, limit=limit, clock=lambda: Costly.now)
+    assert found == pytest.approx(seconds, rel=0.1)
+    trials = [4.16, 9.44, 19.76]
+    spent = sum(trials[: 1 + sum(each <= limit for each in trials[:2])])
+    assert Costly.now - start == pytest.approx(spent)
 
 
 def test_images_of_a_trial_are_spread():
