@@ -28,7 +28,7 @@ BELOW = {
     "data": {"workers", "contexts", "validation"},
     "search": {"workers", "runtime", "contexts", "validation"},
     "nn": {"workers", "notices", "runtime", "contexts", "validation"},
-    "density": {"workers", "runtime", "contexts", "validation", "io", "nn"},
+    "density": {"workers", "runtime", "contexts", "validation", "io", "nn", "ranking"},
     "backbones": {"workers", "runtime", "contexts", "validation", "data", "nn"},
     "regions": {"validation"},
     "records": {"regions"},
@@ -56,7 +56,7 @@ BELOW = {
     },
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
-        *("intervals", "metrics", "texts", "comparison", "deploy"),
+        *("intervals", "metrics", "texts", "comparison", "deploy", "ranking"),
     },
 }
 _NOT_FOR_METHODS = {"decide", "report", "metrics", "curves", "intervals", "tally", "comparison"}
@@ -69,7 +69,7 @@ for _above in ("base", "decide"):
 BELOW["methods"] = set(BELOW) - _NOT_FOR_METHODS - {"deploy", "export"}
 BELOW["ensemble"] = {
     *("notices", "runtime", "contexts", "validation", "workers", "data", "backbones", "inspection"),
-    *("notes", "base", "methods"),
+    *("notes", "base", "methods", "ranking"),
 }
 BELOW["selection"] = {
     *("notices", "runtime", "validation", "texts", "data", "base", "decide", "methods", "ensemble"),

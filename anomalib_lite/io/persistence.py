@@ -41,6 +41,7 @@ from .trial import try_out
 
 FORMAT = 4
 _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
+_MOST_GAP = 64  # of columns in memory, in values, that is kept
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _PARTS = {
     "Backbone": "backbones",
@@ -288,8 +289,12 @@ class _Writer:
         dtype = array.dtype.newbyteorder("=")
         if array.ndim > 1 and array.strides[0] < array.strides[-1]:
             # products with it round as they did before only if it lies in memory as it did before
-            native = torch.from_numpy(np.array(array.T, dtype=dtype, order="C"))
-            return {"transposed": self._put(native, where)}
+            columns = np.array(array.T, dtype=dtype, order="C")
+            gap = array.strides[-1] // array.itemsize - len(array) if array.ndim == 2 else 0
+            if 0 < gap <= _MOST_GAP:  # the first rows of more, so that columns start where they did
+                padded = torch.from_numpy(np.pad(columns, [(0, 0), (0, gap)]))
+                return {"first_rows": [self._put(padded, where), len(array)]}
+            return {"transposed": self._put(torch.from_numpy(columns), where)}
         return {"array": self._put(torch.from_numpy(np.array(array, dtype, order="C")), where)}
 
     def _encode_special(self, value, where):
@@ -448,6 +453,10 @@ class _Reader:
 
     def _decode_transposed(self, content):
         return self.tensors[content].numpy().T
+
+    def _decode_first_rows(self, content):
+        name, n_rows = content
+        return self.tensors[name].numpy().T[:n_rows]
 
     def _decode_scalar(self, content):
         return self.decode(content)[()]

@@ -117,7 +117,7 @@ def suggest_settings(
     >>> from anomalib_lite import suggest_settings
     >>> images = np.random.default_rng(0).integers(90, 110, (20, 64, 64), dtype=np.uint8)
     >>> suggestion = suggest_settings(images, random_state=0)
-    >>> suggestion.detector.names_
+    >>> [name for name, _ in suggestion.detector.detectors]
     ['coarse', 'fine', 'whole']
     """
     if budget_s is not None:
