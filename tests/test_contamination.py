@@ -1,11 +1,13 @@
 """Detectors that learn from folders in which some images are defective."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.covariance import EllipticEnvelope
 from worlds import scratched, stripes
 
 from anomalib_lite import (
@@ -376,6 +378,14 @@ def test_a_guarantee_that_does_not_hold_is_warned_of():
     member = DetectorEnsemble([small("PaDiM"), small("SubspaceAD", 0.0)])
     with pytest.warns(UserWarning, match="__contamination=0.1: the guarantee"):
         ConformalDetector(member, false_alarm_rate=0.2, random_state=0).fit(DIRTY)
+
+
+def test_what_scikit_learn_calls_contamination_warns_nobody():
+    table = np.random.default_rng(0).normal(size=(40, 2))
+    detector = EllipticEnvelope(contamination=0.1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ConformalDetector(detector, random_state=0, false_alarm_rate=0.1).fit(table)
 
 
 def test_trusted_images_are_not_warned_of(recwarn, fitted):

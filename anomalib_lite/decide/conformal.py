@@ -247,12 +247,18 @@ class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin
         return units, folds
 
     def _warn_of_contamination(self):
-        """Warn if samples may be anomalous; those that calibrate a frozen detector are others."""
+        """Warn if samples may be anomalous; those that calibrate a frozen detector are others.
+
+        What scikit-learn calls contamination is a rate of alarms, and the default of some.
+        """
         if isinstance(self.detector, FrozenEstimator):
             return
-        for name, value in self.detector.get_params().items():
+        params = self.detector.get_params()
+        for name, value in params.items():
+            owner, _, parameter = name.rpartition("__")
+            distrusts = getattr(params.get(owner, self.detector), "_distrusts_images", False)
             is_share = isinstance(value, Real) and value > 0
-            if is_share and name.rpartition("__")[2] == "contamination":
+            if distrusts and is_share and parameter == "contamination":
                 warn_user(
                     f"{name}={value}: the guarantee of false alarms does not hold, since it takes "
                     "normal samples to calibrate, and of these some may be anomalous. p-values "
