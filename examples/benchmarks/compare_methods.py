@@ -203,10 +203,10 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def write(path, row):
+def write(path, row, columns=COLUMNS):
     is_new = not path.exists()
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         if is_new:
             writer.writeheader()
         writer.writerow({

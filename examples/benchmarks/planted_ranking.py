@@ -14,14 +14,13 @@ best. The real defects of brick and gravel are planted, too: at strength 0.5, by
 """
 
 import argparse
-import csv
 import time
 import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from compare_methods import mnist
+from compare_methods import mnist, read, write
 from scipy.stats import spearmanr
 
 from anomalib_lite import DeepOneClass, PaDiM, PatchCore, SubspaceAD, planted_validation
@@ -108,24 +107,8 @@ def run(names, path):
             planted, true = measure(detector, trial, tests)
             for kind, value in true.items():
                 known = {"dataset": name, "setting": setting, "defects": kind}
-                write(path, known | planted | {"true": value})
+                write(path, known | planted | {"true": value}, COLUMNS)
             print(f"{name}, {setting}: {time.perf_counter() - start:.0f} s", flush=True)
-
-
-def read(path):
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path, row):
-    is_new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def table(names, path):
