@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from .methods.deep_one_class import DeepOneClass as DeepOneClass
     from .methods.mlsad import MLSAD as MLSAD
     from .methods.padim import PaDiM as PaDiM
+    from .methods.patchcore import LabeledPatchCore as LabeledPatchCore
     from .methods.patchcore import PatchCore as PatchCore
     from .methods.rotation import RotationPrediction as RotationPrediction
     from .methods.spade import SPADE as SPADE
@@ -70,6 +71,7 @@ _CLASSES_AND_FUNCTIONS = {
     "GaussianDensity": "density.gaussian",
     "ImageEstimator": "base",
     "Inspection": "inspection",
+    "LabeledPatchCore": "methods.patchcore",
     "MLSAD": "methods.mlsad",
     "NCEDensity": "density.nce",
     "PaDiM": "methods.padim",
@@ -123,6 +125,7 @@ __all__ = [
     "GaussianDensity",
     "ImageEstimator",
     "Inspection",
+    "LabeledPatchCore",
     "NCEDensity",
     "PaDiM",
     "PartialFitMixin",

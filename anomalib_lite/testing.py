@@ -253,9 +253,10 @@ def check_parameters_can_be_read_set_and_cloned(subject):
     _refuses(lambda: copied.set_params(nonsense=1), ValueError, "nonsense")
 
 
-def check_fit_returns_self_and_ignores_y(subject):
+def check_fit_returns_self_and_takes_labels_of_good_images(subject):
     detector = subject.make()
-    _require(detector.fit(subject.normal, np.zeros(len(subject.normal))) is detector, "fit: self")
+    y = np.ones(len(subject.normal), dtype=int)
+    _require(detector.fit(subject.normal, y) is detector, "fit: self")
     assert_same(detector.inspect(subject.test), subject.seen)
 
 

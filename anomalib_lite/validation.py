@@ -32,6 +32,19 @@ def check_number(name: str, value: Any, *, minimum: float) -> None:
         raise ValueError(f"{name}: expected a number of at least {minimum}, got {value!r}.")
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a finite number above 0."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and 0 < value < float("inf")):
+        raise ValueError(f"{name}: expected a positive number, got {value!r}.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a number in (0, 1]."""
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1):
+        raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}.")
+
+
 def check_count(name: str, value: Any, *, minimum: int = 1) -> None:
     """Raise ValueError unless ``value`` is an int of at least ``minimum``."""
     if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum):

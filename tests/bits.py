@@ -41,6 +41,7 @@ LARGE = {
     "DeepOneClass": {"image_size": SIDE, "layers": (8, 16)},
     "MLSAD": {"epochs": 2, "width": 16, "n_fakes": 12},
     "PaDiM": {"image_size": SIDE, "n_features": 40},
+    "LabeledPatchCore": {"image_size": SIDE, "coreset": 0.2},
     "PatchCore": {"image_size": SIDE, "coreset": 0.2},
     "SPADE": {"image_size": SIDE},
     "SubspaceAD": {"image_size": SIDE, "reference_views": 1},

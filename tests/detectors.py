@@ -32,6 +32,7 @@ SMALL = {
     "ContrastiveDA": FIRST_STAGE,
     "CutPaste": FIRST_STAGE,
     "DeepOneClass": {"image_size": 64, "layers": (8,), "n_patches": 100},
+    "LabeledPatchCore": {"image_size": 64, "coreset": 30},
     "MLSAD": {
         "levels": (1, 2), "image_size": 32, "width": 8, "n_blocks": 1, "n_fakes": 8, "epochs": 25,
         "learning_rate": 0.02, "train_batch_size": 4, "dropout": 0.0, "input_noise": 0.02,

@@ -1,7 +1,9 @@
 """Choosing some of the samples of a collection of any form."""
 
 import os
+import re
 import sys
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,3 +47,17 @@ def take(X: Any, indices: np.ndarray) -> Any:
     from torch.utils.data import Subset
 
     return Subset(X, indices.tolist())
+
+
+@contextmanager
+def numbered_as_given(indices: np.ndarray):
+    """Errors about some of the samples name an image by its place in all of X."""
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(
+            r"^image (\d+)", lambda found: f"image {indices[int(found[1])]}", str(error)
+        )
+        if message == str(error):
+            raise
+        raise ValueError(message) from error

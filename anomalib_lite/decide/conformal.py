@@ -17,7 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ..annotations import RandomState, Size
-from ..data.choosing import choosable, n_samples, take
+from ..data.choosing import choosable, n_samples, numbered_as_given, take
 from ..export import ExportMixin
 from ..export.plan import Ranks
 from ..inspection import InspectedImage, Inspection, MapLevels, ScoreLevels
@@ -25,7 +25,7 @@ from ..io.persistence import SaveMixin
 from ..notices import warn_user
 from ..runtime import aside, draw_seed, inner_fit, make_generator, seed_estimator, twin_of
 from ..validation import check_choice
-from .held_out import as_scores, look, numbered_as_given, refuse_nan, warn_of_copies
+from .held_out import as_scores, look, refuse_nan, warn_of_copies
 from .ranks import p_value, ranks_among_others, shared_weights, smallest_rate, threshold_place
 from .splits import make_splits, unit_of_each
 

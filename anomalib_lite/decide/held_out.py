@@ -1,12 +1,10 @@
 """What a fitted detector says of samples that it has not seen."""
 
-import re
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.choosing import take
+from ..data.choosing import numbered_as_given, take
 from ..notices import warn_user
 from .samples import copies
 
@@ -47,20 +45,6 @@ def _map_maxima(detector, images, n_images):
     chunks = np.split(np.arange(n_images), range(_CHUNK, n_images, _CHUNK))
     maps = (heat for chunk in chunks for heat in detector.anomaly_map(take(images, chunk)))
     return np.array([heat.max() for heat in maps], dtype=float)
-
-
-@contextmanager
-def numbered_as_given(indices: np.ndarray):
-    """Errors about some of the samples name an image by its place in all of X."""
-    try:
-        yield
-    except ValueError as error:
-        message = re.sub(
-            r"^image (\d+)", lambda found: f"image {indices[int(found[1])]}", str(error)
-        )
-        if message == str(error):
-            raise
-        raise ValueError(message) from error
 
 
 def as_scores(scores: Any) -> np.ndarray:

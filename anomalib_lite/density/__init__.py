@@ -1,5 +1,6 @@
 """Densities and one-class classifiers of rows of features."""
 
+from .anchored import AnchoredLogistic, held_out_log_odds
 from .folded import FoldedStatistics
 from .gaussian import (
     GaussianDensity,
@@ -15,6 +16,7 @@ from .outliers import aligned_outlier_factors, belonging, free_outlier_factors
 from .subspace import Subspace, rounding_scatter
 
 __all__ = [
+    "AnchoredLogistic",
     "FoldedStatistics",
     "GaussianDensity",
     "GaussianStatistics",
@@ -28,6 +30,7 @@ __all__ = [
     "folds",
     "free_outlier_factors",
     "head_scores",
+    "held_out_log_odds",
     "held_out_scores",
     "leave_one_out_squares",
     "log_normal_mode",

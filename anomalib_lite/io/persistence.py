@@ -44,11 +44,13 @@ _LEARNED = re.compile(r"_?[a-z][a-z0-9_]*_")
 _MOST_GAP = 64  # of columns in memory, in values, that is kept
 _RECORDED = ("torch", "timm", "numpy", "scikit-learn")
 _PARTS = {
+    "AnchoredLogistic": "density",
     "Backbone": "backbones",
     "CPCScoring": "methods.cpc",
     "CompositeModel": "methods.cance",
     "ConvAutoencoder": "nn",
     "DenseEncoder": "nn",
+    "Evidence": "methods.patchcore",
     "FeatureMapModel": "methods.cance",
     "FoldedStatistics": "density",
     "GaussianStatistics": "density",

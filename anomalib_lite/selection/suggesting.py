@@ -10,9 +10,8 @@ from sklearn.base import clone
 
 from ..annotations import Device, Images, RandomState
 from ..base import BaseDetector
-from ..data.choosing import choosable, n_samples, take
+from ..data.choosing import choosable, n_samples, numbered_as_given, take
 from ..data.images import ImageStream
-from ..decide.held_out import numbered_as_given
 from ..ensemble.detector import DetectorEnsemble
 from ..methods.deep_one_class import DeepOneClass
 from ..methods.patchcore import PatchCore

@@ -36,6 +36,7 @@ from anomalib_lite import (
     DetectorEnsemble,
     EntropyPatchGAN,
     GaussianDensity,
+    LabeledPatchCore,
     NCEDensity,
     PaDiM,
     PatchCore,
@@ -86,6 +87,9 @@ SUBJECTS = {
     ),
     "PaDiM": images(PaDiM(**NETWORK, layers=(4, 8), n_features=5, random_state=0)),
     "PatchCore": images(PatchCore(**NETWORK, layers=(4, 8), coreset=9, random_state=0)),
+    "LabeledPatchCore": lambda: LabeledPatchCore(
+        **NETWORK, layers=(4,), coreset=9, evidence=0.5, random_state=0
+    ).fit(NORMAL, np.repeat([1, -1], [len(NORMAL) - 2, 2])),
     "PatchCore of other views": images(
         PatchCore(
             **NETWORK,

@@ -2,6 +2,8 @@
 
 from .calibration import PartBanks
 from .detector import PatchCore, _PatchCoreSettings
+from .evidence import Evidence
+from .labeled import LabeledPatchCore
 from .region import Region
 
-__all__ = ["PartBanks", "PatchCore", "Region", "_PatchCoreSettings"]
+__all__ = ["Evidence", "LabeledPatchCore", "PartBanks", "PatchCore", "Region", "_PatchCoreSettings"]

@@ -1,0 +1,507 @@
+"""PatchCore that a few labeled defects correct."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import nn
+
+from ...annotations import Device, Images, Path, RandomState, Size
+from ...backbones.patches import n_on_top, rebatch
+from ...contexts import plain
+from ...data.choosing import choosable, n_samples, numbered_as_given, take
+from ...data.scales import ScaleCheck
+from ...density.anchored import AnchoredLogistic, held_out_log_odds
+from ...notes import Notes, digest_of
+from ...runtime import exact_dtype, inner_fit
+from ...validation import check_finite, check_positive, check_share
+from ...workers import map_on
+from .detector import PatchCore
+from .evidence import Evidence
+
+_FIELDS = "scores", "rows", "digests", "is_bad"
+_WORDS = {False: "good", True: "defective"}
+
+
+class LabeledPatchCore(PatchCore):
+    """PatchCore that learns from a few labeled defects, too.
+
+    Without labels, or with labels of good parts alone, it is :class:`PatchCore`. With some images
+    labeled as defective it learns the good ones as that does; then a logistic regression tells
+    which of the anomalies are defects. It sees, of each image, the logarithm of PatchCore's anomaly
+    score and ``evidence``: the mean features of the patches that are most anomalous. Its weights
+    are shrunk towards PatchCore's own order of images: few labels change little, and a defect of a
+    kind that was never labeled keeps its anomaly score.
+
+    Parameters
+    ----------
+    backbone : str or nn.Module, default="efficientnet_lite0"
+        The network; see :class:`~anomalib_lite.backbones.Backbone`. The default has ImageNet
+        weights that come with the installation. Any timm name works, CLIP
+        (``"resnet50_clip.openai"``, ``"vit_base_patch16_clip_224.openai"``) and DINO names too.
+    layers : sequence, "last" or None, default=None
+        Strides, transformer blocks or module names of the feature maps to use. None: strides 8 and
+        16, or the blocks at half and three quarters of the depth.
+    weights : {"pretrained", "random"} or path, default="pretrained"
+        Where the network's weights come from.
+    final_norm : bool, default=False
+        Let every layer's output pass the norm that a transformer of one resolution ends with, as
+        its authors do with the last one. ValueError for networks without.
+    image_size : int, tuple (H, W) or None, default=None
+        Images are resized to it, whatever their proportions. None: the backbone's own (224).
+    center_crop : int, tuple (H, W) or None, default=None
+        Part of the resized image to keep. The paper resizes to 256 and keeps 224; by default
+        nothing is cut off, since a defect at the border counts.
+    aggregation : {"concat", "official"}, default="concat"
+        How the layers become one vector: as in the paper's text, or as in its authors' code; see
+        :func:`~anomalib_lite.backbones.patch_embedding`.
+    neighborhood : int, default=3
+        Side, in cells, odd, of the neighborhood averaged to describe a patch.
+    normalize : bool, default=False
+        Scale every vector to length 1: patches then differ by the angle between them alone.
+    whiten : bool, default=False
+        Decorrelate the patch vectors and bring them to variance 1, by one Gaussian of the normal
+        patches of all places; after ``normalize``. It is learned from the images that the
+        ``memory_budget`` holds at first, usually all, and then kept. Needs all images on one
+        machine.
+    reference_views : int, "rotations", "flips" or None, default=None
+        Views of each normal image to learn from besides itself: so many, each turned by an angle
+        drawn at random; seven, turned by 45, 90, ..., 315 degrees; or three, mirrored left to
+        right, top to bottom, and both. For a few images of what may lie that way. Each costs
+        another pass through the network, and memory like another image. What a view shows of the
+        outside of the image is not learned. An image and its views are left out together when it
+        is scored out of sample.
+    region : array-like of shape (H, W), path or None, default=None
+        Where in the images defects count: a mask of the whole image, of any size, or a picture of
+        one. Cells of which less than half lies within are neither learned nor scored, and 0 in the
+        grid of which a map is made; its blur reaches a little farther than the region.
+    coreset : float or int, default=0.1
+        Share of the rows to keep, in (0, 1], or their count. A row is a patch of a normal image.
+    projection : "auto", int or None, default="auto"
+        Random projection in which the coreset is selected; see
+        :func:`~anomalib_lite.search.select_coreset`. Scores never use it.
+    contamination : float, default=0.0
+        Share of the images given to ``fit`` that may be defective, in [0, 0.5). Of the patches this
+        share is left out, those that look least like patches of other images; and the threshold is
+        read from the scores of the other images, see Notes. 0 trusts all images.
+    positions : {"aligned", "free"}, default="aligned"
+        Where patches are sought that a patch should look like, with ``contamination``: at the same
+        position of other images, as of parts in one pose, or anywhere, as of textures.
+    n_reweight : int or None, default=9
+        b of equation 7; 1 or None leave the score at :math:`s^*`. Plays a role for
+        ``aggregate="max"`` only.
+    aggregate : "max" or tuple ("top", share), default="max"
+        How the anomaly values of patches become an image's score: the highest, or the mean of the
+        highest share of them, in (0, 1], of one patch at least.
+    evidence : float, default=0.05
+        Share of an image's patches, those with the highest anomaly values, whose mean features the
+        labels are compared by; in (0, 1].
+    C : float, default=0.01
+        How far labels may change the order of anomaly scores: inverse strength of the shrinkage, as
+        in scikit-learn's ``LogisticRegression``. Lower keeps closer to PatchCore.
+    smoothing : float, default=4.0
+        Standard deviation of the maps' Gaussian blur, in pixels of the resized image.
+    false_alarm_rate : float, default=0.01
+        Share of normal images that ``predict`` may call anomalous, as far as the normal images of
+        ``fit`` can tell.
+    memory_budget : int, str or None, default="4GB"
+        Memory that fitting may use for what it stores of images, in bytes or as ``"500MB"``; None
+        for no limit. It covers patch rows and the selection of the coreset. Normal images whose
+        patches need more are learned in parts. Memory then stays within the budget for a
+        ``coreset`` that is a count; a share of everything seen grows on. A stream of unknown length
+        may need two thirds more for a moment.
+    batch_size : int, default=32
+        Images that pass through the network together on an accelerator; on a CPU each passes alone.
+    n_jobs : int or None, default=None
+        Number of workers; None is as many as there are processors that this process may use, up
+        to four, and -1 all. Results do not depend on it.
+    device : str or torch.device, default="auto"
+        Where tensors live; ``"auto"`` is CUDA if available, else the CPU.
+    engine : {"torch", "onnxruntime", "auto"}, default="torch"
+        What runs the network; ONNX Runtime is about twice as fast, on a CPU only, and needs the
+        extra ``onnx``. ``"auto"`` takes it where it is installed and runs the network.
+        Its features differ by rounding; it takes a few seconds at fit and load.
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
+        Precision of the network; ``"auto"``: float16 on CUDA, float32 elsewhere. Everything after
+        the network is float32 or better.
+    random_state : None, int, RandomState or Generator, default=None
+        Seed of everything random. It draws the coreset's first pick and projection, angles of
+        views, and random weights.
+    verbose : bool, default=False
+        Show progress bars.
+
+    Attributes
+    ----------
+    label_head_ : AnchoredLogistic
+        The regression; None where no defects were labeled.
+    defect_scores_ : ndarray of shape (n_defects,)
+        ``score_samples`` of the labeled defects, each by a regression that had no part in it (20
+        folds); NaN of an only one. Empty where no defects were labeled.
+    calibration_scores_ : ndarray of shape (n_images,)
+        ``score_samples`` of each image of a good part, against a bank of images in other parts, and
+        by a regression that had no part in it.
+    offset_ : float
+        The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
+    suspects_ : SuspectImages
+        The images of good parts, the one that belongs least among them first.
+    n_images_ : int
+        Images of good parts learned from.
+    memory_bank_, coreset_radius_, backbone_, device_, whitener_
+        As of :class:`PatchCore`.
+
+    Notes
+    -----
+    With labels, anomaly scores are log-odds of a defect, where defects are as frequent as good
+    parts; without, distances. Maps are PatchCore's.
+
+    The good images pass through the network twice, since their evidence is read out of sample. It
+    is kept, so that ``partial_fit`` adds labeled defects in moments. Detectors that learn in parts
+    (``partial_state``) have no labels.
+
+    References
+    ----------
+    K. Roth, L. Pemula, J. Zepeda, B. Schölkopf, T. Brox, P. Gehler, "Towards Total Recall in
+    Industrial Anomaly Detection", CVPR 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomalib_lite import LabeledPatchCore
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.integers(90, 110, size=(12, 64, 64), dtype=np.uint8)
+    >>> images[10:, 20:40, 20:40] = 255
+    >>> y = np.repeat([1, -1], [10, 2])
+    >>> detector = LabeledPatchCore(image_size=64, false_alarm_rate=0.1, random_state=0)
+    >>> detector.fit(images, y).predict(images[8:])
+    array([ 1,  1, -1, -1])
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "efficientnet_lite0",
+        *,
+        layers: Sequence[int | str] | str | None = None,
+        weights: Path = "pretrained",
+        final_norm: bool = False,
+        image_size: Size | None = None,
+        center_crop: Size | None = None,
+        aggregation: str = "concat",
+        neighborhood: int = 3,
+        normalize: bool = False,
+        whiten: bool = False,
+        reference_views: int | str | None = None,
+        region: ArrayLike | Path | None = None,
+        coreset: float = 0.1,
+        projection: str | int | None = "auto",
+        contamination: float = 0.0,
+        positions: str = "aligned",
+        n_reweight: int | None = 9,
+        aggregate: str | tuple[str, float] = "max",
+        evidence: float = 0.05,
+        C: float = 0.01,
+        smoothing: float = 4.0,
+        false_alarm_rate: float = 0.01,
+        memory_budget: int | str | None = "4GB",
+        batch_size: int = 32,
+        n_jobs: int | None = None,
+        device: Device = "auto",
+        engine: str = "torch",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
+    ):
+        super().__init__(
+            backbone,
+            layers=layers,
+            weights=weights,
+            final_norm=final_norm,
+            image_size=image_size,
+            center_crop=center_crop,
+            aggregation=aggregation,
+            neighborhood=neighborhood,
+            normalize=normalize,
+            whiten=whiten,
+            reference_views=reference_views,
+            region=region,
+            coreset=coreset,
+            projection=projection,
+            contamination=contamination,
+            positions=positions,
+            n_reweight=n_reweight,
+            aggregate=aggregate,
+            smoothing=smoothing,
+            false_alarm_rate=false_alarm_rate,
+            memory_budget=memory_budget,
+            batch_size=batch_size,
+            n_jobs=n_jobs,
+            device=device,
+            engine=engine,
+            dtype=dtype,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.evidence = evidence
+        self.C = C
+
+    def _check_params(self):
+        super()._check_params()
+        check_share("evidence", self.evidence)
+        check_positive("C", self.C)
+
+    def _start(self):
+        super()._start()
+        self.label_head_ = self._evidence_ = self._counts_ = None
+        self.defect_scores_ = np.empty(0)
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    @plain
+    def fit(self, X: Images, y: ArrayLike | None = None):
+        """Learn what good parts look like and, from labels, which anomalies are defects.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images; with labels of defects only what can be indexed, or a folder, whose images are
+            taken in the order of their names. See :mod:`anomalib_lite.data.images`.
+        y : array-like of shape (n_images,) or None, default=None
+            +1 for good parts, -1 for defective ones. None: all are good.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If a parameter, an image or a label is invalid, or if the same image is labeled both
+            good and defective. A fit that fails leaves the estimator as it was before.
+        """
+        if y is None:
+            return super().fit(X)
+        X = choosable(X)
+        is_bad = defects_of(y, n_samples(X))
+        good = np.flatnonzero(~is_bad)
+        if len(good) == 0:
+            raise ValueError("y: expected labels of good parts, too, got -1 for all images.")
+        with self._learning() as learner:
+            learner._start()
+            with inner_fit(), numbered_as_given(good):
+                learner._fit_images(take(X, good))
+            learner._learn_labels(X, is_bad)
+        return self
+
+    def fit_predict(self, X: Images, y: ArrayLike | None = None) -> np.ndarray:
+        """Fit, and label the same images by their out-of-sample scores.
+
+        Parameters
+        ----------
+        X, y : as for ``fit``
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+            +1 normal, -1 anomalous. The only labeled defect has no out-of-sample score: it is
+            scored as a new image.
+        """
+        if y is None:
+            return super().fit_predict(X)
+        X = choosable(X)
+        is_bad = defects_of(y, n_samples(X))
+        self.fit(X, y)
+        scores = np.empty(len(is_bad))
+        scores[~is_bad], scores[is_bad] = self.calibration_scores_, self.defect_scores_
+        unknown = np.flatnonzero(np.isnan(scores))
+        if len(unknown):
+            scores[unknown] = self.score_samples(take(X, unknown))
+        return self._labels(scores)
+
+    @plain
+    def partial_fit(self, X: Images, y: ArrayLike | None = None):
+        """Learn from more labeled defects or, where there were never labels, more good images.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images; see :mod:`anomalib_lite.data.images`.
+        y : array-like of shape (n_images,) or None, default=None
+            -1 for all images: defects, from which only the regression learns. They need a detector
+            that was fitted with labels, if only of good parts. None, or +1 for all: good images for
+            the memory bank of a detector without labels.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If labels are mixed, or do not go with those of ``fit``; the estimator is then as it was
+            before.
+        """
+        if y is not None:
+            X = choosable(X)
+            is_bad = defects_of(y, n_samples(X))
+            if is_bad.any():
+                return self._add_defects(X, is_bad)
+        if self._has_labels:
+            raise ValueError(
+                "partial_fit: expected -1 as labels, since this detector was fitted with labels. "
+                "Learning more good images would need the earlier ones: fit it on all of them."
+            )
+        return super().partial_fit(X)
+
+    def _add_defects(self, X, is_bad):
+        if not is_bad.all():
+            raise ValueError(
+                "y: expected -1 for all images, got labels of good parts, too. Defects alone can "
+                "be added to what was learned; fit on all images otherwise."
+            )
+        if not self._has_labels:
+            raise ValueError(
+                "partial_fit: expected a detector that was fitted with labels. Give fit a label "
+                "for each image, +1 if they are all good."
+            )
+        with self._learning() as learner:
+            learner._check_all_params()
+            learner._learn_labels(X, is_bad)
+        return self
+
+    @property
+    def _has_labels(self):
+        return vars(self).get("_evidence_") is not None
+
+    def _learn_labels(self, X, is_bad):
+        """Learn from labels of images, of which the good ones are learned; sets the threshold."""
+        earlier = [self._evidence_] if self._has_labels else []
+        self._evidence_ = Evidence.joined([*earlier, self._evidence_of(X, is_bad)])
+        scores, rows, digests, is_bad = (getattr(self._evidence_, name) for name in _FIELDS)
+        if is_bad.any():
+            # those of good images that are unknown, or seem defective, teach nothing
+            trusted = ~np.isnan(scores)
+            trusted[~is_bad] &= ~np.isnan(self.calibration_scores_)
+            if not trusted[~is_bad].any():
+                raise ValueError(
+                    "X: expected images of good parts enough to say something of one by others, "
+                    f"got {np.sum(~is_bad)} beside {np.sum(is_bad)} defective ones. Fit on more."
+                )
+            given = scores[trusted], rows[trusted], is_bad[trusted]
+            held_out = np.full(len(scores), np.nan)
+            held_out[trusted] = held_out_log_odds(*given, digests[trusted], self.C)
+            self.label_head_ = AnchoredLogistic.fit(*given, self.C).to(self.device_)
+            self.calibration_scores_ = -held_out[~is_bad]
+            self.defect_scores_ = -held_out[is_bad]
+        self._set_offset()
+
+    def _evidence_of(self, X, is_bad):
+        """Evidence of images by PatchCore alone."""
+        self.label_head_ = None
+        notes, known, looked = Notes(np.empty(0, np.int64)), {}, []
+        if self._has_labels:
+            earlier = self._evidence_
+            words = [_WORDS[bad] for bad in earlier.is_bad.tolist()]
+            known = dict(
+                zip(earlier.digests.tolist(), [("one of fit", word) for word in words], strict=True)
+            )
+
+        def see(image, pixels, digest):
+            label = _WORDS[bool(is_bad[image.index])]
+            first, its_label = known.setdefault(digest, (image.label, label))
+            if its_label != label:
+                raise ValueError(
+                    f"{image.label}: labeled {label}, but its pixels are those of {first}, which "
+                    f"is labeled {its_label}. Correct one of the labels, or leave both images out."
+                )
+            notes.see(image, pixels, digest)
+
+        batches = self._batches(
+            self._open(X),
+            "labels",
+            scale=ScaleCheck(self.value_range_),
+            learn=see,
+            digest=digest_of,
+        )
+        for rows in self._rows_of(batches):
+            here = slice(len(looked), len(looked) + len(rows))
+            looked += self._looked_at(rows, notes.digests[here], is_bad[here])
+        notes.warn_of_copies()
+        scores, rows = zip(*looked, strict=True)
+        return Evidence(np.array(scores), np.stack(rows), notes.digests.copy(), is_bad)
+
+    def _rows_of(self, batches):
+        """Patch rows (n, P, D) of as many images at a time as the memory budget has room for."""
+
+        def each():
+            for images, (rows, _) in batches.map(self._embed):
+                check_finite(rows, images)
+                yield rows
+
+        pieces = each()
+        first = next(pieces)
+        own, n = super()._n_counted(first.shape[1]), n_on_top(self.evidence, first.shape[1])
+        self._counts_ = own, n
+        yield from rebatch(chain([first], pieces), max(1, self._capacity(*first.shape[1:])))
+
+    def _looked_at(self, rows, digests, is_bad):
+        """(score, evidence (D,)) of each of some images by their rows (n, P, D)."""
+        found = [None] * len(rows)
+        own, n = self._counts_
+
+        def look(i, bank):
+            if bank is None:
+                found[i] = np.nan, np.full(rows.shape[2], np.nan)
+                return
+            patches, distance, index = bank.farthest(rows[i], max(own, n))
+            counted = (part[None, :own] for part in (rows[i][patches], distance, index))
+            (score,) = self._image_scores(*counted, bank)
+            evidence = _mean(rows[i][patches[:n]][None])[0]
+            found[i] = float(score), evidence.double().cpu().numpy()
+
+        good, bad = np.flatnonzero(~is_bad), np.flatnonzero(is_bad)
+        for _ in self._by_parts(lambda k, bank: look(good[k], bank), digests[good], rows.device):
+            pass
+        map_on(rows.device, lambda i: look(i, self.memory_bank_), bad.tolist())
+        return found
+
+    # -- scoring ----------------------------------------------------------------------------------
+
+    def _n_counted(self, n_patches):
+        own = super()._n_counted(n_patches)
+        return own if self.label_head_ is None else max(self._counts_)
+
+    def _image_scores(self, rows, distance, index, bank):
+        if self.label_head_ is None:
+            return super()._image_scores(rows, distance, index, bank)
+        own, n = self._counts_
+        counted = (part[:, :own] for part in (rows, distance, index))
+        scores = super()._image_scores(*counted, bank)
+        return self.label_head_.log_odds(scores, _mean(rows[:, :n]))
+
+
+def defects_of(y: ArrayLike, n_images: int) -> np.ndarray:
+    """Which images (n_images,) are labeled defective; ValueError for labels that are none.
+
+    Examples
+    --------
+    >>> defects_of([1, -1, 1], 3)
+    array([False,  True, False])
+    """
+    y = np.asarray(y)
+    if y.shape != (n_images,):
+        raise ValueError(
+            f"y: expected a label for each of {n_images} images, got an array of shape {y.shape}."
+        )
+    is_label = np.isin(y, (1, -1)) if y.dtype.kind in "iuf" else np.zeros(len(y), dtype=bool)
+    if not is_label.all():
+        i = int(np.flatnonzero(~is_label)[0])
+        raise ValueError(
+            f"y: expected +1 for images of good parts and -1 for defective ones, got {y[i]!r} for "
+            f"image {i}."
+        )
+    return y == -1
+
+
+def _mean(rows):
+    """Mean (B, D) of rows (B, n, D), in float64 where there is one."""
+    return rows.to(exact_dtype(rows.device)).mean(1)
