@@ -38,6 +38,7 @@ from .io.persistence import SaveMixin
 from .notes import N_EXAMPLES, Notes, digest_of
 from .notices import warn_user
 from .ranking import SuspectImages, without_suspects
+from .recall import RecallThreshold, recall_threshold
 from .runtime import aside, is_inner_fit, make_generator, resolve_device, twin_of
 from .validation import (
     check_count,
@@ -658,6 +659,58 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
             else:
                 learner.offset_ = _checked_score(score)
         return self
+
+    @plain
+    def threshold_for(
+        self, defects: Images | None = None, *, recall: float, confidence: float = 0.95
+    ) -> RecallThreshold:
+        """The threshold with the fewest false alarms that finds a share of all defects.
+
+        Parameters
+        ----------
+        defects : array, tensor, list, folder, Dataset, DataLoader or iterable, or None
+            Images of defects, of those that will come, that the detector has not learned from.
+            None: the labeled ones that it has, where it learns from labels, by their out-of-sample
+            scores.
+        recall : float
+            Share of all such defects to find, in (0, 1).
+        confidence : float, default=0.95
+            Of the statement that so many are found, by an exact binomial bound.
+
+        Returns
+        -------
+        threshold : RecallThreshold
+            Named tuple (score, recall, confidence, n_defects, n_missed, false_alarm_rate). Nothing
+            is changed; ``set_threshold(score=threshold.score)`` sets it.
+
+        Raises
+        ------
+        ValueError
+            If there are too few defects for the recall: 0.9 takes 29, 0.99 takes 299.
+
+        Examples
+        --------
+        >>> from anomalib_lite import PaDiM
+        >>> images = np.random.default_rng(0).integers(90, 110, (40, 64, 64), dtype=np.uint8)
+        >>> images[20:, 20:40, 20:40] = 255
+        >>> detector = PaDiM(image_size=64, false_alarm_rate=0.1, random_state=0).fit(images[:20])
+        >>> detector.threshold_for(images[20:], recall=0.8).false_alarm_rate
+        0.0
+        """
+        detector = self._scoring_twin()
+        if defects is None:
+            scores = vars(detector).get("defect_scores_", np.empty(0))
+            scores = scores[~np.isnan(scores)]
+            if len(scores) == 0:
+                raise ValueError(
+                    "defects: expected images of defects that this detector has not learned from, "
+                    "got None."
+                )
+        else:
+            scores = detector.score_samples(defects)
+        return recall_threshold(
+            scores, detector.calibration_scores_, recall=recall, confidence=confidence
+        )
 
     def _calibrate_on(self, X):
         """Take calibration scores and map examples from normal images that were not learned."""

@@ -37,12 +37,13 @@ BELOW = {
     "comparison": {"records"},
     "suspects": set(),
     "ranking": set(),
+    "recall": {"validation"},
     "notes": {"notices", "runtime", "data"},
     "views": {"runtime", "validation", "data", "notes"},
     "batches": {"runtime", "workers", "data", "notes"},
     "base": {
         *("runtime", "contexts", "validation", "workers", "io", "data", "backbones"),
-        *("inspection", "notices", "notes", "batches", "ranking"),
+        *("inspection", "notices", "notes", "batches", "ranking", "recall"),
     },
     "merging": {
         *("runtime", "contexts", "validation", "workers", "data", "backbones"),
@@ -59,7 +60,9 @@ BELOW = {
         *("intervals", "metrics", "texts", "comparison", "deploy", "ranking"),
     },
 }
-_NOT_FOR_METHODS = {"decide", "report", "metrics", "curves", "intervals", "tally", "comparison"}
+_NOT_FOR_METHODS = {
+    *("decide", "report", "metrics", "curves", "intervals", "tally", "comparison", "recall"),
+}
 BELOW["export"] = {
     *("runtime", "contexts", "validation", "io", "data", "density", "backbones", "report"),
     "deploy",

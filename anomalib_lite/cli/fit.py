@@ -28,21 +28,29 @@ def run(args: Namespace, console: Console) -> int:
     """Fit, save, and say what was learned."""
     check_may_write_detector(args.output, args.force)
     paths = find_images(args.good).all_or_error()
+    bad = [] if args.bad is None else find_images(args.bad).all_or_error()
     start = time.perf_counter()
     detector = _make(args, paths, console)
     method = METHODS.get(args.method, "what is suggested")
     with workers(args, console) as client:
-        console.say(f"fitting {method} on {plural(len(paths), 'image')} ...")
-        images = _fit(detector, paths, client, args, console)
+        beside = f" and {plural(len(bad), 'defect')}" if bad else ""
+        console.say(f"fitting {method} on {plural(len(paths), 'image')}{beside} ...")
+        if bad:
+            images, defects = _fit_labeled(detector, paths, bad, args)
+        else:
+            images, defects = _fit(detector, paths, client, args, console), []
     values = {
         "output": args.output,
         "method": method_of(detector),
         "images": len(images),
-        "skipped": sorted({*paths} - {*images}),
+        "skipped": sorted({*paths, *bad} - {*images, *defects}),
         "seconds": round(time.perf_counter() - start, 2),
         **clean(threshold_of(detector)),
         "unusual": _unusual(detector, images),
     }
+    if bad:
+        values["defects"] = len(defects)
+        values["defects_found"] = int((detector.defect_scores_ < detector.offset_).sum())
     check_may_write_detector(args.output, args.force)  # again: a fit may take hours
     detector.save(
         args.output,
@@ -71,6 +79,14 @@ def _fit(detector, paths, client, args, console):
     )
     left_out = {image.index for image in skipped}
     return [path for i, path in enumerate(paths) if i not in left_out]
+
+
+def _fit_labeled(detector, good, bad, args):
+    """Fit with labels; gives the good and the defective images that were learned from."""
+    if args.skip_unreadable:
+        good, bad = readable(good), readable(bad)
+    detector.fit([*good, *bad], [1] * len(good) + [-1] * len(bad))
+    return good, bad
 
 
 def _make(args, paths, console):
@@ -138,6 +154,11 @@ def _lines(values):
     )
     yield from left_out_lines(values["skipped"])
     yield threshold_in_words(values)
+    if values.get("defects", 0) > 1:
+        yield (
+            f"of {values['defects']:,} defects it finds {values['defects_found']:,}, each by what "
+            "it learned without it"
+        )
     if values["unusual"]:
         yield "most unusual images; do these belong among the good ones?"
         for image in values["unusual"]:

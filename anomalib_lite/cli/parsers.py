@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import anomalib_lite
 
-from .settings import METHODS, SUGGESTED, parse_value, settings_of
+from .settings import LABELED, METHODS, SUGGESTED, parse_value, settings_of
 
 _IMAGES = (
     "folders, image files, patterns ('new/*.png') and lists of paths (a .txt or .lst file, or - "
@@ -63,6 +63,7 @@ def _check(parser, args):
     """Refuse what does not go together."""
     if args.command == "fit":
         _check_suggested(parser, args)
+        _check_labeled(parser, args)
     if args.command in ("fit", "inspect"):
         _check_workers(parser, args)
     if args.command == "inspect" and args.watch and not (args.csv or args.jsonl):
@@ -70,8 +71,13 @@ def _check(parser, args):
     if args.command == "inspect" and args.watch and "-" in args.images:
         parser.error("--watch cannot read a list from standard input")
     if args.command == "threshold":
-        if not args.good and args.false_alarm_rate is None and args.score is None:
-            parser.error("expected GOOD images, a --false-alarm-rate or a --score")
+        is_given = [args.false_alarm_rate, args.score, args.recall] != [None] * 3
+        if not args.good and not is_given:
+            parser.error("expected GOOD images, a --false-alarm-rate, a --recall or a --score")
+        if (args.bad is None) != (args.recall is None):
+            parser.error("--recall and --bad need each other")
+        if args.good and args.recall is not None:
+            parser.error("--recall is set by BAD images alone: leave out GOOD")
         if args.good and args.score is not None:
             parser.error("--score needs no images")
 
@@ -82,6 +88,18 @@ def _check_suggested(parser, args):
             parser.error(f"--budget needs --method {SUGGESTED}")
     elif args.workers is not None or args.cluster is not None:
         parser.error(f"--method {SUGGESTED} fits here alone: leave out --workers and --cluster")
+
+
+def _check_labeled(parser, args):
+    if args.bad is None:
+        return
+    if args.method not in ("patchcore", LABELED):
+        parser.error("--bad needs --method patchcore")
+    if args.conformal:
+        parser.error("--conformal calibrates on good parts alone: leave out --bad")
+    if args.workers is not None or args.cluster is not None:
+        parser.error("--bad is learned here alone: leave out --workers and --cluster")
+    args.method = LABELED
 
 
 def _check_workers(parser, args):
@@ -105,6 +123,12 @@ def _fit(parser):
     parser.add_argument("good", nargs="+", metavar="GOOD", help=_IMAGES)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the detector")
     parser.add_argument("--force", action="store_true", help="overwrite FILE, if it is a detector")
+    parser.add_argument(
+        "--bad",
+        nargs="+",
+        metavar="BAD",
+        help="images of known defects, to learn which anomalies are defects (PatchCore only)",
+    )
     parser.add_argument(
         "--method",
         default="patchcore",
@@ -153,7 +177,9 @@ def _add_settings(parser, argv):
     """Flags for all settings of the method that is asked for."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--method", default="patchcore", type=str.lower)
-    method = chooser.parse_known_args(argv)[0].method
+    chooser.add_argument("--bad", nargs="+")
+    chosen = chooser.parse_known_args(argv)[0]
+    method = LABELED if chosen.bad and chosen.method == "patchcore" else chosen.method
     if method == SUGGESTED:
         settings = [each for each in settings_of("PatchCore") if each.name in _FOR_ANY]
     elif method in METHODS:
@@ -233,11 +259,12 @@ def _evaluate(parser):
 
 
 def _threshold(parser):
-    """Set a detector's threshold: from fresh good parts, from a rate of false alarms, or by hand.
+    """Set a detector's threshold: from good parts, for a share of all defects, or by hand.
 
     GOOD are fresh images of good parts, such as after a change of lamp or camera. Without them, the
     threshold is set anew from the scores it was last set from: those of fit, or of the GOOD that
-    were given since.
+    were given since. With --recall it is set by defects instead: BAD, that the detector has not
+    learned from.
     """
     _add_detector(parser)
     parser.add_argument("good", nargs="*", metavar="GOOD", help=_IMAGES)
@@ -259,6 +286,19 @@ def _threshold(parser):
         type=float,
         metavar="SCORE",
         help="call an image anomalous if its score is higher than this",
+    )
+    rate.add_argument(
+        "--recall",
+        type=float,
+        metavar="SHARE",
+        help="find this share of all defects at least (0.9 takes 29 known ones, 0.99 takes 299)",
+    )
+    parser.add_argument("--bad", nargs="+", metavar="BAD", help="images of defects, for --recall")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.95,
+        help="that --recall is reached (default: %(default)s)",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to write (default: the detector's own file)"

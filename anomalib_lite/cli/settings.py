@@ -18,6 +18,9 @@ METHODS = {
 }
 """Public names of the methods, by what they are called on the command line."""
 
+LABELED = "labeledpatchcore"
+"""What learns from images of defects, too."""
+
 SUGGESTED = "suggested"
 """What ``suggest_settings`` makes, instead of a method that is named."""
 

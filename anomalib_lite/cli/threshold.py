@@ -1,4 +1,4 @@
-"""``anomalib-lite threshold``: from fresh good parts, a rate of false alarms, or by hand."""
+"""``anomalib-lite threshold``: from good parts, for a share of defects, or by hand."""
 
 from argparse import Namespace
 from typing import Any
@@ -8,6 +8,7 @@ from sklearn.frozen import FrozenEstimator
 from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
 from ..io.card import read_card
+from ..recall import recall_threshold
 from ..texts import plural
 from .console import Console
 from .outputs import check_may_write_detector, clean, described_places, now
@@ -20,23 +21,55 @@ def run(args: Namespace, console: Console) -> int:
     output = args.detector if args.output is None else args.output
     check_may_write_detector(output, args.force or args.output is None)
     detector, notes = load_detector(args.detector), read_card(args.detector).notes
-    before, old = threshold_of(detector), detector.offset_
+    before = threshold_of(detector)
     values = {"output": output}
-    if args.good:
-        paths = find_images(args.good).all_or_error()
-        images = readable(paths) if args.skip_unreadable else paths
-        console.say(f"calibrating on {plural(len(images), 'image')} ...")
-        detector = _calibrated(detector, images, args)
-        values |= {"images": len(images), "skipped": sorted({*paths} - {*images})}
-        values["flagged_before"] = int((detector.calibration_scores_ < old).sum())
-        what = f"from good parts ({len(images)} from {described_places(args.good)})"
+    if args.recall is not None:
+        detector, told, what = _for_recall(detector, args, console)
+    elif args.good:
+        detector, told, what = _from_good_parts(detector, args, console)
     else:
-        detector = _set_by_hand(detector, args)
+        detector, told = _set_by_hand(detector, args), {}
         what = "from the known scores of good parts" if args.score is None else "by hand"
     detector.save(output, notes={**notes, "threshold set": f"{now()}, {what}"})
-    values |= {**clean(threshold_of(detector)), "before": clean(before)}
+    values |= {**told, **clean(threshold_of(detector)), "before": clean(before)}
     console.report(values, _lines(values, what))
     return 0
+
+
+def _from_good_parts(detector, args, console):
+    """The detector with a new threshold, what is told of it, and where it is from."""
+    images, told = _images(args.good, args)
+    console.say(f"calibrating on {plural(len(images), 'image')} ...")
+    old, detector = detector.offset_, _calibrated(detector, images, args)
+    told |= {
+        "images": len(images),
+        "flagged_before": int((detector.calibration_scores_ < old).sum()),
+    }
+    return detector, told, f"from good parts ({len(images)} from {described_places(args.good)})"
+
+
+def _for_recall(detector, args, console):
+    """The same, for a share of defects."""
+    _refuse_conformal(detector, args)
+    images, told = _images(args.bad, args)
+    console.say(f"scoring {plural(len(images), 'defect')} ...")
+    scores = detector.score_samples(images)
+    found = recall_threshold(
+        scores, detector.calibration_scores_, recall=args.recall, confidence=args.confidence
+    )
+    told |= {
+        "for_recall": clean(found._asdict()),
+        "missed_before": int((scores >= detector.offset_).sum()),
+    }
+    detector = detector.set_threshold(score=found.score)
+    return detector, told, f"for defects ({len(images)} from {described_places(args.bad)})"
+
+
+def _images(given, args):
+    """Files to read, and which were skipped."""
+    paths = find_images(given).all_or_error()
+    images = readable(paths) if args.skip_unreadable else paths
+    return images, {"skipped": sorted({*paths} - {*images})}
 
 
 def _calibrated(detector: Any, images: list[str], args: Namespace) -> Any:
@@ -58,12 +91,16 @@ def _calibrated(detector: Any, images: list[str], args: Namespace) -> Any:
 def _set_by_hand(detector, args):
     if args.score is None:
         return detector.set_threshold(false_alarm_rate=args.false_alarm_rate)
+    _refuse_conformal(detector, args)
+    return detector.set_threshold(score=-args.score)
+
+
+def _refuse_conformal(detector, args):
     if isinstance(detector, ConformalDetector):
         raise ValueError(
             f"{args.detector}: holds a ConformalDetector, whose threshold follows from its rate. "
             "Give a --false-alarm-rate."
         )
-    return detector.set_threshold(score=-args.score)
 
 
 def _lines(values, what):
@@ -71,6 +108,19 @@ def _lines(values, what):
     yield f"before: {threshold_in_words(values['before'])}"
     yield f"now:    {threshold_in_words(values)}"
     yield from left_out_lines(values.get("skipped", ()))
+    if "for_recall" in values:
+        found = values["for_recall"]
+        yield (
+            f"finds {100 * found['recall']:g} % of such defects at least, with a confidence of "
+            f"{100 * found['confidence']:g} %: it misses {found['n_missed']} of "
+            f"{found['n_defects']:,}, the old threshold {values['missed_before']}"
+        )
+        asked, found = values["false_alarm_rate"], found["false_alarm_rate"]
+        if found is not None:
+            yield (
+                f"calls {100 * found:.2g} % of the known good parts anomalous; {100 * asked:g} % "
+                "were asked for"
+            )
     if "images" in values:
         yield (
             f"the old threshold would have called {values['flagged_before']:,} of the "

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from stories import QUICK, fit, make_story, printed_json
+from stories import QUICK, fit, make_story, printed_json, write_pictures
 from worlds import scratched
 
-from anomalib_lite import ConformalDetector, PaDiM, load, suggest_settings
+from anomalib_lite import ConformalDetector, LabeledPatchCore, PaDiM, load, suggest_settings
 from anomalib_lite.cli import main
 from anomalib_lite.io import read_card
 
@@ -222,3 +222,27 @@ def test_of_a_trusted_folder_info_lists_none(home, capsys):
     capsys.readouterr()
     assert main(["info", path]) == 0
     assert "to look at" not in capsys.readouterr().out
+
+
+def test_defects_are_learned_from(home, capsys):
+    defects = write_pictures(home / "drawer", scratched(4, seed=3))
+    quick = ["--image-size", "64", "--coreset", "30", "--false-alarm-rate", "0.04", "--C", "1.0"]
+    path = str(home / "labeled.alite")
+    command = ["fit", str(home / "good"), "--bad", str(home / "drawer"), "-o", path, *quick]
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    detector = LabeledPatchCore(
+        image_size=64, coreset=30, false_alarm_rate=0.04, C=1.0, random_state=0
+    )
+    good = sorted(map(str, (home / "good").iterdir()))
+    detector.fit([*good, *defects], np.repeat([1, -1], [30, 4]))
+    np.testing.assert_array_equal(load(path).defect_scores_, detector.defect_scores_)
+    assert "fitting LabeledPatchCore on 30 images and 4 defects" in shown.err
+    found = (detector.defect_scores_ < detector.offset_).sum()
+    assert f"of 4 defects it finds {found}" in shown.out
+    assert main([*command, "--force", "--json", "--quiet"]) == 0
+    values = printed_json(capsys)
+    assert (values["images"], values["defects"], values["defects_found"]) == (30, 4, found)
+    for more in (["--conformal"], ["--workers", "2"], ["--method", "padim"]):
+        with pytest.raises(SystemExit):
+            main(["fit", str(home / "good"), "--bad", str(home / "drawer"), "-o", path, *more])

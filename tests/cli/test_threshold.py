@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from stories import make_story, printed_json, saved, write_pictures
-from worlds import stripes
+from worlds import scratched, stripes
 
 from anomalib_lite import ConformalDetector, load
 from anomalib_lite.cli import main
@@ -122,3 +122,31 @@ def test_a_photograph_is_never_overwritten(home, capsys):
     command = ["threshold", path, str(home / "fresh"), "--force", "-o", str(photograph)]
     assert main(command) == 2
     assert photograph.read_bytes() == data
+
+
+def test_a_threshold_can_be_set_for_a_share_of_defects(home, capsys):
+    path = saved(home)
+    write_pictures(home / "drawer", scratched(12, seed=5))
+    command = ["threshold", path, "--recall", "0.75", "--bad", str(home / "drawer")]
+    capsys.readouterr()
+    before = load(path)
+    expected = before.threshold_for(home / "drawer", recall=0.75)
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    missed = (before.predict(home / "drawer") == 1).sum()
+    assert f"it misses {expected.n_missed} of 12, the old threshold {missed}" in shown
+    assert load(path).offset_ == expected.score
+    assert "finds 75 % of such defects at least, with a confidence of 95 %" in shown
+    assert f"calls {100 * expected.false_alarm_rate:.2g} % of the known good parts" in shown
+
+
+def test_what_a_recall_needs_is_said(home, capsys):
+    path, drawer = saved(home), str(home / "fresh")
+    assert main(["threshold", path, "--recall", "0.99", "--bad", drawer]) == 2
+    assert "needs 299 defects, got 40" in capsys.readouterr().err
+    both = ["--recall", "0.9", "--bad", drawer]
+    for arguments in ([path, *both[:2]], [path, *both[2:]], [path, drawer, *both]):
+        with pytest.raises(SystemExit):
+            main(["threshold", *arguments])
+    assert main(["threshold", saved(home, conformal=True), *both]) == 2
+    assert "holds a ConformalDetector" in capsys.readouterr().err

@@ -141,6 +141,12 @@ def test_saved_detectors_score_the_same(fitted, n_jobs, tmp_path):
     )
 
 
+def test_thresholds_for_recall_take_held_out_scores_of_labeled_defects(fitted):
+    found = fitted.threshold_for(recall=0.5)
+    assert found.n_defects == 6
+    assert found.score == np.nextafter(np.sort(fitted.defect_scores_)[-1 - found.n_missed], np.inf)
+
+
 def test_in_a_search_labels_are_passed_on():
     search = GridSearchCV(labeled(), {"C": [1e-6, 1.0]}, scoring="roc_auc", cv=2)
     search.fit(X, Y)
