@@ -715,6 +715,65 @@ MUTATIONS = [
     ),
     Mutation("density/heads.py", "else SKLEARN", "else nullcontext()", "test_workers.py"),
     Mutation("density/gaussian.py", "if n_features > 1 and noise", "if noise", "density"),
+    # -- labels
+    Mutation("density/anchored.py", "aim[1] = 1.0", "aim[1] = 0.0", "density"),
+    Mutation("density/anchored.py", "pull[0] = 0.0", "pass", "density"),
+    Mutation(
+        "density/anchored.py",
+        "counts = np.where(is_bad, n_each / n_bad,",
+        "counts = np.where(is_bad, 1.0,",
+        "density",
+    ),
+    Mutation(
+        "density/anchored.py",
+        "_, which = np.unique(distinct[of_class], return_inverse=True)",
+        "which = np.arange(of_class.sum())",
+        "density",
+    ),
+    Mutation(
+        "density/anchored.py",
+        "for fold in range(n_folds if n_folds > 1 else 0):",
+        "for fold in range(n_folds):",
+        "density",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "lambda k, bank: look(good[k], bank)",
+        "lambda k, bank: look(good[k], self.memory_bank_)",
+        "methods/test_labeled_patchcore.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "self.calibration_scores_ = -held_out[~is_bad]",
+        "pass",
+        "methods/test_labeled_patchcore.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "            if its_label != label:",
+        "            if False:",
+        "methods/test_labeled_patchcore.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "return own if self.label_head_ is None else max(self._counts_)",
+        "return own",
+        "methods/test_labeled_patchcore.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "earlier = [self.evidence_] if self._has_labels else []",
+        "earlier = []",
+        "methods/test_labeled_patchcore.py",
+    ),
+    Mutation("recall.py", "np.inf))", "-np.inf))", "test_recall.py"),
+    Mutation("recall.py", "n, 1 - recall)", "n - 1, 1 - recall)", "test_recall.py"),
+    Mutation(
+        "recall.py",
+        "    n_missed = int(np.sum(scores >= score))\n",
+        "",
+        "test_recall.py",
+    ),
 ]
 
 

@@ -86,10 +86,10 @@ def test_scores_are_those_of_the_regression(fitted):
 def test_evidence_of_good_images_is_out_of_sample(fitted):
     """By PatchCore's own banks of other images, to which a speck is new."""
     in_sample = PatchCore(**COMMON).fit(GOOD).anomaly_score(GOOD)
-    is_bad = fitted._evidence_.is_bad
-    assert fitted._evidence_.scores[~is_bad].mean() > in_sample.mean() + 1
+    is_bad = fitted.evidence_.is_bad
+    assert fitted.evidence_.scores[~is_bad].mean() > in_sample.mean() + 1
     plain = PatchCore(**COMMON).fit(GOOD)
-    np.testing.assert_array_equal(fitted._evidence_.scores[~is_bad], -plain.calibration_scores_)
+    np.testing.assert_array_equal(fitted.evidence_.scores[~is_bad], -plain.calibration_scores_)
 
 
 def test_thresholds_hold_what_they_claim():
@@ -158,7 +158,7 @@ def test_a_budget_that_holds_few_images_changes_nothing(fitted):
     plain = labeled(C=1.0, memory_budget="2MB").fit(GOOD, np.ones(N_GOOD))
     small.fit(X, Y)
     assert small._capacity(64, 152) < N_GOOD
-    np.testing.assert_array_equal(small._evidence_.scores[Y == 1], plain._evidence_.scores)
+    np.testing.assert_array_equal(small.evidence_.scores[Y == 1], plain.evidence_.scores)
 
 
 @pytest.mark.parametrize(

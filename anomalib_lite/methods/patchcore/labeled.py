@@ -138,6 +138,9 @@ class LabeledPatchCore(PatchCore):
     defect_scores_ : ndarray of shape (n_defects,)
         ``score_samples`` of the labeled defects, each by a regression that had no part in it (20
         folds); NaN of an only one. Empty where no defects were labeled.
+    evidence_ : Evidence
+        What labels are learned from: ``scores``, ``rows``, ``digests`` and ``is_bad`` of each image
+        in the order in which it was given; None without labels.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each image of a good part, against a bank of images in other parts, and
         by a regression that had no part in it.
@@ -251,7 +254,7 @@ class LabeledPatchCore(PatchCore):
 
     def _start(self):
         super()._start()
-        self.label_head_ = self._evidence_ = self._counts_ = None
+        self.label_head_ = self.evidence_ = self._counts_ = None
         self.defect_scores_ = np.empty(0)
 
     # -- learning ---------------------------------------------------------------------------------
@@ -370,13 +373,13 @@ class LabeledPatchCore(PatchCore):
 
     @property
     def _has_labels(self):
-        return vars(self).get("_evidence_") is not None
+        return vars(self).get("evidence_") is not None
 
     def _learn_labels(self, X, is_bad):
         """Learn from labels of images, of which the good ones are learned; sets the threshold."""
-        earlier = [self._evidence_] if self._has_labels else []
-        self._evidence_ = Evidence.joined([*earlier, self._evidence_of(X, is_bad)])
-        scores, rows, digests, is_bad = (getattr(self._evidence_, name) for name in _FIELDS)
+        earlier = [self.evidence_] if self._has_labels else []
+        self.evidence_ = Evidence.joined([*earlier, self._evidence_of(X, is_bad)])
+        scores, rows, digests, is_bad = (getattr(self.evidence_, name) for name in _FIELDS)
         if is_bad.any():
             # those of good images that are unknown, or seem defective, teach nothing
             trusted = ~np.isnan(scores)
@@ -399,7 +402,7 @@ class LabeledPatchCore(PatchCore):
         self.label_head_ = None
         notes, known, looked = Notes(np.empty(0, np.int64)), {}, []
         if self._has_labels:
-            earlier = self._evidence_
+            earlier = self.evidence_
             words = [_WORDS[bad] for bad in earlier.is_bad.tolist()]
             known = dict(
                 zip(earlier.digests.tolist(), [("one of fit", word) for word in words], strict=True)
