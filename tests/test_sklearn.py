@@ -19,7 +19,7 @@ from sklearn.utils.validation import validate_data
 from torch import nn
 from worlds import scratched, stripes
 
-from anomalib_lite import CANCE, DeepFeatures, NCEDensity, PatchCore
+from anomalib_lite import CANCE, DeepFeatures, LabeledPatchCore, NCEDensity, PatchCore
 
 # -- its own checks, on tables made into images ---------------------------------------------------
 
@@ -50,6 +50,17 @@ def on_tables(cls):
             tags.input_tags.two_d_array = True
             return tags
 
+    def unlabeled(name):
+        """The method without y: of these checks, one is no label of defects."""
+
+        def call(self, X, y=None):
+            return getattr(super(OnTables, self), name)(X)
+
+        return call
+
+    if cls is LabeledPatchCore:
+        for name in ("fit", "fit_predict", "partial_fit"):
+            setattr(OnTables, name, unlabeled(name))
     OnTables.__name__ = OnTables.__qualname__ = f"{cls.__name__}OnTables"
     OnTables.__init__ = cls.__init__
     globals()[OnTables.__name__] = OnTables  # where pickle looks for it

@@ -499,8 +499,8 @@ def defects_of(y: ArrayLike, n_images: int) -> np.ndarray:
     if not is_label.all():
         i = int(np.flatnonzero(~is_label)[0])
         raise ValueError(
-            f"y: expected +1 for images of good parts and -1 for defective ones, got {y[i]!r} for "
-            f"image {i}."
+            "y: expected +1 for images of good parts and -1 for defective ones, got "
+            f"{y.tolist()[i]!r} for image {i}."
         )
     return y == -1
 
