@@ -671,7 +671,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         defects : array, tensor, list, folder, Dataset, DataLoader or iterable, or None
             Images of defects, of those that will come, that the detector has not learned from.
             None: the labeled ones that it has, where it learns from labels, by their out-of-sample
-            scores.
+            scores; the bound is then an approximation, since each is by another regression.
         recall : float
             Share of all such defects to find, in (0, 1).
         confidence : float, default=0.95
@@ -698,26 +698,53 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         0.0
         """
         detector = self._scoring_twin()
+        learned, scores = detector._learned_defects()
         if defects is None:
-            scores = vars(detector).get("defect_scores_", np.empty(0))
-            scores = scores[~np.isnan(scores)]
-            if len(scores) == 0:
+            _, first = np.unique(learned, return_index=True)
+            scores = scores[first]
+            if np.isnan(scores).all():
                 raise ValueError(
                     "defects: expected images of defects that this detector has not learned from, "
                     "got None."
                 )
         else:
-            scores = detector.score_samples(defects)
+            with team(self._n_jobs):
+                scores, notes = detector._noted_scores(defects, "score", learned[:0])
+            n_learned = int(np.isin(notes.digests, learned).sum())
+            if n_learned:
+                raise ValueError(
+                    f"defects: expected images that this detector has not learned from, got "
+                    f"{n_learned} that it has. Leave them out, or give None for the scores that "
+                    "labeled defects have out of sample."
+                )
+            notes.warn_of_copies()
+            _, first = np.unique(notes.digests, return_index=True)
+            scores = -scores[first]
         return recall_threshold(
             scores, detector.calibration_scores_, recall=recall, confidence=confidence
         )
 
+    def _learned_defects(self):
+        """Digests (n,) of labeled defects and their ``score_samples`` (n,) out of sample."""
+        return np.empty(0, np.int64), np.empty(0)
+
     def _calibrate_on(self, X):
         """Take calibration scores and map examples from normal images that were not learned."""
-        stream, notes, scores = self._open(X), Notes(self._digests_), []
+        scores, notes = self._noted_scores(X, "calibrate", self._digests_)
+        self._ranking_ = self.suspects_  # of the images of fit
+        self.calibration_scores_ = -scores
+        examples = notes.examples.to(self.device_).split(self._n_together)
+        grids = [self._checked_inference(batch, maps=True)[1] for batch in examples]
+        self._examples_ = torch.cat(grids)
+        vars(self).pop("_example_digests_", None)  # of images that are trusted
+        notes.warn_of_copies()
+
+    def _noted_scores(self, X, desc, earlier):
+        """Anomaly scores (n,) of images, and notes of them beside digests of earlier ones."""
+        stream, notes, scores = self._open(X), Notes(earlier), []
         batches = self._batches(
             stream,
-            "calibrate",
+            desc,
             scale=ScaleCheck(self.value_range_),
             learn=notes.see,
             digest=digest_of,
@@ -725,13 +752,7 @@ class BaseDetector(ExportMixin, OutlierMixin, ImageEstimator):
         for images, (some, _) in batches.map(partial(self._checked_inference, maps=False)):
             check_finite(some[:, None], images)
             scores += some.double().cpu().tolist()
-        self._ranking_ = self.suspects_  # of the images of fit
-        self.calibration_scores_ = -np.array(scores)
-        examples = notes.examples.to(self.device_).split(self._n_together)
-        grids = [self._checked_inference(batch, maps=True)[1] for batch in examples]
-        self._examples_ = torch.cat(grids)
-        vars(self).pop("_example_digests_", None)  # of images that are trusted
-        notes.warn_of_copies()
+        return np.array(scores), notes
 
     # -- scoring ----------------------------------------------------------------------------------
 

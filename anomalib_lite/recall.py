@@ -1,6 +1,7 @@
 """Thresholds that find a share of all defects, by exact bounds."""
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -50,9 +51,10 @@ def recall_threshold(
     Parameters
     ----------
     defect_scores : array-like of shape (n_defects,)
-        ``score_samples`` of defects that were not learned from, lower = more anomalous.
+        ``score_samples`` of defects that were not learned from, lower = more anomalous. NaN does
+        not count.
     good_scores : array-like of shape (n,)
-        Of good images, out of sample; NaN does not count.
+        Of good images, out of sample; NaN does not count either.
     recall, confidence : float
         In (0, 1).
 
@@ -72,9 +74,10 @@ def recall_threshold(
     >>> found.n_missed, 29 < found.score < 30, found.false_alarm_rate
     (0, True, 0.25)
     """
-    check_share_found(recall)
+    _check_recall(recall)
     check_confidence(confidence)
-    scores = np.sort(np.asarray(defect_scores, dtype=np.float64))[::-1]
+    scores = np.asarray(defect_scores, dtype=np.float64)
+    scores = np.sort(scores[~np.isnan(scores)])[::-1]
     n = len(scores)
     needed = math.ceil(math.log1p(-confidence) / math.log(recall) - 1e-9)
     if n < needed:
@@ -94,10 +97,10 @@ def recall_threshold(
     return RecallThreshold(score, float(recall), float(confidence), n, n_missed, alarms)
 
 
-def check_share_found(recall: float) -> None:
-    """Raise ValueError unless ``recall`` is a number in (0, 1)."""
-    if not (isinstance(recall, int | float) and not isinstance(recall, bool) and 0 < recall < 1):
+def _check_recall(recall):
+    is_number = isinstance(recall, Real) and not isinstance(recall, bool)
+    if not (is_number and 0 < recall < 1):
+        hint = " No number of known defects shows that all others are found."
         raise ValueError(
-            f"recall: expected a number in (0, 1), got {recall!r}. No number of known defects "
-            "shows that all others are found."
+            f"recall: expected a number in (0, 1), got {recall!r}.{hint if recall == 1 else ''}"
         )

@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
     write_pictures(tmp_path / "test" / "good", stripes(6, seed=4))
     write_pictures(tmp_path / "test" / "scratch", scratched(4, seed=8))
     write_pictures(tmp_path / "drawer", scratched(30, seed=5))
-    write_pictures(tmp_path / "more_defects", scratched(30, seed=6))
+    write_pictures(tmp_path / "defects", scratched(30, seed=6))
     saved(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -33,7 +33,7 @@ def test_as_many_are_missed_as_the_bound_allows(n):
 
 
 def test_of_equal_scores_none_is_missed():
-    found = recall_threshold(np.ones(100), [0, 1, 2, np.nan], recall=0.9)
+    found = recall_threshold([*np.ones(100), np.nan], [0, 1, 2, np.nan], recall=0.9)
     assert found.n_missed == 0
     assert found.false_alarm_rate == pytest.approx(2 / 3)
 
@@ -45,7 +45,7 @@ def test_of_equal_scores_none_is_missed():
         (298, 0.99, "needs 299 defects"),
         (0, 0.9, "needs 29 defects, got 0. "),
         (50, 1.0, r"recall: expected a number in \(0, 1\), got 1.0. No number of known"),
-        (50, "all", "recall: expected a number"),
+        (50, "all", r"recall: expected a number in \(0, 1\), got 'all'.$"),
     ],
 )
 def test_too_few_defects_are_refused(n, recall, words):

@@ -5,6 +5,8 @@ from argparse import Namespace
 from inspect import signature
 from typing import Any
 
+import numpy as np
+
 import anomalib_lite
 
 from ..data.names import find_images
@@ -49,12 +51,20 @@ def run(args: Namespace, console: Console) -> int:
         "unusual": _unusual(detector, images),
     }
     if bad:
-        values["defects"] = len(defects)
-        values["defects_found"] = int((detector.defect_scores_ < detector.offset_).sum())
+        known = detector.defect_scores_[~np.isnan(detector.defect_scores_)]
+        values |= {
+            "defects": len(defects),
+            "defects_judged": len(known),  # by what was learned of others
+            "defects_found": int((known < detector.offset_).sum()),
+        }
     check_may_write_detector(args.output, args.force)  # again: a fit may take hours
     detector.save(
         args.output,
-        notes={"fitted": now(), "images": f"{len(images)} from {described_places(args.good)}"},
+        notes={
+            "fitted": now(),
+            "images": f"{len(images)} from {described_places(args.good)}",
+            **({"defects": f"{len(defects)} from {described_places(args.bad)}"} if bad else {}),
+        },
     )
     console.report(values, _lines(values))
     return 0
@@ -154,10 +164,10 @@ def _lines(values):
     )
     yield from left_out_lines(values["skipped"])
     yield threshold_in_words(values)
-    if values.get("defects", 0) > 1:
+    if values.get("defects_judged"):
         yield (
-            f"of {values['defects']:,} defects it finds {values['defects_found']:,}, each by what "
-            "it learned without it"
+            f"of {values['defects_judged']:,} defects it finds {values['defects_found']:,}, each "
+            "by what it learned without it"
         )
     if values["unusual"]:
         yield "most unusual images; do these belong among the good ones?"

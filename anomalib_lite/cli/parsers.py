@@ -74,10 +74,10 @@ def _check(parser, args):
         is_given = [args.false_alarm_rate, args.score, args.recall] != [None] * 3
         if not args.good and not is_given:
             parser.error("expected GOOD images, a --false-alarm-rate, a --recall or a --score")
-        if (args.bad is None) != (args.recall is None):
-            parser.error("--recall and --bad need each other")
+        if args.recall is None and (args.bad, args.confidence) != (None, None):
+            parser.error("--bad and --confidence need --recall")
         if args.good and args.recall is not None:
-            parser.error("--recall is set by BAD images alone: leave out GOOD")
+            parser.error("--recall is set by defects alone: leave out GOOD")
         if args.good and args.score is not None:
             parser.error("--score needs no images")
 
@@ -177,7 +177,7 @@ def _add_settings(parser, argv):
     """Flags for all settings of the method that is asked for."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--method", default="patchcore", type=str.lower)
-    chooser.add_argument("--bad", nargs="+")
+    chooser.add_argument("--bad", nargs="*")
     chosen = chooser.parse_known_args(argv)[0]
     method = LABELED if chosen.bad and chosen.method == "patchcore" else chosen.method
     if method == SUGGESTED:
@@ -263,8 +263,7 @@ def _threshold(parser):
 
     GOOD are fresh images of good parts, such as after a change of lamp or camera. Without them, the
     threshold is set anew from the scores it was last set from: those of fit, or of the GOOD that
-    were given since. With --recall it is set by defects instead: BAD, that the detector has not
-    learned from.
+    were given since. With --recall it is set by defects instead: BAD, or those of fit.
     """
     _add_detector(parser)
     parser.add_argument("good", nargs="*", metavar="GOOD", help=_IMAGES)
@@ -293,13 +292,14 @@ def _threshold(parser):
         metavar="SHARE",
         help="find this share of all defects at least (0.9 takes 29 known ones, 0.99 takes 299)",
     )
-    parser.add_argument("--bad", nargs="+", metavar="BAD", help="images of defects, for --recall")
     parser.add_argument(
-        "--confidence",
-        type=float,
-        default=0.95,
-        help="that --recall is reached (default: %(default)s)",
+        "--bad",
+        nargs="+",
+        metavar="BAD",
+        help="images of defects that the detector has not learned from, for --recall (default: "
+        "those that it was given by fit --bad, out of sample)",
     )
+    parser.add_argument("--confidence", type=float, help="that --recall is reached (default: 0.95)")
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to write (default: the detector's own file)"
     )

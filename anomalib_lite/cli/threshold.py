@@ -8,7 +8,6 @@ from sklearn.frozen import FrozenEstimator
 from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
 from ..io.card import read_card
-from ..recall import recall_threshold
 from ..texts import plural
 from .console import Console
 from .outputs import check_may_write_detector, clean, described_places, now
@@ -51,18 +50,18 @@ def _from_good_parts(detector, args, console):
 def _for_recall(detector, args, console):
     """The same, for a share of defects."""
     _refuse_conformal(detector, args)
-    images, told = _images(args.bad, args)
-    console.say(f"scoring {plural(len(images), 'defect')} ...")
-    scores = detector.score_samples(images)
-    found = recall_threshold(
-        scores, detector.calibration_scores_, recall=args.recall, confidence=args.confidence
-    )
-    told |= {
-        "for_recall": clean(found._asdict()),
-        "missed_before": int((scores >= detector.offset_).sum()),
-    }
-    detector = detector.set_threshold(score=found.score)
-    return detector, told, f"for defects ({len(images)} from {described_places(args.bad)})"
+    images, told, what = None, {}, "for the labeled defects of fit"
+    if args.bad:
+        images, told = _images(args.bad, args)
+        console.say(f"scoring {plural(len(images), 'defect')} ...")
+        what = f"for defects ({len(images)} from {described_places(args.bad)})"
+    confidence = {} if args.confidence is None else {"confidence": args.confidence}
+    found = detector.threshold_for(images, recall=args.recall, **confidence)
+    told["for_recall"] = clean(found._asdict())
+    if images is not None:
+        labels = detector.inspect(images, maps=False).labels
+        told["missed_before"] = int((labels != -1).sum())
+    return detector.set_threshold(score=found.score), told, what
 
 
 def _images(given, args):
@@ -109,11 +108,13 @@ def _lines(values, what):
     yield f"now:    {threshold_in_words(values)}"
     yield from left_out_lines(values.get("skipped", ()))
     if "for_recall" in values:
-        found = values["for_recall"]
+        found, before = values["for_recall"], ""
+        if "missed_before" in values:
+            before = f", the old threshold {values['missed_before']}"
         yield (
             f"finds {100 * found['recall']:g} % of such defects at least, with a confidence of "
             f"{100 * found['confidence']:g} %: it misses {found['n_missed']} of "
-            f"{found['n_defects']:,}, the old threshold {values['missed_before']}"
+            f"{found['n_defects']:,}{before}"
         )
         asked, found = values["false_alarm_rate"], found["false_alarm_rate"]
         if found is not None:

@@ -237,6 +237,7 @@ class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin
     def _fit(self, X, y, groups):
         """The unit of each sample, and the folds, which this estimator is now fitted on."""
         self._check_params()
+        self._refuse_labels(y)
         units = unit_of_each(groups, n_samples(X))
         self._warn_of_contamination()
         with aside(self) as learner:
@@ -245,6 +246,16 @@ class ConformalDetector(ExportMixin, SaveMixin, MetaEstimatorMixin, OutlierMixin
             learner._set_threshold()
             warn_of_copies(X, units, np.concatenate([fold.indices for fold in folds]))
         return units, folds
+
+    def _refuse_labels(self, y):
+        """Raise ValueError for labels of defects where the detector would learn them."""
+        learns = getattr(self.detector, "_learns_labels", False)
+        if learns and y is not None and np.isin(np.asarray(y), -1).any():
+            raise ValueError(
+                f"y: expected no labels of defects, which {type(self).__name__} does not pass on, "
+                f"got some. Fit {type(self.detector).__name__} with them, and calibrate it in a "
+                "FrozenEstimator on other images of good parts."
+            )
 
     def _warn_of_contamination(self):
         """Warn if samples may be anomalous; those that calibrate a frozen detector are others.

@@ -21,8 +21,8 @@ class AnchoredLogistic:
     """Log-odds of a defect, from an anomaly score and a vector of features of each image.
 
     The anomaly score enters as its logarithm, the features one by one, all of them standardized by
-    normal images. Weights are shrunk towards 1 for the anomaly score and 0 for every feature: where
-    labels are few, or say nothing of an image, the order is that of anomaly scores.
+    normal images. Weights are shrunk towards 1 for the anomaly score and 0 for every feature: the
+    fewer labels there are, the more the order is that of anomaly scores.
 
     Attributes
     ----------
@@ -80,8 +80,8 @@ class AnchoredLogistic:
         least = max(_LEAST * usual, float(np.finfo(np.float32).tiny))
         table = np.column_stack([np.log(np.maximum(anomaly_scores, least)), features])
         center, scale = table[~is_bad].mean(0), table[~is_bad].std(0)
-        # a feature that is the same in all normal images is measured in units of all features'
-        scale = np.where(scale > 1e-6 * scale.max(), scale, max(float(scale.max()), 1e-12))
+        # what is the same in all normal images is measured in units of what differs most
+        scale = np.where(scale > 1e-6 * scale.max(), scale, float(scale.max()) or 1.0)
         intercept, weights = _shrunk_regression((table - center) / scale, is_bad, C)
         tensors = (
             torch.from_numpy(values.astype(np.float64)) for values in (center, scale, weights)
@@ -112,7 +112,11 @@ def _shrunk_regression(table, is_bad, C):
     n_bad = int(is_bad.sum())
     n_each = min(n_bad, len(is_bad) - n_bad)
     counts = np.where(is_bad, n_each / n_bad, n_each / (len(is_bad) - n_bad))
-    table = np.column_stack([np.ones(len(table)), table])
+    anchor, features, basis = table[:, 0], table[:, 1:], None
+    if features.shape[1] > len(features):  # weights are sums of the rows: solved for in their span
+        basis = np.linalg.svd(features, full_matrices=False)[2]
+        features = features @ basis.T
+    table = np.column_stack([np.ones(len(table)), anchor, features])
     aim = np.zeros(table.shape[1])
     aim[1] = 1.0
     pull = np.full(table.shape[1], 1 / C)
@@ -128,7 +132,8 @@ def _shrunk_regression(table, is_bad, C):
         return (table.T * (counts * p * (1 - p))) @ table + np.diag(pull)
 
     found = minimize(loss, aim, jac=True, hess=curvature, method="trust-exact")
-    return float(found.x[0]), found.x[1:]
+    intercept, slope, weights = float(found.x[0]), found.x[1:2], found.x[2:]
+    return intercept, np.concatenate([slope, weights if basis is None else basis.T @ weights])
 
 
 def held_out_log_odds(

@@ -261,6 +261,13 @@ class DetectorEnsemble(BaseDetector):
         if len(named) < 2:
             raise ValueError(f"detectors: expected two or more, got {len(named)}.")
         for name, detector in named:
+            takes_labels = getattr(detector, "_learns_labels", False)
+            if takes_labels and isinstance(detector, BaseDetector):
+                raise ValueError(
+                    f"detectors: expected detectors that learn no labels, got "
+                    f"{type(detector).__name__} as {name}. An ensemble has none for it: take "
+                    "PatchCore."
+                )
             if not isinstance(detector, BaseDetector) or isinstance(detector, DetectorEnsemble):
                 raise ValueError(
                     f"detectors: expected detectors of images, such as PatchCore() and "

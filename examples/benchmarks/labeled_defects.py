@@ -7,9 +7,9 @@
 ELPV: 400 good cells to fit on; the defective cells are cut at random into two halves, one to take
 labels from and one to score beside the other good cells. Means of the seeds of AUROC, average
 precision and recall at 1 % false alarms among the good test cells; "flagged" is the share of these
-that the detector's own threshold for 1 % calls. "wrong" adds a tenth as many defects to the good
-images. "regression" is scikit-learn's LogisticRegression, C=0.01, balanced, on the logarithm of
-PatchCore's score and pooled features of the image (DeepFeatures), standardized.
+that the detector's own threshold for 1 % calls. "wrong" adds a tenth as many defects, and as
+many, to the good images. "regression" is scikit-learn's LogisticRegression, C=0.01, balanced, on
+the logarithm of PatchCore's score and pooled features of the image (DeepFeatures), standardized.
 
 "unseen": local defects planted in good images that were not learned; 10 scratches and stains are
 labeled; AUROC of others of these two kinds, and of eight kinds that were never labeled.
@@ -30,7 +30,7 @@ from anomalib_lite import DeepFeatures, LabeledPatchCore
 from anomalib_lite.data import LOCAL, load_elpv, load_textile, planted
 from anomalib_lite.density import AnchoredLogistic, held_out_log_odds
 
-C = 0.01  # the default
+C = LabeledPatchCore().C
 COUNTS = 0, 1, 2, 5, 10, 20, 50, 150
 CELLS = {"ELPV mono": load_elpv, "ELPV poly": partial(load_elpv, "poly")}
 LABELED = "scratch", "stain"
@@ -95,7 +95,7 @@ def cells(name, seeds, counts):
 
 
 def wrong_labels(name, seeds, n=20):
-    """A tenth as many defects as are labeled, and as many as that again, called good."""
+    """No defects called good, a tenth as many as are labeled, and as many."""
     data = CELLS[name]()
     good, bad = (np.flatnonzero(data.test_labels == label) for label in (1, -1))
     for n_wrong in (0, n // 10, n):
@@ -162,7 +162,7 @@ def main():
     warnings.filterwarnings("ignore", "false_alarm_rate=.* needs|.*copies|.* is a copy")
     print("| data | labels | detector | AUROC | AP | recall at 1 % | flagged |")
     print("|---" * 7 + "|")
-    for name in set(CELLS) & set(chosen.data):
+    for name in [each for each in CELLS if each in chosen.data]:
         cells(name, chosen.seeds, chosen.counts)
     if "wrong" in chosen.data:
         wrong_labels("ELPV poly", chosen.seeds)

@@ -243,6 +243,9 @@ def test_defects_are_learned_from(home, capsys):
     assert main([*command, "--force", "--json", "--quiet"]) == 0
     values = printed_json(capsys)
     assert (values["images"], values["defects"], values["defects_found"]) == (30, 4, found)
+    assert read_card(path).notes["defects"] == f"4 from {home / 'drawer'}"
+    assert main(["threshold", path, "--recall", "0.4"]) == 0
+    assert "threshold set for the labeled defects of fit" in capsys.readouterr().out
     for more in (["--conformal"], ["--workers", "2"], ["--method", "padim"]):
         with pytest.raises(SystemExit):
             main(["fit", str(home / "good"), "--bad", str(home / "drawer"), "-o", path, *more])

@@ -145,8 +145,10 @@ def test_what_a_recall_needs_is_said(home, capsys):
     assert main(["threshold", path, "--recall", "0.99", "--bad", drawer]) == 2
     assert "needs 299 defects, got 40" in capsys.readouterr().err
     both = ["--recall", "0.9", "--bad", drawer]
-    for arguments in ([path, *both[:2]], [path, *both[2:]], [path, drawer, *both]):
+    for arguments in ([path, *both[2:]], [path, drawer, *both], [path, "--confidence", "0.9"]):
         with pytest.raises(SystemExit):
             main(["threshold", *arguments])
+    assert main(["threshold", path, *both[:2]]) == 2
+    assert "expected images of defects that this detector has not" in capsys.readouterr().err
     assert main(["threshold", saved(home, conformal=True), *both]) == 2
     assert "holds a ConformalDetector" in capsys.readouterr().err

@@ -47,6 +47,16 @@ def test_weights_solve_the_shrunk_regression(C, is_bad):
     np.testing.assert_allclose(log_odds(head, scores, features), table @ weights, atol=1e-3)
 
 
+def test_more_features_than_images_are_solved_in_their_span():
+    """Zero columns change nothing but make the features many."""
+    scores, features = world()
+    few = AnchoredLogistic.fit(scores, features, IS_BAD, C=0.1)
+    wide = np.column_stack([features, np.zeros((len(scores), 80))])
+    many = AnchoredLogistic.fit(scores, wide, IS_BAD, C=0.1)
+    np.testing.assert_allclose(many.weights[: D + 1].numpy(), few.weights.numpy(), atol=1e-4)
+    np.testing.assert_allclose(many.weights[D + 1 :].numpy(), 0, atol=1e-9)
+
+
 def test_few_labels_keep_the_order_of_anomaly_scores():
     scores, features = world()
     head = AnchoredLogistic.fit(scores, features, IS_BAD, C=1e-6)

@@ -3,11 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from worlds import scratched, stripes
 
-from anomalib_lite import LabeledPatchCore, PatchCore, load
+from anomalib_lite import (
+    ConformalDetector,
+    DetectorEnsemble,
+    LabeledPatchCore,
+    PatchCore,
+    load,
+)
+from anomalib_lite.deploy import OnnxDetector
 from anomalib_lite.testing import assert_same
 
 N_GOOD = 24
@@ -147,6 +155,80 @@ def test_thresholds_for_recall_take_held_out_scores_of_labeled_defects(fitted):
     assert found.score == np.nextafter(np.sort(fitted.defect_scores_)[-1 - found.n_missed], np.inf)
 
 
+def test_defects_that_were_learned_from_set_no_threshold(fitted):
+    with pytest.raises(ValueError, match="not learned from, got 2 that it has"):
+        fitted.threshold_for(np.concatenate([NEW_BAD, BAD[:2]]), recall=0.5)
+    with pytest.warns(UserWarning, match="copies"):
+        twice = fitted.threshold_for(np.concatenate([NEW_BAD, NEW_BAD]), recall=0.5)
+    assert twice == fitted.threshold_for(NEW_BAD, recall=0.5)
+
+
+def test_fresh_thresholds_and_later_parameters_leave_what_labels_are_learned_from(fitted):
+    """Good images of fit stay those whose evidence counts, read as it was at fit."""
+    changed = labeled(C=1.0).fit(GOOD, np.ones(N_GOOD))
+    changed.set_threshold(images=dusty(8, 5))
+    with pytest.warns(UserWarning, match="no effect until"):
+        changed.set_params(evidence=1.0, C=1e-3)
+    changed.partial_fit(BAD, -np.ones(6))
+    np.testing.assert_allclose(
+        changed.score_samples(NEW_BAD), fitted.score_samples(NEW_BAD), rtol=1e-9
+    )
+    np.testing.assert_allclose(changed.offset_, fitted.offset_, rtol=1e-9)
+
+
+def test_images_that_seem_defective_teach_nothing_and_rank_first():
+    dirty = np.concatenate([stripes(N_GOOD), scratched(2, center=(50, 20), seed=9)])
+    images, y = np.concatenate([dirty, BAD]), np.repeat([1, -1], [26, 6])
+    detector = labeled(C=1.0, contamination=0.2).fit(images, y)
+    suspected = np.isnan(detector.calibration_scores_)
+    np.testing.assert_array_equal(detector.evidence_.is_trusted[:26], ~suspected)
+    assert suspected.any()
+    assert {24, 25} <= {*detector.suspects_.indices[:6]}
+    known = -detector.calibration_scores_[~suspected]
+    np.testing.assert_allclose(
+        np.sort(detector.suspects_.anomaly_scores(26)[~suspected]), np.sort(known)
+    )
+
+
+def test_defects_that_come_twice_are_told(fitted):
+    detector = labeled(C=1.0).fit(X, Y)
+    with pytest.warns(UserWarning, match="copies: image 0 is one of an earlier call"):
+        detector.partial_fit(BAD[:2], [-1, -1])
+    assert detector.threshold_for(recall=0.5).n_defects == 6
+
+
+def test_calibration_in_parts_is_refused(fitted):
+    with pytest.raises(ValueError, match="has learned no labels of defects"):
+        fitted.partial_calibration(GOOD)
+    plain = labeled().fit(GOOD)
+    with pytest.raises(ValueError, match="has learned no labels of defects"):
+        labeled().fit(X, Y).finish_calibration([plain.partial_calibration(GOOD)])
+
+
+def test_two_good_images_are_too_few():
+    with pytest.raises(ValueError, match="expected 3 or more images of good parts that differ"):
+        labeled().fit(np.concatenate([GOOD[:2], BAD[:2]]), [1, 1, -1, -1])
+    three = labeled().fit(np.concatenate([GOOD[:3], BAD[:2]]), [1, 1, 1, -1, -1])
+    assert np.abs(three.calibration_scores_).max() < 1e6
+
+
+def test_wrappers_refuse_labels_of_defects(fitted):
+    with pytest.raises(ValueError, match="y: expected no labels of defects"):
+        ConformalDetector(labeled()).fit(X, Y)
+    with pytest.raises(ValueError, match="got LabeledPatchCore as labeledpatchcore"):
+        DetectorEnsemble([labeled(), PatchCore(**COMMON)]).fit(GOOD)
+    frozen = ConformalDetector(FrozenEstimator(fitted), false_alarm_rate=0.1).fit(dusty(20, 4))
+    assert (frozen.predict(NEW_BAD) == -1).mean() > 0.5
+
+
+def test_exported_detectors_say_the_same(fitted, tmp_path):
+    fitted.export(tmp_path / "d.onnx")
+    exported = OnnxDetector(tmp_path / "d.onnx")
+    np.testing.assert_allclose(
+        exported.score_samples(NEW_BAD), fitted.score_samples(NEW_BAD), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_in_a_search_labels_are_passed_on():
     search = GridSearchCV(labeled(), {"C": [1e-6, 1.0]}, scoring="roc_auc", cv=2)
     search.fit(X, Y)
@@ -180,7 +262,9 @@ def test_an_image_with_both_labels_is_refused(fitted):
     with pytest.raises(ValueError, match=r"image 30: labeled defective, .* those of image 5,"):
         labeled().fit(images, np.r_[Y, -1])
     before = fitted.offset_
-    with pytest.raises(ValueError, match=r"image 1: labeled defective, .* those of one of fit"):
+    with pytest.raises(
+        ValueError, match=r"image 1: labeled defective, .* those of one of an earlier call"
+    ):
         fitted.partial_fit(np.stack([scratched(1, seed=5)[0], GOOD[0]]), [-1, -1])
     assert fitted.offset_ == before
 

@@ -1,6 +1,6 @@
 """What labels are learned from: an anomaly score, and what an image's anomalies look like."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -15,30 +15,36 @@ class Evidence:
     scores : ndarray of shape (n,)
         Anomaly scores; of good images out of sample, NaN where there are no others.
     rows : ndarray of shape (n, D)
-        Mean features of each image's most anomalous patches, NaN likewise.
+        Mean features of each image's most anomalous patches.
     digests : ndarray of shape (n,), int64
         Of what the network sees of them.
     is_bad : ndarray of shape (n,), bool
         Whether they are labeled defective.
+    is_trusted : ndarray of shape (n,), bool
+        Whether labels are learned from them: not from good ones without a score, nor from those
+        that seem defective.
     """
 
     scores: np.ndarray
     rows: np.ndarray
     digests: np.ndarray
     is_bad: np.ndarray
+    is_trusted: np.ndarray
 
     def __post_init__(self):
-        n, arrays = len(self.scores), (self.scores, self.rows, self.digests, self.is_bad)
+        n, arrays = len(self.scores), [getattr(self, each.name) for each in fields(self)]
         fits = (
-            [each.dtype for each in arrays] == [np.float64, np.float64, np.int64, bool]
-            and [each.shape for each in arrays] == [(n,), (n, *self.rows.shape[1:]), (n,), (n,)]
+            [each.dtype for each in arrays] == [np.float64, np.float64, np.int64, bool, bool]
             and self.rows.ndim == 2
+            and [len(each) for each in arrays] == [n] * len(arrays)
+            and all(each.ndim == 1 for each in arrays if each is not self.rows)
         )
         if not fits:
-            raise ValueError("expected a score, features, a digest and a label of each image.")
+            raise ValueError("expected a score, features, a digest and labels of each image.")
 
     @classmethod
     def joined(cls, each: list[Self]) -> Self:
         """That of several, whose images follow each other."""
-        names = "scores", "rows", "digests", "is_bad"
-        return cls(*(np.concatenate([getattr(one, name) for one in each]) for name in names))
+        return cls(
+            *(np.concatenate([getattr(one, name.name) for one in each]) for name in fields(cls))
+        )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
@@ -14,13 +15,14 @@ from ...data.choosing import choosable, n_samples, numbered_as_given, take
 from ...data.scales import ScaleCheck
 from ...density.anchored import AnchoredLogistic, held_out_log_odds
 from ...notes import Notes, digest_of
+from ...ranking import SuspectImages
 from ...runtime import exact_dtype, inner_fit
 from ...validation import check_finite, check_positive, check_share
 from ...workers import map_on
 from .detector import PatchCore
 from .evidence import Evidence
 
-_FIELDS = "scores", "rows", "digests", "is_bad"
+_LEAST = 3  # good images that differ, so that two are left where one is held out
 _WORDS = {False: "good", True: "defective"}
 
 
@@ -31,8 +33,7 @@ class LabeledPatchCore(PatchCore):
     labeled as defective it learns the good ones as that does; then a logistic regression tells
     which of the anomalies are defects. It sees, of each image, the logarithm of PatchCore's anomaly
     score and ``evidence``: the mean features of the patches that are most anomalous. Its weights
-    are shrunk towards PatchCore's own order of images: few labels change little, and a defect of a
-    kind that was never labeled keeps its anomaly score.
+    are shrunk towards PatchCore's own order of images: few labels change little.
 
     Parameters
     ----------
@@ -247,6 +248,8 @@ class LabeledPatchCore(PatchCore):
         self.evidence = evidence
         self.C = C
 
+    _learns_labels = True
+
     def _check_params(self):
         super()._check_params()
         check_share("evidence", self.evidence)
@@ -254,7 +257,7 @@ class LabeledPatchCore(PatchCore):
 
     def _start(self):
         super()._start()
-        self.label_head_ = self.evidence_ = self._counts_ = None
+        self.label_head_ = self.evidence_ = self._counts_ = self._shrinkage_ = None
         self.defect_scores_ = np.empty(0)
 
     # -- learning ---------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ class LabeledPatchCore(PatchCore):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; with labels of defects only what can be indexed, or a folder, whose images are
+            Images; with labels only what can be indexed, or a folder, whose images are
             taken in the order of their names. See :mod:`anomalib_lite.data.images`.
         y : array-like of shape (n_images,) or None, default=None
             +1 for good parts, -1 for defective ones. None: all are good.
@@ -286,7 +289,7 @@ class LabeledPatchCore(PatchCore):
         X = choosable(X)
         is_bad = defects_of(y, n_samples(X))
         good = np.flatnonzero(~is_bad)
-        if len(good) == 0:
+        if len(good) == 0 and len(is_bad):
             raise ValueError("y: expected labels of good parts, too, got -1 for all images.")
         with self._learning() as learner:
             learner._start()
@@ -327,11 +330,12 @@ class LabeledPatchCore(PatchCore):
         Parameters
         ----------
         X : array, tensor, list, folder, Dataset, DataLoader or iterable
-            Images; see :mod:`anomalib_lite.data.images`.
+            Images; with labels only what can be indexed. See :mod:`anomalib_lite.data.images`.
         y : array-like of shape (n_images,) or None, default=None
             -1 for all images: defects, from which only the regression learns. They need a detector
             that was fitted with labels, if only of good parts. None, or +1 for all: good images for
-            the memory bank of a detector without labels.
+            the memory bank of a detector without labels. The first call is a ``fit``. A threshold
+            that was set by hand is set anew by the ``false_alarm_rate``.
 
         Returns
         -------
@@ -343,6 +347,8 @@ class LabeledPatchCore(PatchCore):
             If labels are mixed, or do not go with those of ``fit``; the estimator is then as it was
             before.
         """
+        if y is not None and not self._is_fitted:
+            return self.fit(X, y)
         if y is not None:
             X = choosable(X)
             is_bad = defects_of(y, n_samples(X))
@@ -378,43 +384,56 @@ class LabeledPatchCore(PatchCore):
     def _learn_labels(self, X, is_bad):
         """Learn from labels of images, of which the good ones are learned; sets the threshold."""
         earlier = [self.evidence_] if self._has_labels else []
-        self.evidence_ = Evidence.joined([*earlier, self._evidence_of(X, is_bad)])
-        scores, rows, digests, is_bad = (getattr(self.evidence_, name) for name in _FIELDS)
+        self.evidence_ = evidence = Evidence.joined([*earlier, self._evidence_of(X, is_bad)])
+        is_bad, trusted = evidence.is_bad, evidence.is_trusted
         if is_bad.any():
-            # those of good images that are unknown, or seem defective, teach nothing
-            trusted = ~np.isnan(scores)
-            trusted[~is_bad] &= ~np.isnan(self.calibration_scores_)
-            if not trusted[~is_bad].any():
-                raise ValueError(
-                    "X: expected images of good parts enough to say something of one by others, "
-                    f"got {np.sum(~is_bad)} beside {np.sum(is_bad)} defective ones. Fit on more."
-                )
-            given = scores[trusted], rows[trusted], is_bad[trusted]
-            held_out = np.full(len(scores), np.nan)
-            held_out[trusted] = held_out_log_odds(*given, digests[trusted], self.C)
-            self.label_head_ = AnchoredLogistic.fit(*given, self.C).to(self.device_)
-            self.calibration_scores_ = -held_out[~is_bad]
-            self.defect_scores_ = -held_out[is_bad]
+            self._check_enough_good(evidence)
+            given = evidence.scores[trusted], evidence.rows[trusted], is_bad[trusted]
+            self.label_head_ = AnchoredLogistic.fit(*given, self._shrinkage_)
+            odds = np.full(len(is_bad), np.nan)
+            odds[trusted] = held_out_log_odds(*given, evidence.digests[trusted], self._shrinkage_)
+            self.calibration_scores_, self.defect_scores_ = -odds[~is_bad], -odds[is_bad]
+            self._rank_by(odds)
+            self.label_head_ = self.label_head_.to(self.device_)
         self._set_offset()
+
+    def _rank_by(self, odds):
+        """Rank the good images by log-odds (n,): of those not trusted nothing was learned."""
+        ranking, evidence = vars(self).pop("_ranking_", None), self.evidence_
+        if self._contamination > 0:
+            of_all = self.label_head_.log_odds(
+                torch.from_numpy(evidence.scores), torch.from_numpy(evidence.rows)
+            )
+            odds = np.where(evidence.is_trusted, odds, of_all.numpy())[~evidence.is_bad]
+            self._ranking_ = SuspectImages.of(odds, {} if ranking is None else ranking.paths)
+
+    def _check_enough_good(self, evidence):
+        is_good = evidence.is_trusted & ~evidence.is_bad
+        n_distinct = len(np.unique(evidence.digests[is_good]))
+        if n_distinct < _LEAST:
+            raise ValueError(
+                f"X: expected {_LEAST} or more images of good parts that differ, beside defective "
+                f"ones, got {n_distinct}. Fit on more."
+            )
 
     def _evidence_of(self, X, is_bad):
         """Evidence of images by PatchCore alone."""
         self.label_head_ = None
-        notes, known, looked = Notes(np.empty(0, np.int64)), {}, []
+        known, earlier, looked = {}, np.empty(0, np.int64), []
         if self._has_labels:
-            earlier = self.evidence_
-            words = [_WORDS[bad] for bad in earlier.is_bad.tolist()]
-            known = dict(
-                zip(earlier.digests.tolist(), [("one of fit", word) for word in words], strict=True)
-            )
+            earlier = self.evidence_.digests
+            labels = [("one of an earlier call", bad) for bad in self.evidence_.is_bad.tolist()]
+            known = dict(zip(earlier.tolist(), labels, strict=True))
+        notes = Notes(earlier)
 
         def see(image, pixels, digest):
-            label = _WORDS[bool(is_bad[image.index])]
+            label = bool(is_bad[image.index])
             first, its_label = known.setdefault(digest, (image.label, label))
             if its_label != label:
                 raise ValueError(
-                    f"{image.label}: labeled {label}, but its pixels are those of {first}, which "
-                    f"is labeled {its_label}. Correct one of the labels, or leave both images out."
+                    f"{image.label}: labeled {_WORDS[label]}, but its pixels are those of {first}, "
+                    f"which is labeled {_WORDS[its_label]}. Correct one of the labels, or leave "
+                    "both images out."
                 )
             notes.see(image, pixels, digest)
 
@@ -426,11 +445,15 @@ class LabeledPatchCore(PatchCore):
             digest=digest_of,
         )
         for rows in self._rows_of(batches):
-            here = slice(len(looked), len(looked) + len(rows))
-            looked += self._looked_at(rows, notes.digests[here], is_bad[here])
+            n_done = len(looked)
+            digests = notes.digests[len(earlier) :][n_done : n_done + len(rows)]
+            looked += self._looked_at(rows, digests, is_bad[n_done : n_done + len(rows)])
         notes.warn_of_copies()
-        scores, rows = zip(*looked, strict=True)
-        return Evidence(np.array(scores), np.stack(rows), notes.digests.copy(), is_bad)
+        scores, rows = (np.stack(each) for each in zip(*looked, strict=True))
+        trusted = ~np.isnan(scores)
+        if not is_bad.all():
+            trusted[~is_bad] &= ~np.isnan(self.calibration_scores_)
+        return Evidence(scores, rows, notes.digests[len(earlier) :].copy(), is_bad, trusted)
 
     def _rows_of(self, batches):
         """Patch rows (n, P, D) of as many images at a time as the memory budget has room for."""
@@ -442,8 +465,10 @@ class LabeledPatchCore(PatchCore):
 
         pieces = each()
         first = next(pieces)
-        own, n = super()._n_counted(first.shape[1]), n_on_top(self.evidence, first.shape[1])
-        self._counts_ = own, n
+        n_patches = first.shape[1]
+        if self._counts_ is None:  # later set_params calls must not alter what evidence is
+            self._counts_ = super()._n_counted(n_patches), n_on_top(self.evidence, n_patches)
+            self._shrinkage_ = self.C
         yield from rebatch(chain([first], pieces), max(1, self._capacity(*first.shape[1:])))
 
     def _looked_at(self, rows, digests, is_bad):
@@ -452,20 +477,39 @@ class LabeledPatchCore(PatchCore):
         own, n = self._counts_
 
         def look(i, bank):
-            if bank is None:
-                found[i] = np.nan, np.full(rows.shape[2], np.nan)
-                return
-            patches, distance, index = bank.farthest(rows[i], max(own, n))
-            counted = (part[None, :own] for part in (rows[i][patches], distance, index))
-            (score,) = self._image_scores(*counted, bank)
-            evidence = _mean(rows[i][patches[:n]][None])[0]
-            found[i] = float(score), evidence.double().cpu().numpy()
+            seen = self._out_of_sample(rows[i], bank, own, max(own, n))
+            (evidence,) = _mean(rows[i][seen.patches[:n]][None])
+            found[i] = np.float64(seen.score), evidence.double().cpu().numpy()
 
         good, bad = np.flatnonzero(~is_bad), np.flatnonzero(is_bad)
         for _ in self._by_parts(lambda k, bank: look(good[k], bank), digests[good], rows.device):
             pass
         map_on(rows.device, lambda i: look(i, self.memory_bank_), bad.tolist())
         return found
+
+    # -- what labels do not go with ---------------------------------------------------------------
+
+    def _calibrate_rows(self, rows, digests):
+        self._refuse_labels()
+        return super()._calibrate_rows(rows, digests)
+
+    def _take_calibration(self, calibration):
+        self._refuse_labels()
+        super()._take_calibration(calibration)
+
+    def _refuse_labels(self):
+        if self.label_head_ is not None:
+            raise ValueError(
+                "calibration in parts: expected a detector that has learned no labels of defects, "
+                "whose scores out of sample take all images at once. They are in "
+                "calibration_scores_."
+            )
+
+    def _learned_defects(self):
+        if not self._has_labels:
+            return super()._learned_defects()
+        bad = self.evidence_.digests[self.evidence_.is_bad]
+        return bad, self.defect_scores_
 
     # -- scoring ----------------------------------------------------------------------------------
 
