@@ -744,8 +744,8 @@ MUTATIONS = [
     ),
     Mutation(
         "methods/patchcore/labeled.py",
-        "self.calibration_scores_ = -held_out[~is_bad]",
-        "pass",
+        "self.calibration_scores_, self.defect_scores_ = -odds[~is_bad], -odds[is_bad]",
+        "self.defect_scores_ = -odds[is_bad]",
         "methods/test_labeled_patchcore.py",
     ),
     Mutation(

@@ -19,9 +19,11 @@ import argparse
 import copy
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -114,7 +116,7 @@ def unseen(seeds):
     """Defects planted in good images that were not learned: labels of two kinds of ten."""
     for name, load in {"ELPV mono": load_elpv, "textile": load_textile}.items():
         data = load()
-        held_out = [data.test[i] for i in np.flatnonzero(data.test_labels == 1)]
+        held_out = [pixels(data.test[i]) for i in np.flatnonzero(data.test_labels == 1)]
         plain = LabeledPatchCore(random_state=0).fit(data.train, np.ones(len(data.train)))
         found = {"PatchCore": [], "LabeledPatchCore": []}
         for seed in seeds:
@@ -135,6 +137,10 @@ def unseen(seeds):
         for subject, each in found.items():
             words = " | ".join(f"{value:.3f}" for value in np.mean(each, 0))
             print(f"| {name} | {subject} | {words} |", flush=True)
+
+
+def pixels(image):
+    return np.asarray(Image.open(image)) if isinstance(image, str | Path) else image
 
 
 def plant(image, kinds, rng):
