@@ -13,6 +13,8 @@ the logarithm of PatchCore's score and pooled features of the image (DeepFeature
 
 "unseen": local defects planted in good images that were not learned; 10 scratches and stains are
 labeled; AUROC of others of these two kinds, and of eight kinds that were never labeled.
+
+"review": ten cells of a pool are looked at, and the defective ones labeled, three times.
 """
 
 import argparse
@@ -96,6 +98,47 @@ def cells(name, seeds, counts):
             line(name, n, "regression", regression)
 
 
+def review(seeds, n_rounds=3, n_each=10):
+    """Which images of a pool should be looked at: AUROC and recall on others after each round."""
+    name = "ELPV poly"
+    data = CELLS[name]()
+    n_fit, n_test = len(data.train), len(data.test)
+    known = LabeledPatchCore(random_state=0).fit(data.train, np.ones(n_fit))
+    evidence = known.partial_fit(data.test, -np.ones(n_test)).evidence_
+    scores, rows = torch.from_numpy(evidence.scores), torch.from_numpy(evidence.rows)
+    for ranked in ("at random", "highest scores", "nearest to the threshold"):
+        each = []
+        for seed in seeds:
+            rng, is_bad = np.random.default_rng(seed), data.test_labels == -1
+            bad, good = (n_fit + rng.permutation(np.flatnonzero(x)) for x in (is_bad, ~is_bad))
+            (bad, to_find), (good, others) = (np.split(x, [len(x) // 2]) for x in (bad, good))
+            pool, labeled, found = rng.permutation(np.concatenate([good, bad])), [], []
+            for _ in range(n_rounds):
+                odds = log_odds(evidence, n_fit, labeled, scores, rows)
+                limit = np.quantile(odds[:n_fit], 0.99)
+                order = {
+                    "at random": np.arange(len(pool)),
+                    "highest scores": (-odds[pool]).argsort(),
+                    "nearest to the threshold": np.abs(odds[pool] - limit).argsort(),
+                }[ranked]
+                looked_at, pool = np.split(pool[order], [n_each])
+                labeled += [i for i in looked_at if is_bad[i - n_fit]]
+                odds = log_odds(evidence, n_fit, labeled, scores, rows)
+                found += figures(odds, others, to_find)[::2][:2]
+            each.append(found)
+        words = " | ".join(f"{value:.3f}" for value in np.mean(each, 0))
+        print(f"| {name} | {ranked} | {words} |", flush=True)
+
+
+def log_odds(evidence, n_fit, labeled, scores, rows):
+    """By labels of some defects; without any, logarithms of scores."""
+    if not labeled:
+        return np.log(evidence.scores)
+    learned = np.concatenate([np.arange(n_fit), np.array(labeled)])
+    given = evidence.scores[learned], evidence.rows[learned], learned >= n_fit
+    return AnchoredLogistic.fit(*given, C).log_odds(scores, rows).numpy()
+
+
 def wrong_labels(name, seeds, n=20):
     """No defects called good, a tenth as many as are labeled, and as many."""
     data = CELLS[name]()
@@ -160,7 +203,7 @@ def auroc(good, bad):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    names = [*CELLS, "wrong", "unseen"]
+    names = [*CELLS, "wrong", "unseen", "review"]
     parser.add_argument("--data", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS)
@@ -176,6 +219,11 @@ def main():
         print("| planted in | detector | labeled kinds | others |")
         print("|---" * 4 + "|")
         unseen(chosen.seeds)
+    if "review" in chosen.data:
+        n = " | ".join(f"AUROC, {n} looked at | recall at 1 %" for n in (10, 20, 30))
+        print(f"| data | looked at first | {n} |")
+        print("|---" * 8 + "|")
+        review(chosen.seeds)
 
 
 if __name__ == "__main__":

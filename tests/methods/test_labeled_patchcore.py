@@ -229,6 +229,14 @@ def test_exported_detectors_say_the_same(fitted, tmp_path):
     )
 
 
+def test_images_near_the_threshold_are_to_be_labeled_first(fitted):
+    images = np.concatenate([NEW_GOOD, NEW_BAD])
+    order = fitted.rank_for_labels(images)
+    assert sorted(order) == [*range(32)]
+    margins = np.abs(fitted.score_samples(images) - fitted.offset_)[order]
+    assert (np.diff(margins) >= 0).all()
+
+
 def test_in_a_search_labels_are_passed_on():
     search = GridSearchCV(labeled(), {"C": [1e-6, 1.0]}, scoring="roc_auc", cv=2)
     search.fit(X, Y)

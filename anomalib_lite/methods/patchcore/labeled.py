@@ -140,8 +140,8 @@ class LabeledPatchCore(PatchCore):
         ``score_samples`` of the labeled defects, each by a regression that had no part in it (20
         folds); NaN of an only one. Empty where no defects were labeled.
     evidence_ : Evidence
-        What labels are learned from: ``scores``, ``rows``, ``digests`` and ``is_bad`` of each image
-        in the order in which it was given; None without labels.
+        What labels are learned from: ``scores``, ``rows``, ``digests``, ``is_bad`` and
+        ``is_trusted`` of the images, in the order in which they were given; None without labels.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each image of a good part, against a bank of images in other parts, and
         by a regression that had no part in it.
@@ -160,8 +160,8 @@ class LabeledPatchCore(PatchCore):
     parts; without, distances. Maps are PatchCore's.
 
     The good images pass through the network twice, since their evidence is read out of sample. It
-    is kept, so that ``partial_fit`` adds labeled defects in moments. Detectors that learn in parts
-    (``partial_state``) have no labels.
+    is kept, so that ``partial_fit`` adds labeled defects without the good images. Detectors that
+    learn in parts (``partial_state``) have no labels.
 
     References
     ----------
@@ -512,6 +512,27 @@ class LabeledPatchCore(PatchCore):
         return bad, self.defect_scores_
 
     # -- scoring ----------------------------------------------------------------------------------
+
+    def rank_for_labels(self, X: Images) -> np.ndarray:
+        """Which images to look at next, to label those that are defective.
+
+        Parameters
+        ----------
+        X : array, tensor, list, folder, Dataset, DataLoader or iterable
+            Images that nobody has looked at; see :mod:`anomalib_lite.data.images`.
+
+        Returns
+        -------
+        order : ndarray of shape (n_images,), int
+            Places of the images in X: those whose scores are nearest to the threshold first, about
+            which the detector is least sure.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read or checked, or if there is no threshold.
+        """
+        return np.abs(self.decision_function(X)).argsort(kind="stable")
 
     def _n_counted(self, n_patches):
         own = super()._n_counted(n_patches)
