@@ -60,13 +60,17 @@ def taught(detector, images):
     return detector.partial_fit(images, [-1] * len(images)) if images else detector
 
 
+def evidence_of(data):
+    """Of the images to fit on, then of those to score: labels change none of it."""
+    detector = LabeledPatchCore(random_state=0).fit(data.train, np.ones(len(data.train)))
+    return detector.partial_fit(data.test, -np.ones(len(data.test))).evidence_
+
+
 def cells(name, seeds, counts):
-    """What is said of an image depends on labels by the regression alone: images are read once."""
     data = CELLS[name]()
     good, bad = (np.flatnonzero(data.test_labels == label) for label in (1, -1))
-    n_fit, n_test = len(data.train), len(data.test)
-    known = LabeledPatchCore(random_state=0).fit(data.train, np.ones(n_fit))
-    evidence = known.partial_fit(data.test, -np.ones(n_test)).evidence_
+    n_fit = len(data.train)
+    evidence = evidence_of(data)
     pooled = DeepFeatures().fit(data.train)
     features = np.concatenate([pooled.transform(images) for images in (data.train, data.test)])
     table = np.column_stack([np.log(evidence.scores), features])
@@ -102,9 +106,8 @@ def review(seeds, n_rounds=3, n_each=10):
     """Which images of a pool should be looked at: AUROC and recall on others after each round."""
     name = "ELPV poly"
     data = CELLS[name]()
-    n_fit, n_test = len(data.train), len(data.test)
-    known = LabeledPatchCore(random_state=0).fit(data.train, np.ones(n_fit))
-    evidence = known.partial_fit(data.test, -np.ones(n_test)).evidence_
+    n_fit = len(data.train)
+    evidence = evidence_of(data)
     scores, rows = torch.from_numpy(evidence.scores), torch.from_numpy(evidence.rows)
     for ranked in ("at random", "highest scores", "nearest to the threshold"):
         each = []
