@@ -738,8 +738,8 @@ MUTATIONS = [
     ),
     Mutation(
         "methods/patchcore/labeled.py",
-        "lambda k, bank: look(good[k], bank)",
-        "lambda k, bank: look(good[k], self.memory_bank_)",
+        "lambda k, bank: function(good[k], bank)",
+        "lambda k, bank: function(good[k], self.memory_bank_)",
         "methods/test_labeled_patchcore.py",
     ),
     Mutation(
@@ -765,6 +765,36 @@ MUTATIONS = [
         "earlier = [self.evidence_] if self._has_labels else []",
         "earlier = []",
         "methods/test_labeled_patchcore.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "head = heads.get(digest, self.patch_head_)",
+        "head = self.patch_head_",
+        "methods/test_masks_of_defects.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "            self._set_examples(known, np.array([*grids]))\n",
+        "",
+        "methods/test_masks_of_defects.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
+        "if mark is not None and mark.size != image.size:",
+        "if False:",
+        "methods/test_masks_of_defects.py",
+    ),
+    Mutation(
+        "methods/patchcore/masked.py",
+        "min(_COVERED, share.max())",
+        "_COVERED",
+        "methods/test_masks_of_defects.py",
+    ),
+    Mutation(
+        "methods/patchcore/masked.py",
+        "good = np.flatnonzero(share == 0)",
+        "good = np.flatnonzero(share < _COVERED)",
+        "methods/test_masks_of_defects.py",
     ),
     Mutation("recall.py", "np.inf))", "-np.inf))", "test_recall.py"),
     Mutation("recall.py", "n, 1 - recall)", "n - 1, 1 - recall)", "test_recall.py"),

@@ -9,6 +9,7 @@ import numpy as np
 
 import anomalib_lite
 
+from ..data.layouts import masks_of_images
 from ..data.names import find_images
 from ..decide.conformal import ConformalDetector
 from ..ranking import SuspectImages, may_be_dirty
@@ -31,14 +32,17 @@ def run(args: Namespace, console: Console) -> int:
     check_may_write_detector(args.output, args.force)
     paths = find_images(args.good).all_or_error()
     bad = [] if args.bad is None else find_images(args.bad).all_or_error()
+    masks = None if args.masks is None else masks_of_images(bad, args.bad, args.masks)
     start = time.perf_counter()
     detector = _make(args, paths, console)
     method = METHODS.get(args.method, "what is suggested")
     with workers(args, console) as client:
         beside = f" and {plural(len(bad), 'defect')}" if bad else ""
+        if masks is not None:
+            beside += f", {len(bad) - masks.count(None)} of them with a mask,"
         console.say(f"fitting {method} on {plural(len(paths), 'image')}{beside} ...")
         if bad:
-            images, defects = _fit_labeled(detector, paths, bad, args)
+            images, defects = _fit_labeled(detector, paths, bad, masks, args)
         else:
             images, defects = _fit(detector, paths, client, args, console), []
     values = {
@@ -54,6 +58,7 @@ def run(args: Namespace, console: Console) -> int:
         known = detector.defect_scores_[~np.isnan(detector.defect_scores_)]
         values |= {
             "defects": len(defects),
+            "masks": 0 if masks is None else sum(mask is not None for mask in masks),
             "defects_judged": len(known),  # by what was learned of others
             "defects_found": int((known < detector.offset_).sum()),
         }
@@ -91,11 +96,14 @@ def _fit(detector, paths, client, args, console):
     return [path for i, path in enumerate(paths) if i not in left_out]
 
 
-def _fit_labeled(detector, good, bad, args):
+def _fit_labeled(detector, good, bad, masks, args):
     """Fit with labels; gives the good and the defective images that were learned from."""
+    mask_of = dict(zip(bad, masks or [], strict=False))
     if args.skip_unreadable:
         good, bad = readable(good), readable(bad)
-    detector.fit([*good, *bad], [1] * len(good) + [-1] * len(bad))
+    if masks is not None:
+        masks = [None] * len(good) + [mask_of[path] for path in bad]
+    detector.fit([*good, *bad], [1] * len(good) + [-1] * len(bad), masks)
     return good, bad
 
 

@@ -92,6 +92,8 @@ def _check_suggested(parser, args):
 
 def _check_labeled(parser, args):
     if args.bad is None:
+        if args.masks is not None:
+            parser.error("--masks needs --bad, the images that they are of")
         return
     if args.method not in ("patchcore", LABELED):
         parser.error("--bad needs --method patchcore")
@@ -128,6 +130,12 @@ def _fit(parser):
         nargs="+",
         metavar="BAD",
         help="images of known defects, to learn which anomalies are defects (PatchCore only)",
+    )
+    parser.add_argument(
+        "--masks",
+        metavar="FOLDER",
+        help="masks of where the defects are, of some or all of BAD: named like these, or with "
+        "_mask at the end",
     )
     parser.add_argument(
         "--method",

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,14 +171,57 @@ class GroundTruth:
         """
         if not self.masks:
             return None
-        place = place.with_suffix("")
-        masked = place.with_name(f"{place.name}_mask")
-        found = self.masks.get(_folded(masked)) or self.masks.get(_folded(place), [])
+        found = self.find(place)
         if len(found) != 1:
-            wanted = self.folder / masked.with_name(f"{masked.name}.png")
+            wanted = self.folder / place.with_name(f"{place.stem}_mask.png")
             several = f"{len(found)}: {', '.join(found)}" if found else "none"
             raise ValueError(f"{path}: expected its mask at {wanted}, found {several}.")
         return found[0]
+
+    def find(self, place: Path) -> list[str]:
+        """The mask files of an image, of which there should be one."""
+        place = place.with_suffix("")
+        masked = place.with_name(f"{place.name}_mask")
+        return self.masks.get(_folded(masked)) or self.masks.get(_folded(place), [])
+
+
+def masks_of_images(
+    paths: Sequence[str], given: Sequence[PathLike], folder: PathLike
+) -> list[str | None]:
+    """The mask files of images; None for those that have none.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    given : sequence of str or Path
+        The files and folders that these were found in.
+    folder : str or Path
+        With the masks, named like the images, or with ``_mask`` at the end, in the folders that
+        these have below the folders given.
+
+    Raises
+    ------
+    ValueError
+        If an image has several masks, or none has one.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: expected a folder of masks.")
+    truth, masks = GroundTruth(Path(folder)), []
+    homes = [Path(each) for each in given if Path(each).is_dir()]
+    for path in map(Path, paths):
+        places = [path.relative_to(home) for home in homes if path.is_relative_to(home)]
+        found = sorted(
+            {file for place in places or [Path(path.name)] for file in truth.find(place)}
+        )
+        if len(found) > 1:
+            raise ValueError(f"{path}: expected one mask, found {', '.join(found)}.")
+        masks.append(found[0] if found else None)
+    if not any(masks):
+        example = Path(folder) / f"{Path(paths[0]).stem}_mask.png"
+        raise ValueError(
+            f"{folder}: holds the mask of no image. That of {paths[0]} would be {example}."
+        )
+    return masks
 
 
 def _folded(place):

@@ -1,6 +1,7 @@
 """Logistic regression of labels, anchored at an anomaly score that needs none."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -157,13 +158,33 @@ def held_out_log_odds(
         The same for copies.
     """
     found = np.full(len(is_bad), np.nan)
+    for aside in held_out_folds(is_bad, distinct):
+        rest = np.setdiff1d(np.arange(len(is_bad)), aside)
+        head = AnchoredLogistic.fit(anomaly_scores[rest], features[rest], is_bad[rest], C)
+        given = torch.from_numpy(anomaly_scores[aside]), torch.from_numpy(features[aside])
+        found[aside] = head.log_odds(*given).numpy()
+    return found
+
+
+def held_out_folds(is_bad: np.ndarray, distinct: np.ndarray) -> Iterator[np.ndarray]:
+    """Places (k,) to leave out together: twenty times normal ones, and likewise defects.
+
+    Copies are left out together. What there is only one of, copies aside, is never left out.
+
+    Parameters
+    ----------
+    is_bad : ndarray of shape (n,), bool
+    distinct : ndarray of int of shape (n,)
+        The same for copies.
+
+    Examples
+    --------
+    >>> is_bad = np.array([False, True, False, False])
+    >>> [fold.tolist() for fold in held_out_folds(is_bad, np.array([7, 8, 9, 7]))]
+    [[0, 3], [2]]
+    """
     for of_class in (~is_bad, is_bad):
         _, which = np.unique(distinct[of_class], return_inverse=True)
-        n_folds = min(_N_FOLDS, int(which.max()) + 1)
+        n_folds = min(_N_FOLDS, int(which.max(initial=-1)) + 1)
         for fold in range(n_folds if n_folds > 1 else 0):
-            aside = np.flatnonzero(of_class)[which % n_folds == fold]
-            rest = np.setdiff1d(np.arange(len(is_bad)), aside)
-            head = AnchoredLogistic.fit(anomaly_scores[rest], features[rest], is_bad[rest], C)
-            given = torch.from_numpy(anomaly_scores[aside]), torch.from_numpy(features[aside])
-            found[aside] = head.log_odds(*given).numpy()
-    return found
+            yield np.flatnonzero(of_class)[which % n_folds == fold]

@@ -651,7 +651,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         n = self._n_counted(rows.shape[1])
         counted = distance.argmax(1, keepdim=True) if n == 1 else distance.topk(n, 1).indices
         scores = self._image_scores(
-            _picked(rows, counted),
+            picked(rows, counted),
             distance.gather(1, counted),
             index.gather(1, counted),
             self.memory_bank_,
@@ -673,7 +673,7 @@ class PatchCore(PartialFitMixin, MergeMixin, BaseDetector):
         n = self._n_counted(rows.shape[1])
         found = [self.memory_bank_.farthest(image_rows, n) for image_rows in rows.detach()]
         patches, distance, index = (torch.stack(part) for part in zip(*found, strict=True))
-        counted = _picked(rows, patches)  # (B, n, D)
+        counted = picked(rows, patches)  # (B, n, D)
         if counted.requires_grad:  # the same distances, differentiable
             distance = squared_distance(counted, self.memory_bank_.rows[index]).sqrt()
         return self._image_scores(counted, distance, index, self.memory_bank_)
@@ -741,7 +741,7 @@ def _own_rows(store, grid):
     return store.by_image[:, : math.prod(grid)].unflatten(1, grid)
 
 
-def _picked(rows, patches):
+def picked(rows, patches):
     """Rows (B, n, D) of some patches (B, n) of images (B, P, D)."""
     return rows[torch.arange(len(rows), device=rows.device)[:, None], patches]
 

@@ -14,13 +14,15 @@ from ...contexts import plain
 from ...data.choosing import choosable, n_samples, numbered_as_given, take
 from ...data.scales import ScaleCheck
 from ...density.anchored import AnchoredLogistic, held_out_log_odds
-from ...notes import Notes, digest_of
+from ...notes import N_EXAMPLES, Notes, digest_of
 from ...ranking import SuspectImages
 from ...runtime import exact_dtype, inner_fit
+from ...search.distance import squared_distance
 from ...validation import check_finite, check_positive, check_share
 from ...workers import map_on
-from .detector import PatchCore
+from .detector import PatchCore, picked
 from .evidence import Evidence
+from .masked import LabeledPatches, Mark, masks_of_defects, patch_values
 
 _LEAST = 3  # good images that differ, so that two are left where one is held out
 _WORDS = {False: "good", True: "defective"}
@@ -257,13 +259,19 @@ class LabeledPatchCore(PatchCore):
 
     def _start(self):
         super()._start()
-        self.label_head_ = self.evidence_ = self._counts_ = self._shrinkage_ = None
+        self.label_head_ = self.patch_head_ = self.evidence_ = None
+        self._counts_ = self._shrinkage_ = None
         self.defect_scores_ = np.empty(0)
 
     # -- learning ---------------------------------------------------------------------------------
 
     @plain
-    def fit(self, X: Images, y: ArrayLike | None = None):
+    def fit(
+        self,
+        X: Images,
+        y: ArrayLike | None = None,
+        masks: Sequence[ArrayLike | Path | None] | None = None,
+    ):
         """Learn what good parts look like and, from labels, which anomalies are defects.
 
         Parameters
@@ -273,6 +281,10 @@ class LabeledPatchCore(PatchCore):
             taken in the order of their names. See :mod:`anomalib_lite.data.images`.
         y : array-like of shape (n_images,) or None, default=None
             +1 for good parts, -1 for defective ones. None: all are good.
+        masks : sequence of n_images (array-like of shape (H, W), path or None), or None
+            Where the defects of defective images are, as :func:`~anomalib_lite.data.read_mask`
+            reads it, of the image's size; None for good images, and where it is unknown. A few are
+            enough for much better maps, and scores.
 
         Returns
         -------
@@ -281,10 +293,12 @@ class LabeledPatchCore(PatchCore):
         Raises
         ------
         ValueError
-            If a parameter, an image or a label is invalid, or if the same image is labeled both
-            good and defective. A fit that fails leaves the estimator as it was before.
+            If a parameter, an image, a label or a mask is invalid, or if the same image is labeled
+            both good and defective. A fit that fails leaves the estimator as it was before.
         """
         if y is None:
+            if masks is not None:
+                raise ValueError("masks: expected labels y beside masks of defects, got none.")
             return super().fit(X)
         X = choosable(X)
         is_bad = defects_of(y, n_samples(X))
@@ -293,17 +307,23 @@ class LabeledPatchCore(PatchCore):
             raise ValueError("y: expected labels of good parts, too, got -1 for all images.")
         with self._learning() as learner:
             learner._start()
+            marks = learner._marks_of(masks, is_bad)
             with inner_fit(), numbered_as_given(good):
                 learner._fit_images(take(X, good))
-            learner._learn_labels(X, is_bad)
+            learner._learn_labels(X, is_bad, marks)
         return self
 
-    def fit_predict(self, X: Images, y: ArrayLike | None = None) -> np.ndarray:
+    def fit_predict(
+        self,
+        X: Images,
+        y: ArrayLike | None = None,
+        masks: Sequence[ArrayLike | Path | None] | None = None,
+    ) -> np.ndarray:
         """Fit, and label the same images by their out-of-sample scores.
 
         Parameters
         ----------
-        X, y : as for ``fit``
+        X, y, masks : as for ``fit``
 
         Returns
         -------
@@ -311,11 +331,11 @@ class LabeledPatchCore(PatchCore):
             +1 normal, -1 anomalous. The only labeled defect has no out-of-sample score: it is
             scored as a new image.
         """
-        if y is None:
+        if y is None and masks is None:
             return super().fit_predict(X)
         X = choosable(X)
+        self.fit(X, y, masks)
         is_bad = defects_of(y, n_samples(X))
-        self.fit(X, y)
         scores = np.empty(len(is_bad))
         scores[~is_bad], scores[is_bad] = self.calibration_scores_, self.defect_scores_
         unknown = np.flatnonzero(np.isnan(scores))
@@ -374,50 +394,72 @@ class LabeledPatchCore(PatchCore):
             )
         with self._learning() as learner:
             learner._check_all_params()
-            learner._learn_labels(X, is_bad)
+            learner._learn_labels(X, is_bad, {})
         return self
 
     @property
     def _has_labels(self):
         return vars(self).get("evidence_") is not None
 
-    def _learn_labels(self, X, is_bad):
+    def _learn_labels(self, X, is_bad, marks):
         """Learn from labels of images, of which the good ones are learned; sets the threshold."""
         earlier = [self.evidence_] if self._has_labels else []
-        self.evidence_ = evidence = Evidence.joined([*earlier, self._evidence_of(X, is_bad)])
-        is_bad, trusted = evidence.is_bad, evidence.is_trusted
+        evidence = Evidence.joined([*earlier, self._evidence_of(X, is_bad, marks)])
+        self.evidence_, is_bad, trusted = evidence, evidence.is_bad, evidence.is_trusted
         if is_bad.any():
-            self._check_enough_good(evidence)
+            self._check_enough_good(evidence.digests[trusted & ~is_bad])
             given = evidence.scores[trusted], evidence.rows[trusted], is_bad[trusted]
-            self.label_head_ = AnchoredLogistic.fit(*given, self._shrinkage_)
             odds = np.full(len(is_bad), np.nan)
-            odds[trusted] = held_out_log_odds(*given, evidence.digests[trusted], self._shrinkage_)
+            if is_bad[trusted].any():
+                self.label_head_ = AnchoredLogistic.fit(*given, self._shrinkage_)
+                distinct = evidence.digests[trusted]
+                odds[trusted] = held_out_log_odds(*given, distinct, self._shrinkage_)
+            else:  # the only defect has a mask, and scores are by that alone
+                odds[trusted] = given[0]
             self.calibration_scores_, self.defect_scores_ = -odds[~is_bad], -odds[is_bad]
             self._rank_by(odds)
-            self.label_head_ = self.label_head_.to(self.device_)
+            if self.label_head_ is not None:
+                self.label_head_ = self.label_head_.to(self.device_)
         self._set_offset()
 
     def _rank_by(self, odds):
         """Rank the good images by log-odds (n,): of those not trusted nothing was learned."""
         ranking, evidence = vars(self).pop("_ranking_", None), self.evidence_
         if self._contamination > 0:
-            of_all = self.label_head_.log_odds(
-                torch.from_numpy(evidence.scores), torch.from_numpy(evidence.rows)
-            )
-            odds = np.where(evidence.is_trusted, odds, of_all.numpy())[~evidence.is_bad]
+            of_all, head = evidence.scores, self.label_head_
+            if head is not None:
+                given = torch.from_numpy(evidence.scores), torch.from_numpy(evidence.rows)
+                of_all = head.log_odds(*given).numpy()
+            odds = np.where(evidence.is_trusted, odds, of_all)[~evidence.is_bad]
             self._ranking_ = SuspectImages.of(odds, {} if ranking is None else ranking.paths)
 
-    def _check_enough_good(self, evidence):
-        is_good = evidence.is_trusted & ~evidence.is_bad
-        n_distinct = len(np.unique(evidence.digests[is_good]))
+    def _check_enough_good(self, digests):
+        n_distinct = len(np.unique(digests))
         if n_distinct < _LEAST:
             raise ValueError(
                 f"X: expected {_LEAST} or more images of good parts that differ, beside defective "
                 f"ones, got {n_distinct}. Fit on more."
             )
 
-    def _evidence_of(self, X, is_bad):
-        """Evidence of images by PatchCore alone."""
+    def _marks_of(self, masks, is_bad):
+        """Where the defects are, of the images that have a mask."""
+        found, network = {}, self.backbone_
+        for i, mask in masks_of_defects(masks, is_bad):
+            found[i] = mark = Mark.of(mask, network.input, network.grid)
+            if not self._share_of_rows(mark).any():
+                raise ValueError(
+                    f"masks[{i}]: expected a defect in the part of the image that is looked at, "
+                    "got one outside of it. Look at center_crop and region, or take None."
+                )
+        return found
+
+    def _share_of_rows(self, mark):
+        """How much of each described patch (P,) is defective."""
+        share, region = mark.share.ravel(), self._settings_.region
+        return share if region is None else share[region.places.cpu().numpy()]
+
+    def _evidence_of(self, X, is_bad, marks):
+        """Evidence of images by PatchCore and, where there are marks of defects, what they tell."""
         self.label_head_ = None
         known, earlier, looked = {}, np.empty(0, np.int64), []
         if self._has_labels:
@@ -425,6 +467,7 @@ class LabeledPatchCore(PatchCore):
             labels = [("one of an earlier call", bad) for bad in self.evidence_.is_bad.tolist()]
             known = dict(zip(earlier.tolist(), labels, strict=True))
         notes = Notes(earlier)
+        heads, grids = self._learn_masks(X, is_bad, marks) if marks else ({}, {})
 
         def see(image, pixels, digest):
             label = bool(is_bad[image.index])
@@ -447,8 +490,12 @@ class LabeledPatchCore(PatchCore):
         for rows in self._rows_of(batches):
             n_done = len(looked)
             digests = notes.digests[len(earlier) :][n_done : n_done + len(rows)]
-            looked += self._looked_at(rows, digests, is_bad[n_done : n_done + len(rows)])
+            here = is_bad[n_done : n_done + len(rows)]
+            looked += self._looked_at(rows, digests, here, heads, grids)
         notes.warn_of_copies()
+        if grids:
+            known = self._on_grid(torch.stack([*grids.values()]), self.backbone_.grid)
+            self._set_examples(known, np.array([*grids]))
         scores, rows = (np.stack(each) for each in zip(*looked, strict=True))
         trusted = ~np.isnan(scores)
         if not is_bad.all():
@@ -471,21 +518,92 @@ class LabeledPatchCore(PatchCore):
             self._shrinkage_ = self.C
         yield from rebatch(chain([first], pieces), max(1, self._capacity(*first.shape[1:])))
 
-    def _looked_at(self, rows, digests, is_bad):
-        """(score, evidence (D,)) of each of some images by their rows (n, P, D)."""
+    def _learn_masks(self, X, is_bad, marks):
+        """Learn which patches are defective.
+
+        Returns
+        -------
+        heads : dict of AnchoredLogistic or None
+            By its digest, of each image that was learned from a regression that it had no part in.
+        grids : dict
+            The digests of some good images, as keys.
+        """
+        good = np.flatnonzero(~is_bad)[~np.isnan(self.calibration_scores_)]
+        chosen, digests, found = np.sort([*good, *marks]), [], []
+        shares = [self._share_of_rows(marks[i]) if i in marks else None for i in chosen]
+
+        def see(image, _pixels, digest):
+            mark = marks.get(chosen[image.index])
+            if mark is not None and mark.size != image.size:
+                raise ValueError(
+                    f"{image.label}: expected a mask of its size {image.size}, got {mark.size}."
+                )
+            digests.append(digest)
+
+        batches = self._batches(
+            self._open(take(X, chosen)),
+            "masks",
+            scale=ScaleCheck(self.value_range_),
+            learn=see,
+            digest=digest_of,
+        )
+        with numbered_as_given(chosen):
+            for rows in self._rows_of(batches):
+                here = slice(len(found), len(found) + len(rows))
+                found += self._patches_of(rows, np.array(digests[here]), shares[here])
+        patches, of_good = LabeledPatches.joined(found), np.array(digests)[~is_bad[chosen]]
+        self._check_enough_good(of_good)
+        self.patch_head_ = patches.head(self._shrinkage_).to(self.device_)
+        heads = {
+            digest: None if head is None else head.to(self.device_)
+            for digest, head in patches.heads_without(self._shrinkage_).items()
+        }
+        return heads, dict.fromkeys(np.unique(of_good)[:N_EXAMPLES].tolist())
+
+    def _patches_of(self, rows, digests, shares):
+        """Labeled patches of each of some images by their rows (n, P, D)."""
+        found = [None] * len(rows)
+
+        def look(i, bank):
+            distances, _ = bank.query(rows[i])
+            found[i] = LabeledPatches.of(distances, rows[i], int(digests[i]), shares[i])
+
+        is_bad = np.array([share is not None for share in shares])
+        self._each_out_of_sample(look, digests, is_bad, rows.device)
+        return found
+
+    def _looked_at(self, rows, digests, is_bad, heads, grids):
+        """(score, evidence (D,)) of each of some images by their rows (n, P, D).
+
+        By masks where there are some; the anomaly values of the images in ``grids`` are kept there.
+        """
         found = [None] * len(rows)
         own, n = self._counts_
 
         def look(i, bank):
-            seen = self._out_of_sample(rows[i], bank, own, max(own, n))
-            (evidence,) = _mean(rows[i][seen.patches[:n]][None])
-            found[i] = np.float64(seen.score), evidence.double().cpu().numpy()
+            digest = int(digests[i])
+            head = heads.get(digest, self.patch_head_)
+            if head is None or bank is None:  # without masks, or none but its own
+                patches, score = self._out_of_sample(rows[i], bank, own, max(own, n))
+                score = score if self.patch_head_ is None else torch.tensor(torch.nan)
+            else:
+                values = patch_values(head, bank.query(rows[i])[0], rows[i])
+                on_top, patches = values.topk(max(own, n))
+                score = on_top[:own].mean()
+                if digest in grids:
+                    grids[digest] = values.float()
+            (evidence,) = _mean(rows[i][patches[:n]][None])
+            found[i] = np.float64(score), evidence.double().cpu().numpy()
 
-        good, bad = np.flatnonzero(~is_bad), np.flatnonzero(is_bad)
-        for _ in self._by_parts(lambda k, bank: look(good[k], bank), digests[good], rows.device):
-            pass
-        map_on(rows.device, lambda i: look(i, self.memory_bank_), bad.tolist())
+        self._each_out_of_sample(look, digests, is_bad, rows.device)
         return found
+
+    def _each_out_of_sample(self, function, digests, is_bad, device):
+        """Call ``function(i, bank)`` of images, with a bank that they have no part in."""
+        good, bad = np.flatnonzero(~is_bad), np.flatnonzero(is_bad)
+        for _ in self._by_parts(lambda k, bank: function(good[k], bank), digests[good], device):
+            pass
+        map_on(device, lambda i: function(i, self.memory_bank_), bad.tolist())
 
     # -- what labels do not go with ---------------------------------------------------------------
 
@@ -533,6 +651,36 @@ class LabeledPatchCore(PatchCore):
             If an image cannot be read or checked, or if there is no threshold.
         """
         return np.abs(self.decision_function(X)).argsort(kind="stable")
+
+    def _infer(self, batch):
+        if self.patch_head_ is None:
+            return super()._infer(batch)
+        rows, grid = self._embed(batch)
+        values = self._values(rows)
+        return self._scores_by_values(rows, values), self._on_grid(values.float(), grid)
+
+    def _score(self, batch):
+        if self.patch_head_ is None:
+            return super()._score(batch)
+        rows, _ = self._embed(batch)
+        return self._scores_by_values(rows, self._values(rows))
+
+    def _values(self, rows):
+        """Anomaly values (B, P) of patches (B, P, D), by masks."""
+        found = [self.memory_bank_.query(image_rows) for image_rows in rows.detach()]
+        distance, index = (torch.stack(part) for part in zip(*found, strict=True))
+        if rows.requires_grad:  # the same distances, differentiable
+            distance = squared_distance(rows, self.memory_bank_.rows[index]).sqrt()
+        return patch_values(self.patch_head_, distance, rows)
+
+    def _scores_by_values(self, rows, values):
+        """Scores of images by the highest of their patches' values (B, P)."""
+        own, n = self._counts_
+        on_top, patches = values.topk(max(own, n), 1)
+        scores = on_top[:, :own].mean(1)
+        if self.label_head_ is None:
+            return scores
+        return self.label_head_.log_odds(scores, _mean(picked(rows, patches[:, :n])))
 
     def _n_counted(self, n_patches):
         own = super()._n_counted(n_patches)
