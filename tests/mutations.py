@@ -774,13 +774,13 @@ MUTATIONS = [
     ),
     Mutation(
         "methods/patchcore/labeled.py",
-        "            self._set_examples(known, np.array([*grids]))\n",
+        "            self._set_examples(values, np.array([*grids]))\n",
         "",
         "methods/test_masks_of_defects.py",
     ),
     Mutation(
         "methods/patchcore/labeled.py",
-        "if mark is not None and mark.size != image.size:",
+        "if mask_size != image.size:",
         "if False:",
         "methods/test_masks_of_defects.py",
     ),

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stories import make_story, saved, write_pictures
 from worlds import scratched, stripes
@@ -21,7 +22,11 @@ def here(tmp_path, monkeypatch):
     write_pictures(tmp_path / "fresh", stripes(40, seed=3))
     write_pictures(tmp_path / "test" / "good", stripes(6, seed=4))
     write_pictures(tmp_path / "test" / "scratch", scratched(4, seed=8))
-    write_pictures(tmp_path / "drawer", scratched(30, seed=5))
+    drawer = write_pictures(tmp_path / "drawer", scratched(30, seed=5))
+    masks = np.zeros((30, 64, 64), np.uint8)
+    masks[:, 18:22, 33:47] = 255
+    for path, drawn in zip(drawer, write_pictures(tmp_path / "masks", masks), strict=True):
+        Path(drawn).rename(tmp_path / "masks" / f"{Path(path).stem}_mask.png")
     write_pictures(tmp_path / "defects", scratched(30, seed=6))
     saved(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -42,7 +42,7 @@ def run(args: Namespace, console: Console) -> int:
             beside += f", {len(bad) - masks.count(None)} of them with a mask,"
         console.say(f"fitting {method} on {plural(len(paths), 'image')}{beside} ...")
         if bad:
-            images, defects = _fit_labeled(detector, paths, bad, masks, args)
+            images, defects, masks = _fit_labeled(detector, paths, bad, masks, args)
         else:
             images, defects = _fit(detector, paths, client, args, console), []
     values = {
@@ -58,7 +58,7 @@ def run(args: Namespace, console: Console) -> int:
         known = detector.defect_scores_[~np.isnan(detector.defect_scores_)]
         values |= {
             "defects": len(defects),
-            "masks": 0 if masks is None else sum(mask is not None for mask in masks),
+            "masks": len(masks) - masks.count(None),
             "defects_judged": len(known),  # by what was learned of others
             "defects_found": int((known < detector.offset_).sum()),
         }
@@ -97,14 +97,14 @@ def _fit(detector, paths, client, args, console):
 
 
 def _fit_labeled(detector, good, bad, masks, args):
-    """Fit with labels; gives the good and the defective images that were learned from."""
+    """Fit with labels; gives the good and the defective images learned from, and their masks."""
     mask_of = dict(zip(bad, masks or [], strict=False))
     if args.skip_unreadable:
         good, bad = readable(good), readable(bad)
-    if masks is not None:
-        masks = [None] * len(good) + [mask_of[path] for path in bad]
-    detector.fit([*good, *bad], [1] * len(good) + [-1] * len(bad), masks)
-    return good, bad
+    masks = [mask_of.get(path) for path in bad]
+    y = [1] * len(good) + [-1] * len(bad)
+    detector.fit([*good, *bad], y, [None] * len(good) + masks)
+    return good, bad, masks
 
 
 def _make(args, paths, console):

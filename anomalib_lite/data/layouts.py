@@ -202,24 +202,34 @@ def masks_of_images(
     Raises
     ------
     ValueError
-        If an image has several masks, or none has one.
+        If an image has several masks, a mask several images, or none has one.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: expected a folder of masks.")
-    truth, masks = GroundTruth(Path(folder)), []
+    truth, image_of, masks = GroundTruth(Path(folder)), {}, []
     homes = [Path(each) for each in given if Path(each).is_dir()]
     for path in map(Path, paths):
         places = [path.relative_to(home) for home in homes if path.is_relative_to(home)]
-        found = sorted(
-            {file for place in places or [Path(path.name)] for file in truth.find(place)}
-        )
+        places = places or [Path(path.name)]
+        found = sorted({file for place in places for file in truth.find(place)})
         if len(found) > 1:
             raise ValueError(f"{path}: expected one mask, found {', '.join(found)}.")
+        for mask in found:
+            if image_of.setdefault(mask, path) != path:
+                raise ValueError(
+                    f"{mask}: a mask of {image_of[mask]}, or of {path}? Give the folder that holds "
+                    "both, and masks in the same folders."
+                )
         masks.append(found[0] if found else None)
-    if not any(masks):
-        example = Path(folder) / f"{Path(paths[0]).stem}_mask.png"
+    among = sorted(image_of.keys() & set(paths))
+    if among:
         raise ValueError(
-            f"{folder}: holds the mask of no image. That of {paths[0]} would be {example}."
+            f"{among[0]}: a mask, or an image? Keep masks in a folder that holds no images."
+        )
+    if not any(masks):
+        example = truth.folder / places[0].with_name(f"{places[0].stem}_mask.png")
+        raise ValueError(
+            f"{folder}: holds the mask of no image. That of {path} would be {example}."
         )
     return masks
 

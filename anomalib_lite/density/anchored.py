@@ -63,7 +63,12 @@ class AnchoredLogistic:
 
     @classmethod
     def fit(
-        cls, anomaly_scores: np.ndarray, features: np.ndarray, is_bad: np.ndarray, C: float
+        cls,
+        anomaly_scores: np.ndarray,
+        features: np.ndarray,
+        is_bad: np.ndarray,
+        C: float,
+        start: Self | None = None,
     ) -> Self:
         """Fit on images with and without defects, of which both there must be some.
 
@@ -76,6 +81,8 @@ class AnchoredLogistic:
         C : float
             Inverse strength of the shrinkage, as in scikit-learn's ``LogisticRegression``. The less
             numerous class counts as many as it has images, and the other one as much.
+        start : AnchoredLogistic or None, default=None
+            One of nearly the same images, from which this one is found sooner.
         """
         usual = float(np.median(anomaly_scores[~is_bad]))
         least = max(_LEAST * usual, float(np.finfo(np.float32).tiny))
@@ -83,7 +90,8 @@ class AnchoredLogistic:
         center, scale = table[~is_bad].mean(0), table[~is_bad].std(0)
         # what is the same in all normal images is measured in units of what differs most
         scale = np.where(scale > 1e-6 * scale.max(), scale, float(scale.max()) or 1.0)
-        intercept, weights = _shrunk_regression((table - center) / scale, is_bad, C)
+        first = None if start is None else np.append(start.intercept, start.weights.cpu().numpy())
+        intercept, weights = _shrunk_regression((table - center) / scale, is_bad, C, first)
         tensors = (
             torch.from_numpy(values.astype(np.float64)) for values in (center, scale, weights)
         )
@@ -108,8 +116,11 @@ class AnchoredLogistic:
         return ((table - self.center) / self.scale * self.weights).sum(1) + self.intercept
 
 
-def _shrunk_regression(table, is_bad, C):
-    """Intercept, and weights (D,) shrunk towards (1, 0, ..., 0), of both classes as numerous."""
+def _shrunk_regression(table, is_bad, C, first=None):
+    """Intercept, and weights (D,) shrunk towards (1, 0, ..., 0), of both classes as numerous.
+
+    Sought from the first ones (1 + D,) on, or from where they are shrunk to.
+    """
     n_bad = int(is_bad.sum())
     n_each = min(n_bad, len(is_bad) - n_bad)
     counts = np.where(is_bad, n_each / n_bad, n_each / (len(is_bad) - n_bad))
@@ -132,7 +143,11 @@ def _shrunk_regression(table, is_bad, C):
         p = expit(table @ weights)
         return (table.T * (counts * p * (1 - p))) @ table + np.diag(pull)
 
-    found = minimize(loss, aim, jac=True, hess=curvature, method="trust-exact")
+    if first is None:
+        first = aim
+    elif basis is not None:
+        first = np.concatenate([first[:2], basis @ first[2:]])
+    found = minimize(loss, first, jac=True, hess=curvature, method="trust-exact")
     intercept, slope, weights = float(found.x[0]), found.x[1:2], found.x[2:]
     return intercept, np.concatenate([slope, weights if basis is None else basis.T @ weights])
 
@@ -167,7 +182,7 @@ def held_out_log_odds(
 
 
 def held_out_folds(is_bad: np.ndarray, distinct: np.ndarray) -> Iterator[np.ndarray]:
-    """Places (k,) to leave out together: twenty times normal ones, and likewise defects.
+    """Places (k,) to leave out together: up to twenty times normal ones, and likewise defects.
 
     Copies are left out together. What there is only one of, copies aside, is never left out.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +250,45 @@ def test_defects_are_learned_from(home, capsys):
     for more in (["--conformal"], ["--workers", "2"], ["--method", "padim"]):
         with pytest.raises(SystemExit):
             main(["fit", str(home / "good"), "--bad", str(home / "drawer"), "-o", path, *more])
+
+
+def test_masks_of_defects_are_learned_from(home, capsys):
+    """Of three of four defects, in folders, with and without _mask at the end."""
+    scratch = np.zeros((64, 64), np.uint8)
+    scratch[18:22, 33:47] = 255
+    defects = write_pictures(home / "marked" / "deep", scratched(4, seed=3))
+    masks = home / "truth" / "deep"
+    masks.mkdir(parents=True)
+    for path, end in zip(map(Path, defects[:3]), ("", "_mask", "_mask"), strict=True):
+        Image.fromarray(scratch).save(masks / f"{path.stem}{end}.png")
+    quick = ["--image-size", "64", "--coreset", "30", "--false-alarm-rate", "0.04", "--C", "1.0"]
+    path = str(home / "marked.alite")
+    command = ["fit", str(home / "good"), "--bad", str(home / "marked"), "-o", path, *quick]
+    assert main([*command, "--masks", str(home / "truth"), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "30 images and 4 defects, 3 of them with a mask" in shown.err
+    assert json.loads(shown.out)["masks"] == 3
+    detector = LabeledPatchCore(
+        image_size=64, coreset=30, false_alarm_rate=0.04, C=1.0, random_state=0
+    )
+    good = sorted(map(str, (home / "good").iterdir()))
+    images, y = [*good, *defects], np.repeat([1, -1], [30, 4])
+    detector.fit(images, y, [None] * 30 + [scratch] * 3 + [None])
+    np.testing.assert_array_equal(load(path).defect_scores_, detector.defect_scores_)
+    (home / "none").mkdir()
+    assert main([*command, "--force", "--masks", str(home / "none")]) == 2
+    assert "none: holds the mask of no image. That of" in capsys.readouterr().err
+    Image.fromarray(scratch).save(masks / f"{Path(defects[1]).stem}_mask.bmp")
+    assert main([*command, "--force", "--masks", str(home / "truth")]) == 2
+    assert "expected one mask, found" in capsys.readouterr().err
+    assert main([*command, "--force", "--masks", str(home / "nowhere")]) == 2
+    assert "nowhere: expected a folder of masks" in capsys.readouterr().err
+    assert main([*command, "--force", "--masks", str(home / "marked")]) == 2
+    assert "00.png: a mask, or an image? Keep masks in a folder" in capsys.readouterr().err
+    others = write_pictures(home / "others", scratched(2, seed=4))
+    two = ["fit", str(home / "good"), "--bad", defects[0], others[0], "-o", path, "--force", *quick]
+    assert main([*two, "--masks", str(masks)]) == 2
+    assert f"00.png: a mask of {defects[0]}, or of {others[0]}?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["fit", str(home / "good"), "--masks", str(home / "truth"), "-o", path])
+    assert "--masks needs --bad" in capsys.readouterr().err

@@ -13,7 +13,7 @@ class Evidence:
     Attributes
     ----------
     scores : ndarray of shape (n,)
-        Anomaly scores; of good images out of sample, NaN where there are no others.
+        Anomaly scores out of sample; NaN where there are no others to judge by.
     rows : ndarray of shape (n, D)
         Mean features of each image's most anomalous patches.
     digests : ndarray of shape (n,), int64
@@ -21,7 +21,7 @@ class Evidence:
     is_bad : ndarray of shape (n,), bool
         Whether they are labeled defective.
     is_trusted : ndarray of shape (n,), bool
-        Whether labels are learned from them: not from good ones without a score, nor from those
+        Whether labels are learned from them: not from those without a score, nor from good ones
         that seem defective.
     """
 

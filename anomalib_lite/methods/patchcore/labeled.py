@@ -35,7 +35,8 @@ class LabeledPatchCore(PatchCore):
     labeled as defective it learns the good ones as that does; then a logistic regression tells
     which of the anomalies are defects. It sees, of each image, the logarithm of PatchCore's anomaly
     score and ``evidence``: the mean features of the patches that are most anomalous. Its weights
-    are shrunk towards PatchCore's own order of images: few labels change little.
+    are shrunk towards PatchCore's own order of images: few labels change little. Masks of some of
+    the defects teach another regression, in the same way, which patches are defective.
 
     Parameters
     ----------
@@ -137,16 +138,19 @@ class LabeledPatchCore(PatchCore):
     Attributes
     ----------
     label_head_ : AnchoredLogistic
-        The regression; None where no defects were labeled.
+        The regression of images; None where no defects were labeled, or only one, with a mask.
+    patch_head_ : AnchoredLogistic
+        The regression of patches, by their distances and rows; None without masks.
     defect_scores_ : ndarray of shape (n_defects,)
         ``score_samples`` of the labeled defects, each by a regression that had no part in it (20
-        folds); NaN of an only one. Empty where no defects were labeled.
+        folds); NaN of an only one, and of the only one with a mask. Empty where no defects were
+        labeled.
     evidence_ : Evidence
         What labels are learned from: ``scores``, ``rows``, ``digests``, ``is_bad`` and
         ``is_trusted`` of the images, in the order in which they were given; None without labels.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each image of a good part, against a bank of images in other parts, and
-        by a regression that had no part in it.
+        by regressions that it had no part in.
     offset_ : float
         The ``false_alarm_rate`` quantile of these: the threshold of ``predict``.
     suspects_ : SuspectImages
@@ -159,10 +163,13 @@ class LabeledPatchCore(PatchCore):
     Notes
     -----
     With labels, anomaly scores are log-odds of a defect, where defects are as frequent as good
-    parts; without, distances. Maps are PatchCore's.
+    parts; without, distances. With masks, ``log(1 + odds)`` of a defect takes the place of patches'
+    distances: in maps, and in the scores that the regression of images sees; ``n_reweight`` then
+    plays no role.
 
-    The good images pass through the network twice, since their evidence is read out of sample. It
-    is kept, so that ``partial_fit`` adds labeled defects without the good images. Detectors that
+    The good images pass through the network twice, since their evidence is read out of sample, and
+    with masks three times. It is kept, so that ``partial_fit`` adds labeled defects without the
+    good images. Detectors that
     learn in parts (``partial_state``) have no labels.
 
     References
@@ -307,7 +314,7 @@ class LabeledPatchCore(PatchCore):
             raise ValueError("y: expected labels of good parts, too, got -1 for all images.")
         with self._learning() as learner:
             learner._start()
-            marks = learner._marks_of(masks, is_bad)
+            marks = learner._marks_of(masks, X, is_bad)
             with inner_fit(), numbered_as_given(good):
                 learner._fit_images(take(X, good))
             learner._learn_labels(X, is_bad, marks)
@@ -441,7 +448,7 @@ class LabeledPatchCore(PatchCore):
                 f"ones, got {n_distinct}. Fit on more."
             )
 
-    def _marks_of(self, masks, is_bad):
+    def _marks_of(self, masks, X, is_bad):
         """Where the defects are, of the images that have a mask."""
         found, network = {}, self.backbone_
         for i, mask in masks_of_defects(masks, is_bad):
@@ -451,6 +458,14 @@ class LabeledPatchCore(PatchCore):
                     f"masks[{i}]: expected a defect in the part of the image that is looked at, "
                     "got one outside of it. Look at center_crop and region, or take None."
                 )
+        marked = np.array([*found], dtype=int)
+        with numbered_as_given(marked):  # before a long fit
+            for image in self._open(take(X, marked)) if len(marked) else ():
+                mask_size = found[marked[image.index]].size
+                if mask_size != image.size:
+                    raise ValueError(
+                        f"{image.label}: expected a mask of its size {image.size}, got {mask_size}."
+                    )
         return found
 
     def _share_of_rows(self, mark):
@@ -494,13 +509,17 @@ class LabeledPatchCore(PatchCore):
             looked += self._looked_at(rows, digests, here, heads, grids)
         notes.warn_of_copies()
         if grids:
-            known = self._on_grid(torch.stack([*grids.values()]), self.backbone_.grid)
-            self._set_examples(known, np.array([*grids]))
+            values = self._on_grid(torch.stack([*grids.values()]), self.backbone_.grid)
+            self._set_examples(values, np.array([*grids]))
         scores, rows = (np.stack(each) for each in zip(*looked, strict=True))
+        digests = notes.digests[len(earlier) :].copy()
+        for i in np.flatnonzero(np.isin(digests, earlier)):  # of a copy nothing new is known
+            first = np.flatnonzero(earlier == digests[i])[0]
+            scores[i], rows[i] = self.evidence_.scores[first], self.evidence_.rows[first]
         trusted = ~np.isnan(scores)
         if not is_bad.all():
             trusted[~is_bad] &= ~np.isnan(self.calibration_scores_)
-        return Evidence(scores, rows, notes.digests[len(earlier) :].copy(), is_bad, trusted)
+        return Evidence(scores, rows, digests, is_bad, trusted)
 
     def _rows_of(self, batches):
         """Patch rows (n, P, D) of as many images at a time as the memory budget has room for."""
@@ -525,26 +544,17 @@ class LabeledPatchCore(PatchCore):
         -------
         heads : dict of AnchoredLogistic or None
             By its digest, of each image that was learned from a regression that it had no part in.
-        grids : dict
-            The digests of some good images, as keys.
+        grids : dict of None
+            The digests of some good images, as keys, whose anomaly values are wanted.
         """
         good = np.flatnonzero(~is_bad)[~np.isnan(self.calibration_scores_)]
         chosen, digests, found = np.sort([*good, *marks]), [], []
         shares = [self._share_of_rows(marks[i]) if i in marks else None for i in chosen]
-
-        def see(image, _pixels, digest):
-            mark = marks.get(chosen[image.index])
-            if mark is not None and mark.size != image.size:
-                raise ValueError(
-                    f"{image.label}: expected a mask of its size {image.size}, got {mark.size}."
-                )
-            digests.append(digest)
-
         batches = self._batches(
             self._open(take(X, chosen)),
             "masks",
             scale=ScaleCheck(self.value_range_),
-            learn=see,
+            learn=lambda _image, _pixels, digest: digests.append(digest),
             digest=digest_of,
         )
         with numbered_as_given(chosen):
@@ -553,11 +563,11 @@ class LabeledPatchCore(PatchCore):
                 found += self._patches_of(rows, np.array(digests[here]), shares[here])
         patches, of_good = LabeledPatches.joined(found), np.array(digests)[~is_bad[chosen]]
         self._check_enough_good(of_good)
-        self.patch_head_ = patches.head(self._shrinkage_).to(self.device_)
-        heads = {
-            digest: None if head is None else head.to(self.device_)
-            for digest, head in patches.heads_without(self._shrinkage_).items()
-        }
+        head = patches.head(self._shrinkage_)
+        others = patches.heads_without(self._shrinkage_, head)
+        self.patch_head_ = head.to(self.device_)
+        heads = {digest: None for digest in digests}  # of an only one there is no other
+        heads |= {digest: other.to(self.device_) for digest, other in others.items()}
         return heads, dict.fromkeys(np.unique(of_good)[:N_EXAMPLES].tolist())
 
     def _patches_of(self, rows, digests, shares):
@@ -616,7 +626,7 @@ class LabeledPatchCore(PatchCore):
         super()._take_calibration(calibration)
 
     def _refuse_labels(self):
-        if self.label_head_ is not None:
+        if self._has_labels and self.evidence_.is_bad.any():
             raise ValueError(
                 "calibration in parts: expected a detector that has learned no labels of defects, "
                 "whose scores out of sample take all images at once. They are in "
@@ -656,31 +666,36 @@ class LabeledPatchCore(PatchCore):
         if self.patch_head_ is None:
             return super()._infer(batch)
         rows, grid = self._embed(batch)
-        values = self._values(rows)
-        return self._scores_by_values(rows, values), self._on_grid(values.float(), grid)
+        distance, index = self._searched(rows)
+        values = patch_values(self.patch_head_, distance, rows)
+        return self._scores_by(values, rows, distance, index), self._on_grid(values.float(), grid)
 
     def _score(self, batch):
         if self.patch_head_ is None:
             return super()._score(batch)
         rows, _ = self._embed(batch)
-        return self._scores_by_values(rows, self._values(rows))
+        distance, index = self._searched(rows.detach())
+        values = patch_values(self.patch_head_, distance, rows.detach())
+        return self._scores_by(values, rows, distance, index)
 
-    def _values(self, rows):
-        """Anomaly values (B, P) of patches (B, P, D), by masks."""
-        found = [self.memory_bank_.query(image_rows) for image_rows in rows.detach()]
-        distance, index = (torch.stack(part) for part in zip(*found, strict=True))
-        if rows.requires_grad:  # the same distances, differentiable
-            distance = squared_distance(rows, self.memory_bank_.rows[index]).sqrt()
-        return patch_values(self.patch_head_, distance, rows)
+    def _searched(self, rows):
+        """Distances (B, P) of patches (B, P, D) to the bank, and its rows at these distances."""
+        found = [self.memory_bank_.query(image_rows) for image_rows in rows]
+        return [torch.stack(part) for part in zip(*found, strict=True)]
 
-    def _scores_by_values(self, rows, values):
-        """Scores of images by the highest of their patches' values (B, P)."""
+    def _scores_by(self, values, rows, distance, index):
+        """Scores (B,) of images by those of their patches with the highest values (B, P)."""
         own, n = self._counts_
-        on_top, patches = values.topk(max(own, n), 1)
-        scores = on_top[:, :own].mean(1)
+        patches = values.topk(max(own, n), 1).indices
+        counted, distance = picked(rows, patches), distance.gather(1, patches)
+        if counted.requires_grad:  # the same distances, differentiable
+            near = self.memory_bank_.rows[index.gather(1, patches)]
+            distance = squared_distance(counted, near).sqrt()
+        on_top = patch_values(self.patch_head_, distance[:, :own], counted[:, :own])
+        scores = on_top.mean(1)
         if self.label_head_ is None:
             return scores
-        return self.label_head_.log_odds(scores, _mean(picked(rows, patches[:, :n])))
+        return self.label_head_.log_odds(scores, _mean(counted[:, :n]))
 
     def _n_counted(self, n_patches):
         own = super()._n_counted(n_patches)

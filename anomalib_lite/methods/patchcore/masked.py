@@ -1,7 +1,7 @@
 """What masks of labeled defects say of patches."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,7 +14,9 @@ from ...data.masks import read_mask
 from ...density.anchored import AnchoredLogistic, held_out_folds
 from ...texts import plural
 from ...views import share_by_cell
+from ...workers import map_on
 
+_CPU = torch.device("cpu")
 _COVERED = 0.25  # of a cell: from there on it is defective
 _N_EACH = 16  # good patches of an image to learn from; more tell nothing new
 
@@ -27,7 +29,7 @@ def masks_of_defects(
     Parameters
     ----------
     masks : sequence of n (what :func:`~anomalib_lite.data.read_mask` takes, or None), or None
-        None where it is unknown. Those of good images mark nothing.
+        None, or NaN, where it is unknown. Those of good images mark nothing.
     is_bad : ndarray of shape (n,), bool
 
     Raises
@@ -42,14 +44,9 @@ def masks_of_defects(
     """
     if masks is None:
         return
-    if isinstance(masks, str) or not hasattr(masks, "__len__") or len(masks) != len(is_bad):
-        got = masks if isinstance(masks, str) or not hasattr(masks, "__len__") else len(masks)
-        raise ValueError(
-            f"masks: expected one for each of {len(is_bad)} images, None where it is unknown, got "
-            f"{got!r}."
-        )
+    _check_count(masks, len(is_bad))
     for i, (mask, label) in enumerate(zip(masks, is_bad, strict=True)):
-        if mask is None:
+        if mask is None or (isinstance(mask, float) and np.isnan(mask)):  # a table's gap
             continue
         name = None if isinstance(mask, str | os.PathLike) else f"masks[{i}]"
         read = read_mask(mask, name=name)
@@ -65,6 +62,22 @@ def masks_of_defects(
             )
         if label:
             yield i, read
+
+
+def _check_count(masks, n):
+    try:
+        got = len(masks)
+    except TypeError:
+        got = None
+    if isinstance(masks, str | Mapping) or hasattr(masks, "columns") or got is None:
+        got = (
+            f"{type(masks).__name__} {masks!r}" if isinstance(masks, str) else type(masks).__name__
+        )
+    if got != n:
+        raise ValueError(
+            f"masks: expected a list of {n} masks, one for each image and None where it is "
+            f"unknown, got {got}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +155,8 @@ class LabeledPatches:
     ) -> Self:
         """Those to learn from of one image.
 
-        Of good patches a few, evenly spaced by their distances, the most distant among them; of
-        those of a defect all. What a mask covers a little of is neither.
+        Of good patches every so many by their distances, the most distant among them; of those of
+        a defect all. What a mask covers a little of is neither.
 
         Parameters
         ----------
@@ -174,17 +187,21 @@ class LabeledPatches:
         names = "distances", "rows", "is_bad", "images"
         return cls(*(np.concatenate([getattr(one, name) for one in each]) for name in names))
 
-    def head(self, C: float, aside: np.ndarray | None = None) -> AnchoredLogistic:
-        """The regression of those that are not of some images."""
-        rest = slice(None) if aside is None else ~np.isin(self.images, aside)
-        return AnchoredLogistic.fit(self.distances[rest], self.rows[rest], self.is_bad[rest], C)
+    def head(
+        self, C: float, *, aside: Sequence[int] = (), start: AnchoredLogistic | None = None
+    ) -> AnchoredLogistic:
+        """The regression of those that are not of some images, sought from another one on."""
+        rest = ~np.isin(self.images, aside)
+        given = self.distances[rest], self.rows[rest], self.is_bad[rest]
+        return AnchoredLogistic.fit(*given, C, start)
 
-    def heads_without(self, C: float) -> dict[int, AnchoredLogistic | None]:
-        """For each image a regression that it had no part in; None where there is no other."""
+    def heads_without(self, C: float, of_all: AnchoredLogistic) -> dict[int, AnchoredLogistic]:
+        """For each image a regression that it had no part in, where there are others.
+
+        ``of_all`` is the regression of all images.
+        """
         images = np.unique(self.images)
         has_defect = np.isin(images, self.images[self.is_bad])
-        heads = dict.fromkeys(images.tolist())
-        for aside in held_out_folds(has_defect, images):
-            head = self.head(C, images[aside])
-            heads.update(dict.fromkeys(images[aside].tolist(), head))
-        return heads
+        folds = [images[aside].tolist() for aside in held_out_folds(has_defect, images)]
+        found = map_on(_CPU, lambda fold: self.head(C, aside=fold, start=of_all), folds)
+        return {image: head for fold, head in zip(folds, found, strict=True) for image in fold}
