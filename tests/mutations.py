@@ -780,6 +780,12 @@ MUTATIONS = [
     ),
     Mutation(
         "methods/patchcore/labeled.py",
+        "if (is_bad & trusted & ~evidence.has_mask).any():",
+        "if (is_bad & trusted).any():",
+        "methods/test_masks_of_defects.py",
+    ),
+    Mutation(
+        "methods/patchcore/labeled.py",
         "if mask_size != image.size:",
         "if False:",
         "methods/test_masks_of_defects.py",

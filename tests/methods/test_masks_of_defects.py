@@ -27,6 +27,7 @@ def scratch_at(row, column):
 
 MASK, NEW_MASK = scratch_at(20, 40), scratch_at(30, 30)
 MASKS = [MASK if label == -1 else None for label in Y]
+MASKS[-1] = None  # its label alone
 
 
 def labeled(**params):
@@ -74,6 +75,24 @@ def test_scores_and_maps_are_those_of_two_regressions(fitted):
         np.testing.assert_allclose(seen.maps[i], heat, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(-seen.scores, expected, rtol=1e-6)
     np.testing.assert_allclose(fitted.score_samples(NEW_BAD), seen.scores, rtol=1e-9)
+
+
+def test_where_all_defects_have_masks_scores_are_by_these_alone():
+    """Not even where it is the label of another image that says how much an anomaly counts."""
+    detector = labeled().fit(X[:-1], Y[:-1], MASKS[:-1])
+    assert detector.label_head_ is None
+    expected = []
+    for rows, distance in rows_and_distances(detector, NEW_BAD):
+        odds = detector.patch_head_.log_odds(distance, rows)
+        expected.append(torch.nn.functional.softplus(odds).max())
+    np.testing.assert_allclose(detector.anomaly_score(NEW_BAD), expected, rtol=1e-6)
+    held_out = -detector.evidence_.scores[Y[:-1] == 1]
+    np.testing.assert_array_equal(detector.calibration_scores_, held_out)
+    assert np.isfinite(detector.defect_scores_).all()
+    assert auroc(detector, NEW_GOOD, NEW_BAD) > 0.9
+    grown = detector.partial_fit(X[-1:], Y[-1:])
+    assert grown.label_head_ is not None
+    np.testing.assert_array_equal(grown.evidence_.has_mask, [m is not None for m in MASKS])
 
 
 def test_no_image_is_judged_by_its_own_mask(fitted):
@@ -186,15 +205,15 @@ def test_one_mask_is_enough(copies):
 def test_all_forms_of_masks_are_read(fitted, tmp_path):
     path = tmp_path / "mask.png"
     Image.fromarray(255 * MASK.astype(np.uint8)).save(path)
-    forms = [path, str(path), MASK.astype(int), Image.open(path), torch.from_numpy(MASK), MASK]
+    forms = [path, str(path), MASK.astype(int), Image.open(path), torch.from_numpy(MASK)]
     masks = np.empty(len(X), dtype=object)
-    masks[Y == -1] = forms
+    masks[Y == -1] = [*forms, None]
     masks[3] = np.zeros((64, 64))  # of a good image
     again = labeled().fit(X, Y, list(masks))
     np.testing.assert_array_equal(again.score_samples(NEW_BAD), fitted.score_samples(NEW_BAD))
-    stacked = np.stack([np.zeros((64, 64), bool) if mask is None else mask for mask in MASKS])
-    again = labeled().fit(X, Y, stacked)
-    np.testing.assert_array_equal(again.score_samples(NEW_BAD), fitted.score_samples(NEW_BAD))
+    stacked = np.stack([np.zeros((64, 64), bool) if mask is None else mask for mask in MASKS[:-1]])
+    once, again = (labeled().fit(X[:-1], Y[:-1], masks) for masks in (MASKS[:-1], stacked))
+    np.testing.assert_array_equal(again.score_samples(NEW_BAD), once.score_samples(NEW_BAD))
 
 
 def changed(index, mask):

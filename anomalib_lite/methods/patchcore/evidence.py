@@ -20,6 +20,8 @@ class Evidence:
         Of what the network sees of them.
     is_bad : ndarray of shape (n,), bool
         Whether they are labeled defective.
+    has_mask : ndarray of shape (n,), bool
+        Whether a mask says where their defects are.
     is_trusted : ndarray of shape (n,), bool
         Whether labels are learned from them: not from those without a score, nor from good ones
         that seem defective.
@@ -29,12 +31,13 @@ class Evidence:
     rows: np.ndarray
     digests: np.ndarray
     is_bad: np.ndarray
+    has_mask: np.ndarray
     is_trusted: np.ndarray
 
     def __post_init__(self):
         n, arrays = len(self.scores), [getattr(self, each.name) for each in fields(self)]
         fits = (
-            [each.dtype for each in arrays] == [np.float64, np.float64, np.int64, bool, bool]
+            [each.dtype for each in arrays] == [np.float64, np.float64, np.int64, bool, bool, bool]
             and self.rows.ndim == 2
             and [len(each) for each in arrays] == [n] * len(arrays)
             and all(each.ndim == 1 for each in arrays if each is not self.rows)

@@ -138,7 +138,7 @@ class LabeledPatchCore(PatchCore):
     Attributes
     ----------
     label_head_ : AnchoredLogistic
-        The regression of images; None where no defects were labeled, or only one, with a mask.
+        The regression of images; None where no defects were labeled, or all of them have masks.
     patch_head_ : AnchoredLogistic
         The regression of patches, by their distances and rows; None without masks.
     defect_scores_ : ndarray of shape (n_defects,)
@@ -146,8 +146,9 @@ class LabeledPatchCore(PatchCore):
         folds); NaN of an only one, and of the only one with a mask. Empty where no defects were
         labeled.
     evidence_ : Evidence
-        What labels are learned from: ``scores``, ``rows``, ``digests``, ``is_bad`` and
-        ``is_trusted`` of the images, in the order in which they were given; None without labels.
+        What labels are learned from: ``scores``, ``rows``, ``digests``, ``is_bad``, ``has_mask``
+        and ``is_trusted`` of the images, in the order in which they were given; None without
+        labels.
     calibration_scores_ : ndarray of shape (n_images,)
         ``score_samples`` of each image of a good part, against a bank of images in other parts, and
         by regressions that it had no part in.
@@ -164,8 +165,8 @@ class LabeledPatchCore(PatchCore):
     -----
     With labels, anomaly scores are log-odds of a defect, where defects are as frequent as good
     parts; without, distances. With masks, ``log(1 + odds)`` of a defect takes the place of patches'
-    distances: in maps, and in the scores that the regression of images sees; ``n_reweight`` then
-    plays no role.
+    distances, in maps and in scores, and ``n_reweight`` plays no role. Where all labeled defects
+    have masks, scores are by these alone: labels of the same images would add nothing but noise.
 
     The good images pass through the network twice, since their evidence is read out of sample, and
     with masks three times. It is kept, so that ``partial_fit`` adds labeled defects without the
@@ -417,11 +418,11 @@ class LabeledPatchCore(PatchCore):
             self._check_enough_good(evidence.digests[trusted & ~is_bad])
             given = evidence.scores[trusted], evidence.rows[trusted], is_bad[trusted]
             odds = np.full(len(is_bad), np.nan)
-            if is_bad[trusted].any():
+            if (is_bad & trusted & ~evidence.has_mask).any():
                 self.label_head_ = AnchoredLogistic.fit(*given, self._shrinkage_)
                 distinct = evidence.digests[trusted]
                 odds[trusted] = held_out_log_odds(*given, distinct, self._shrinkage_)
-            else:  # the only defect has a mask, and scores are by that alone
+            else:  # masks say more than labels, and scores are by them alone
                 odds[trusted] = given[0]
             self.calibration_scores_, self.defect_scores_ = -odds[~is_bad], -odds[is_bad]
             self._rank_by(odds)
@@ -519,7 +520,8 @@ class LabeledPatchCore(PatchCore):
         trusted = ~np.isnan(scores)
         if not is_bad.all():
             trusted[~is_bad] &= ~np.isnan(self.calibration_scores_)
-        return Evidence(scores, rows, digests, is_bad, trusted)
+        has_mask = np.isin(np.arange(len(is_bad)), [*marks])
+        return Evidence(scores, rows, digests, is_bad, has_mask, trusted)
 
     def _rows_of(self, batches):
         """Patch rows (n, P, D) of as many images at a time as the memory budget has room for."""
