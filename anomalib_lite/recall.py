@@ -10,6 +10,8 @@ from scipy import stats
 
 from .validation import check_confidence
 
+_USUAL = 0.8, 0.9, 0.95, 0.99
+
 
 class RecallThreshold(NamedTuple):
     """A threshold, and what it finds and costs.
@@ -79,7 +81,7 @@ def recall_threshold(
     scores = np.asarray(defect_scores, dtype=np.float64)
     scores = np.sort(scores[~np.isnan(scores)])[::-1]
     n = len(scores)
-    needed = math.ceil(math.log1p(-confidence) / math.log(recall) - 1e-9)
+    needed = _n_needed(recall, confidence)
     if n < needed:
         can = f", and {n} can show {(1 - confidence) ** (1 / n):.3g}" if n else ""
         raise ValueError(
@@ -95,6 +97,35 @@ def recall_threshold(
     # of equal scores none is missed
     n_missed = int(np.sum(scores >= score))
     return RecallThreshold(score, float(recall), float(confidence), n, n_missed, alarms)
+
+
+def usual_recall_thresholds(
+    defect_scores: ArrayLike, good_scores: ArrayLike, *, confidence: float = 0.95
+) -> list[RecallThreshold]:
+    """Thresholds for shares of 80, 90, 95 and 99 %, as far as there are defects enough.
+
+    Parameters
+    ----------
+    defect_scores, good_scores, confidence
+        As for :func:`recall_threshold`.
+
+    Examples
+    --------
+    >>> found = usual_recall_thresholds(range(30), [25.5, 40, 41, 42])
+    >>> [(each.recall, each.n_missed) for each in found]
+    [(0.8, 2), (0.9, 0)]
+    """
+    known = int(np.sum(~np.isnan(defect_scores)))
+    return [
+        recall_threshold(defect_scores, good_scores, recall=recall, confidence=confidence)
+        for recall in _USUAL
+        if known >= _n_needed(recall, confidence)
+    ]
+
+
+def _n_needed(recall, confidence):
+    """Known defects, all of them found, that show that so large a share is found."""
+    return math.ceil(math.log1p(-confidence) / math.log(recall) - 1e-9)
 
 
 def _check_recall(recall):

@@ -17,5 +17,6 @@ autodoc_typehints = "none"  # the docstrings name types, with shapes
 autodoc_default_options = {
     "members": True,
     "inherited-members": "BaseEstimator, Module, tuple",
-    "exclude-members": "get_metadata_routing, set_output, set_predict_request, set_score_request",
+    "exclude-members": "get_metadata_routing, set_fit_request, set_output, set_predict_request, "
+    "set_score_request",
 }

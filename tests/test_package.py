@@ -57,7 +57,7 @@ BELOW = {
     },
     "report": {
         *("workers", "contexts", "validation", "io", "data", "regions", "records", "inspection"),
-        *("intervals", "metrics", "texts", "comparison", "deploy", "ranking"),
+        *("intervals", "metrics", "texts", "comparison", "deploy", "ranking", "recall"),
     },
 }
 _NOT_FOR_METHODS = {

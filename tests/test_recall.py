@@ -8,7 +8,7 @@ from scipy import stats
 from worlds import scratched, stripes
 
 from anomalib_lite import PaDiM
-from anomalib_lite.recall import recall_threshold
+from anomalib_lite.recall import recall_threshold, usual_recall_thresholds
 
 
 @pytest.mark.parametrize(("recall", "confidence"), [(0.9, 0.95), (0.8, 0.9), (0.5, 0.99)])
@@ -68,3 +68,13 @@ def test_a_detector_gives_and_takes_it():
         detector.threshold_for(recall=0.7)
     with pytest.raises(ValueError, match="confidence"):
         detector.threshold_for(defects, recall=0.7, confidence=1)
+
+
+def test_usual_thresholds_are_those_that_the_defects_can_show():
+    scores = np.append(np.arange(60.0), np.nan)
+    found = usual_recall_thresholds(scores, [100.0, 30.0], confidence=0.9)
+    assert [each.recall for each in found] == [0.8, 0.9, 0.95]  # 99 % takes 230
+    for each in found:
+        assert each == recall_threshold(scores, [100.0, 30.0], recall=each.recall, confidence=0.9)
+    assert usual_recall_thresholds(scores[:13], [1.0]) == []
+    assert len(usual_recall_thresholds(scores[:14], [1.0])) == 1

@@ -16,6 +16,7 @@ from ..metrics import (
     image_auroc,
     wilson_interval,
 )
+from ..recall import usual_recall_thresholds
 from ..records import UNREADABLE, Record
 from ..report.figures import method_of
 from ..report.page import write_page
@@ -116,6 +117,7 @@ def _measured(
         **_image_figures(records, is_bad, is_read, confidence),
         **_pixel_figures(tally, confidence),
         **_verdicts(records, images.labels, images.kinds, confidence),
+        "for_recall": _for_recall(records, is_bad, is_read, confidence),
         "unreadable": unreadable,
     }
 
@@ -130,6 +132,21 @@ def _image_figures(records, is_bad, is_read, confidence):
             ("average_precision", average_precision),
         )
     }
+
+
+def _for_recall(records, is_bad, is_read, confidence):
+    """Thresholds that would find shares of all defects, and what they would cost."""
+    scores = -np.array([record.anomaly_score for record in records])
+    known = scores[is_bad & is_read], scores[~is_bad & is_read]
+    return [
+        {
+            "recall": each.recall,
+            "threshold": -each.score,
+            "escapes": each.n_missed,
+            "overkill": each.false_alarm_rate,
+        }
+        for each in usual_recall_thresholds(*known, confidence=confidence)
+    ]
 
 
 def _pixel_figures(tally, confidence):
@@ -224,6 +241,14 @@ def _lines(values):
         yield "no threshold, so no verdicts: escapes and overkill are not known"
     else:
         yield from _verdict_lines(values)
+    if values["for_recall"]:
+        level = f"{100 * values['confidence']:g} %"
+        yield f"to find a share of all such defects, with a confidence of {level}:"
+        for each in values["for_recall"]:
+            yield (
+                f"  {100 * each['recall']:g} % of them: threshold {each['threshold']:.5g}, "
+                f"{100 * each['overkill']:.3g} % of the good images called anomalous"
+            )
     yield from unreadable_lines(values["unreadable"])
 
 

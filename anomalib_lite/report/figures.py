@@ -238,6 +238,8 @@ class Truth(NamedTuple):
         False and true positive rates.
     n_good, n_bad : int
         Of the images that could be read.
+    for_recall : list of RecallThreshold
+        What it would cost to find shares of all defects.
     """
 
     escapes: Share | None
@@ -246,6 +248,7 @@ class Truth(NamedTuple):
     curve: np.ndarray | None
     n_good: int
     n_bad: int
+    for_recall: list[Any]
 
     @classmethod
     def of(cls, records: list[Record], y: np.ndarray) -> "Truth":
@@ -254,13 +257,16 @@ class Truth(NamedTuple):
         flagged = np.array([record.verdict == "anomalous" for record in records], dtype=bool)
         decided = np.array([record.verdict != "undecided" for record in records], dtype=bool)
         bad, good = is_read & (y == -1), is_read & (y == 1)
-        auroc = curve = None
+        auroc, curve, for_recall = None, None, []
         if bad.any() and good.any():
             from sklearn.metrics import roc_curve
 
             from ..metrics import image_auroc
+            from ..recall import usual_recall_thresholds
 
-            scores = np.array([record.anomaly_score for record in records])[is_read]
+            all_scores = np.array([record.anomaly_score for record in records])
+            for_recall = usual_recall_thresholds(-all_scores[bad], -all_scores[good])
+            scores = all_scores[is_read]
             auroc = image_auroc(bad[is_read], scores)
             curve = np.stack(roc_curve(bad[is_read], scores)[:2], axis=1)
             keep = np.unique(np.linspace(0, len(curve) - 1, _N_CURVE).astype(int))
@@ -272,6 +278,7 @@ class Truth(NamedTuple):
             curve=curve,
             n_good=int(good.sum()),
             n_bad=int(bad.sum()),
+            for_recall=for_recall,
         )
 
 

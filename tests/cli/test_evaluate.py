@@ -18,6 +18,7 @@ from anomalib_lite.metrics import (
     pixel_auroc,
     wilson_interval,
 )
+from anomalib_lite.recall import usual_recall_thresholds
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,19 @@ def test_every_figure_is_that_of_python(saved, parts, capsys):
     for kind in ("bad/scratch", "bad/deep/crack"):
         of = np.array([os.path.dirname(path) == str(parts / kind) for path in paths])
         assert (by_kind[kind]["count"], by_kind[kind]["of"]) == ((of & flagged).sum(), 5)
+
+
+def test_evaluate_says_what_finding_more_would_cost(saved, parts, capsys):
+    assert run_json(capsys, "evaluate", saved, parts)[1]["for_recall"] == []  # of ten defects
+    values = run_json(capsys, "evaluate", saved, parts, "--confidence", "0.8")[1]
+    _, y, scores, _, _ = seen(parts)
+    expected = usual_recall_thresholds(-scores[y], -scores[~y], confidence=0.8)
+    assert [each["recall"] for each in values["for_recall"]] == [0.8]
+    assert values["for_recall"][0]["threshold"] == -expected[0].score
+    assert values["for_recall"][0]["overkill"] == expected[0].false_alarm_rate
+    _, lines, _ = run(capsys, "evaluate", saved, parts, "--quiet", "--confidence", "0.8")
+    (line,) = [line for line in lines if line.startswith("  80 % of them: threshold")]
+    assert f"{100 * expected[0].false_alarm_rate:.3g} % of the good images" in line
 
 
 def test_mistakes_come_the_worst_first(saved, parts, capsys):

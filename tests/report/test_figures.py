@@ -116,6 +116,17 @@ def test_truth_counts_mistakes_of_images_that_were_read():
     assert truth.curve[0].tolist() == [0, 0] and truth.curve[-1].tolist() == [1, 1]
 
 
+def test_truth_says_what_finding_more_would_cost():
+    scores = [*range(20), *range(10, 40)]  # 20 good ones, 30 defects
+    records = [Record(None, "normal", float(score)) for score in scores]
+    y = np.repeat([1, -1], [20, 30])
+    found = Truth.of([*records, Record(None, "unreadable")], np.append(y, -1)).for_recall
+    assert [(each.recall, each.n_missed) for each in found] == [(0.8, 2), (0.9, 0)]
+    assert [each.false_alarm_rate for each in found] == [8 / 20, 10 / 20]
+    assert found[0].score == np.nextafter(-12.0, np.inf)
+    assert Truth.of(records[:33], y[:33]).for_recall == []
+
+
 def test_truth_of_one_kind_or_without_verdicts():
     records = [Record(None, "undecided", 1.0), Record(None, "undecided", 2.0)]
     truth = Truth.of(records, np.array([1, -1]))
