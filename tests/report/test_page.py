@@ -191,6 +191,15 @@ def test_labels_give_mistakes_intervals_and_a_curve(detector, world):
     assert [row[9] for row in rows_of(page)] == y
 
 
+def test_labels_say_what_finding_a_share_of_all_defects_costs(detector, world):
+    _, records = world
+    few = made(detector, records, y=[-1, -1, 1, -1, 1, 1, 1, 1])
+    assert "To find a share" not in few.text
+    page = made(detector, records * 5, y=[-1, -1, 1, -1, 1, 1, 1, 1] * 5)
+    assert "To find a share of all such defects share threshold overkill 80 %" in page.text
+    assert "With 95 % confidence, if those that will come are like these 15." in page.text
+
+
 @pytest.mark.parametrize("y", [[1, -1], [0] * 8, [1] * 7 + [2], "good"])
 def test_labels_that_are_none_are_refused(detector, world, y):
     with pytest.raises(ValueError, match="y: expected 8 labels, \\+1 good or -1 defective"):
