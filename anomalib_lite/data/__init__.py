@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .augment import random_windows as random_windows
     from .augment import simclr_views as simclr_views
     from .augment import turned as turned
+    from .classes import ImageClasses as ImageClasses
+    from .classes import load_fashion_mnist as load_fashion_mnist
     from .datasets import AnomalyDataset as AnomalyDataset
     from .datasets import load_elpv as load_elpv
     from .datasets import load_mvtec as load_mvtec
@@ -52,6 +54,7 @@ __getattr__, __dir__ = lazy(
         "GLOBAL": "planting",
         "IMAGE_KEYS": "images",
         "IMAGE_SUFFIXES": "files",
+        "ImageClasses": "classes",
         "ImageStream": "images",
         "LOCAL": "planting",
         "NetworkInput": "inputs",
@@ -68,6 +71,7 @@ __getattr__, __dir__ = lazy(
         "is_gray": "augment",
         "is_table": "images",
         "load_elpv": "datasets",
+        "load_fashion_mnist": "classes",
         "load_mvtec": "datasets",
         "load_textile": "datasets",
         "misprint": "synthetic",
@@ -94,6 +98,7 @@ __all__ = [
     "TEXTURES",
     "AnomalyDataset",
     "CheckedImage",
+    "ImageClasses",
     "ImageStream",
     "NetworkInput",
     "ScaleCheck",
@@ -108,6 +113,7 @@ __all__ = [
     "is_gray",
     "is_table",
     "load_elpv",
+    "load_fashion_mnist",
     "load_mvtec",
     "load_textile",
     "misprint",
