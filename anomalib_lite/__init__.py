@@ -10,6 +10,7 @@ from .lazy import lazy
 if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with the tables below
     from . import backbones as backbones
     from . import base as base
+    from . import benchmarks as benchmarks
     from . import data as data
     from . import decide as decide
     from . import density as density
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from .base import BaseDetector as BaseDetector
     from .base import ImageEstimator as ImageEstimator
     from .base import PartialFitMixin as PartialFitMixin
+    from .benchmarks.running import benchmark as benchmark
     from .decide.conformal import ConformalDetector as ConformalDetector
     from .decide.probing import probe as probe
     from .density.gaussian import GaussianDensity as GaussianDensity
@@ -81,6 +83,7 @@ _CLASSES_AND_FUNCTIONS = {
     "RotationPrediction": "methods.rotation",
     "SPADE": "methods.spade",
     "SubspaceAD": "methods.subspace_ad",
+    "benchmark": "benchmarks.running",
     "load": "io.persistence",
     "planted_validation": "selection.planted",
     "probe": "decide.probing",
@@ -90,6 +93,7 @@ _CLASSES_AND_FUNCTIONS = {
 _MODULES = {
     "backbones",
     "base",
+    "benchmarks",
     "data",
     "decide",
     "density",
@@ -134,6 +138,7 @@ __all__ = [
     "RotationPrediction",
     "SubspaceAD",
     "__version__",
+    "benchmark",
     "load",
     "planted_validation",
     "probe",

@@ -77,6 +77,7 @@ BELOW["ensemble"] = {
 BELOW["selection"] = {
     *("notices", "runtime", "validation", "texts", "data", "base", "decide", "methods", "ensemble"),
 }
+BELOW["benchmarks"] = {"runtime", "validation", "texts", "io", "data", "base", "metrics"}
 BELOW["testing"] = {"base", "inspection", "io"}
 BELOW["distributed"] = {
     *("workers", "notices", "runtime", "contexts", "validation", "texts", "io", "data", "records"),
