@@ -39,7 +39,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--version", action="version", version=f"%(prog)s {anomalib_lite.__version__}"
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for add in (_fit, _inspect, _evaluate, _threshold, _compare, _export, _info, _doctor):
+    for add in (
+        *(_fit, _inspect, _evaluate, _threshold, _compare, _benchmark, _export, _info, _doctor),
+    ):
         name, (summary, *details) = add.__name__.strip("_"), add.__doc__.strip().split("\n\n")
         command = commands.add_parser(
             name,
@@ -326,6 +328,18 @@ def _compare(parser):
     parser.add_argument("images", nargs="+", metavar="NEW", help=_IMAGES)
     parser.add_argument("--csv", metavar="FILE", help="write a table")
     parser.add_argument("--report", metavar="FILE", help="write a page (.html) to look at and send")
+
+
+def _benchmark(parser):
+    """Measure methods on data sets, as a file says: a row at a time, and not again.
+
+    The file, in TOML, names methods with their settings and data sets with their loaders; the page
+    docs/benchmark.md shows one. Rows are kept in the folder that it calls "out", or one that is
+    named like it. What fails is told at the end, and measured again with --retry.
+    """
+    parser.add_argument("config", metavar="FILE", help="the file (.toml)")
+    parser.add_argument("--retry", action="store_true", help="measure what has failed again")
+    parser.add_argument("--latex", action="store_true", help="tables for LaTeX, not markdown")
 
 
 def _export(parser):
