@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_predict
 from worlds import scratched, stripes
 
 from anomalib_lite import (
@@ -241,6 +241,12 @@ def test_in_a_search_labels_are_passed_on():
     search = GridSearchCV(labeled(), {"C": [1e-6, 1.0]}, scoring="roc_auc", cv=2)
     search.fit(X, Y)
     assert search.best_estimator_.label_head_ is not None
+
+
+def test_cross_validation_passes_labels_on():
+    scores = cross_val_predict(labeled(C=1.0), X, Y, cv=3, method="score_samples")
+    assert scores.shape == (len(X),)
+    assert roc_auc_score(Y == -1, -scores) > 0.9
 
 
 def test_a_budget_that_holds_few_images_changes_nothing(fitted):
