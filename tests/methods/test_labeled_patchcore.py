@@ -244,9 +244,8 @@ def test_in_a_search_labels_are_passed_on():
 
 
 def test_cross_validation_passes_labels_on():
-    scores = cross_val_predict(labeled(C=1.0), X, Y, cv=3, method="score_samples")
-    assert scores.shape == (len(X),)
-    assert roc_auc_score(Y == -1, -scores) > 0.9
+    labels = cross_val_predict(labeled(C=1.0), X, Y, cv=3)
+    assert np.mean(labels[Y == -1] == -1) > np.mean(labels[Y == 1] == -1) + 0.3
 
 
 def test_a_budget_that_holds_few_images_changes_nothing(fitted):
