@@ -1,6 +1,6 @@
 """SuperSimpleNet on the data of ``labeled_defects.py``: a trial of what is not in the library.
 
-    python examples/benchmarks/super_simple_net.py --device cuda       # some ten minutes on a GPU
+    python examples/benchmarks/super_simple_net.py --device cuda       # up to minutes a training
     python examples/benchmarks/super_simple_net.py --device cpu --data brick --epochs 20
 
 The network, its losses and its training follow the authors' later recipe [1]_, on the features that

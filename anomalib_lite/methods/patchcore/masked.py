@@ -15,6 +15,7 @@ from ...density.anchored import AnchoredLogistic, held_out_folds
 from ...texts import plural
 from ...views import share_by_cell
 from ...workers import map_on
+from .region import seen_share
 
 _CPU = torch.device("cpu")
 _COVERED = 0.25  # of a cell: from there on it is defective
@@ -98,10 +99,7 @@ class Mark:
     @classmethod
     def of(cls, mask: np.ndarray, network_input: NetworkInput, grid: tuple[int, int]) -> Self:
         """By a mask (H, W), which is resized and cropped as its image is."""
-        share = share_by_cell(torch.from_numpy(mask).float(), network_input.image_size)
-        (top, left), (height, width) = network_input.crop_offset, network_input.seen_size
-        seen = share[top : top + height, left : left + width]
-        return cls(mask.shape, share_by_cell(seen, grid).numpy())
+        return cls(mask.shape, share_by_cell(seen_share(mask, network_input), grid).numpy())
 
 
 def patch_values(

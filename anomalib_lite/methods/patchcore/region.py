@@ -59,9 +59,7 @@ class Region:
         grid : tuple (rows, columns)
         """
         mask = checked_region(region)
-        share = share_by_cell(torch.from_numpy(mask).float(), network_input.image_size)
-        (top, left), (height, width) = network_input.crop_offset, network_input.seen_size
-        seen = share[top : top + height, left : left + width]
+        seen = seen_share(mask, network_input)
         cells = share_by_cell(seen, grid) >= 0.5
         if not cells.any():
             raise ValueError(
@@ -82,6 +80,13 @@ class Region:
     def on_grid(self, values: torch.Tensor) -> torch.Tensor:
         """Grids (B, rows, columns) of the values (B, n) of its cells; 0 elsewhere."""
         return F.pad(values, (0, 1)).index_select(1, self._order).unflatten(1, self.cells.shape)
+
+
+def seen_share(mask: np.ndarray, network_input: NetworkInput) -> torch.Tensor:
+    """How much of each pixel (h, w) that the network sees a mask (H, W) of the image covers."""
+    share = share_by_cell(torch.from_numpy(mask).float(), network_input.image_size)
+    (top, left), (height, width) = network_input.crop_offset, network_input.seen_size
+    return share[top : top + height, left : left + width]
 
 
 def checked_region(region: Path | ArrayLike) -> np.ndarray:
