@@ -78,6 +78,7 @@ def benchmark(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from anomalib_lite import PaDiM, benchmark
     >>> from anomalib_lite.data import AnomalyDataset
     >>> images = np.random.default_rng(0).integers(90, 110, size=(16, 64, 64), dtype=np.uint8)
