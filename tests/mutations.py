@@ -261,28 +261,57 @@ MUTATIONS = [
     ),
     # -- data sets and views
     Mutation(
-        "data/datasets.py",
+        "data/mvtec.py",
         'np.where(defects == "good", 1, -1)',
         'np.where(defects == "good", -1, 1)',
         "data/test_datasets.py",
     ),
     Mutation(
-        "data/datasets.py",
+        "data/packages.py",
         "test = np.concatenate([good[n_train:], bad])",
         "test = np.concatenate([good[:n_train], bad])",
         "data/test_datasets.py",
     ),
     Mutation(
-        "data/datasets.py",
+        "data/packages.py",
         "*good[n_train : n_train + n_test]",
         "*good[:n_test]",
         "data/test_datasets.py",
     ),
     Mutation(
         "data/datasets.py",
-        "mask.any() == is_normal",
+        "read.any() == is_normal",
         "False",
         "data/test_masks.py",
+    ),
+    Mutation(
+        "data/datasets.py", "for file in mask]", "for file in mask[:1]]", "data/test_loaders.py"
+    ),
+    Mutation(
+        "data/layouts.py",
+        'Path(path).with_suffix("").is_dir()',
+        "False",
+        "data/test_loaders.py",
+    ),
+    Mutation("data/mvtec.py", "good += more", "pass", "data/test_loaders.py"),
+    Mutation(
+        "data/mvtec.py",
+        'or part_of(test_folder, "ground_truth")',
+        "",
+        "data/test_loaders.py",
+    ),
+    Mutation(
+        "data/folders.py",
+        "(order[n_test:], order[:n_test])",
+        "(order, order[:n_test])",
+        "data/test_loaders.py",
+    ),
+    Mutation("data/folders.py", "if other != kind", "if False", "data/test_loaders.py"),
+    Mutation(
+        "data/visa.py",
+        'kinds.get(line["image"], "anomaly")',
+        '"anomaly"',
+        "data/test_loaders.py",
     ),
     Mutation("validation.py", "(array == 0) | (array == top)", "array >= 0", "data/test_masks.py"),
     Mutation(

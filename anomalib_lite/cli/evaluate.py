@@ -87,7 +87,8 @@ def _mask(images, index, size):
     is_normal = images.labels[index] == 1
     if path is None and not is_normal:
         return None
-    return labeled_mask(path, size, is_normal=is_normal, kind=kind, name=path)
+    name = f"the mask of {images.paths[index]}"
+    return labeled_mask(path, size, is_normal=is_normal, kind=kind, name=name)
 
 
 # -- figures --------------------------------------------------------------------------------------

@@ -15,12 +15,9 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .classes import ImageClasses as ImageClasses
     from .classes import load_fashion_mnist as load_fashion_mnist
     from .datasets import AnomalyDataset as AnomalyDataset
-    from .datasets import load_elpv as load_elpv
-    from .datasets import load_mvtec as load_mvtec
-    from .datasets import load_textile as load_textile
-    from .datasets import mvtec_categories as mvtec_categories
     from .files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from .files import image_files as image_files
+    from .folders import load_folder as load_folder
     from .images import IMAGE_KEYS as IMAGE_KEYS
     from .images import CheckedImage as CheckedImage
     from .images import ImageStream as ImageStream
@@ -28,6 +25,13 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .images import is_table as is_table
     from .inputs import NetworkInput as NetworkInput
     from .masks import read_mask as read_mask
+    from .mvtec import load_btad as load_btad
+    from .mvtec import load_mvtec as load_mvtec
+    from .mvtec import load_mvtec_ad_2 as load_mvtec_ad_2
+    from .mvtec import load_mvtec_loco as load_mvtec_loco
+    from .mvtec import mvtec_categories as mvtec_categories
+    from .packages import load_elpv as load_elpv
+    from .packages import load_textile as load_textile
     from .planting import GLOBAL as GLOBAL
     from .planting import LOCAL as LOCAL
     from .planting import planted as planted
@@ -43,6 +47,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .synthetic import planted_texture as planted_texture
     from .synthetic import scratch as scratch
     from .synthetic import stain as stain
+    from .visa import load_visa as load_visa
+    from .visa import visa_categories as visa_categories
 
 __getattr__, __dir__ = lazy(
     __name__,
@@ -70,13 +76,18 @@ __getattr__, __dir__ = lazy(
         "image_files": "files",
         "is_gray": "augment",
         "is_table": "images",
-        "load_elpv": "datasets",
+        "load_btad": "mvtec",
+        "load_elpv": "packages",
         "load_fashion_mnist": "classes",
-        "load_mvtec": "datasets",
-        "load_textile": "datasets",
+        "load_folder": "folders",
+        "load_mvtec": "mvtec",
+        "load_mvtec_ad_2": "mvtec",
+        "load_mvtec_loco": "mvtec",
+        "load_textile": "packages",
+        "load_visa": "visa",
         "misprint": "synthetic",
         "missing": "synthetic",
-        "mvtec_categories": "datasets",
+        "mvtec_categories": "mvtec",
         "planted": "planting",
         "planted_texture": "synthetic",
         "random_windows": "augment",
@@ -85,6 +96,7 @@ __getattr__, __dir__ = lazy(
         "simclr_views": "augment",
         "stain": "synthetic",
         "turned": "augment",
+        "visa_categories": "visa",
     },
 )
 
@@ -112,10 +124,15 @@ __all__ = [
     "image_files",
     "is_gray",
     "is_table",
+    "load_btad",
     "load_elpv",
     "load_fashion_mnist",
+    "load_folder",
     "load_mvtec",
+    "load_mvtec_ad_2",
+    "load_mvtec_loco",
     "load_textile",
+    "load_visa",
     "misprint",
     "missing",
     "mvtec_categories",
@@ -127,4 +144,5 @@ __all__ = [
     "simclr_views",
     "stain",
     "turned",
+    "visa_categories",
 ]

@@ -24,9 +24,9 @@ class LabeledImages(NamedTuple):
         +1 normal, -1 anomalous.
     kinds : list of str
         Kind of defect; "good" for normal images.
-    masks : list of (str or None) or None
-        Path of each mask of defective pixels: None for a normal image, and where there is none.
-        None if there are no masks at all.
+    masks : list of (str, tuple of str or None) or None
+        Path of each mask of defective pixels, or several: None for a normal image, and where there
+        is none. None if there are no masks at all.
     problems : list of str
         Which defective images have no mask, or several.
     """
@@ -34,7 +34,7 @@ class LabeledImages(NamedTuple):
     paths: list[str]
     labels: np.ndarray
     kinds: list[str]
-    masks: list[str | None] | None
+    masks: list[str | tuple[str, ...] | None] | None
     problems: list[str]
 
 
@@ -49,8 +49,9 @@ def read_test_folder(folder: PathLike, masks: PathLike | None = None) -> Labeled
         that holds such a folder as ``test``.
     masks : str or Path or None, default=None
         Folder with the same folders inside, of masks named like the images, or with ``_mask`` at
-        the end. None takes ``ground_truth``, inside `folder` or beside the images' folder, if there
-        is one that has the mask of any image.
+        the end, or of folders named like the images, with several masks each. None takes
+        ``ground_truth``, inside `folder` or beside the images' folder, if there is one that has the
+        mask of any image.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def read_test_folder(folder: PathLike, masks: PathLike | None = None) -> Labeled
     for kind in subfolders(home):
         found = [path for path in images_in(kind, left_out) if not truth.holds(path, home)]
         paths += found
-        kinds += ["good" if is_good(kind) else _kind(path, home) for path in found]
+        kinds += ["good" if is_good(kind) else kind_of(path, home) for path in found]
     refuse_loose_images(home)
     labels = np.where(np.array(kinds, dtype=object) == "good", 1, -1)
     _check_both(home, labels, left_out)
@@ -94,14 +95,16 @@ def _mask_folder(home, masks):
     return Path(masks)
 
 
-def _kind(path, home):
-    """Folders of a defective image below the test folder, as one name."""
+def kind_of(path: str, home: Path) -> str:
+    """Folders of a defective image below a folder, as one name; "." if there are none."""
     kind = Path(path).parent.relative_to(home)
-    good = [name for name in kind.parts if name.lower() in _GOOD]
-    if good:
+    is_good_part = [name.lower() in _GOOD for name in kind.parts]
+    if any(is_good_part):
+        place = is_good_part.index(True)
         raise ValueError(
-            f"{path}: good, or a defect? Its folder {good[0]} is inside {kind.parts[0]}, which is "
-            f"not good. Evaluate {home / kind.parts[0]}, or name the folders otherwise."
+            f"{path}: good, or a defect? Its folder {kind.parts[place]} is inside "
+            f"{home.joinpath(*kind.parts[:place])}, whose images are defective. Give that folder, "
+            "if it holds both, or name the folders otherwise."
         )
     return kind.as_posix()
 
@@ -148,15 +151,17 @@ def _masks_of(paths, labels, home, truth, asked):
 class GroundTruth:
     """The mask files below a folder; None is no folder.
 
-    Masks lie in the folders of their images, which may differ in case.
+    Masks lie in the folders of their images, which may differ in case. An image has one, or a
+    folder of several, named like the image.
     """
 
     def __init__(self, folder: Path | None):
         self.folder = folder
-        self.masks = {}
+        self.masks, self._inside = {}, {}
         for path in [] if folder is None else scan(folder)[0]:
-            place = Path(path).relative_to(folder).with_suffix("")
-            self.masks.setdefault(_folded(place), []).append(path)
+            place = _folded(Path(path).relative_to(folder).with_suffix(""))
+            self.masks.setdefault(place, []).append(path)
+            self._inside.setdefault(place[0], []).append(path)
 
     def holds(self, path: str, home: Path) -> bool:
         """Whether a file below a folder of images is one of the masks, which may lie there too."""
@@ -164,14 +169,19 @@ class GroundTruth:
             return False
         return Path(path).is_relative_to(home / self.folder.resolve().relative_to(home.resolve()))
 
-    def mask(self, path: str, place: Path) -> str | None:
-        """The mask file of an image, whose place is below the folder of all kinds.
+    def mask(self, path: str, place: Path) -> str | tuple[str, ...] | None:
+        """The mask file of an image, or all of its folder of masks.
 
-        None if there are no masks at all; ValueError if this one is missing, or there are several.
+        ``place`` is the image's, below the folder of all kinds. None if there are no masks at all;
+        ValueError if this one is missing, or there are several of its name.
         """
         if not self.masks:
             return None
         found = self.find(place)
+        if not found and not Path(path).with_suffix("").is_dir():  # else, masks of images in it
+            several = self._inside.get(place.with_suffix("").as_posix().lower())
+            if several:
+                return tuple(several)
         if len(found) != 1:
             wanted = self.folder / place.with_name(f"{place.stem}_mask.png")
             several = f"{len(found)}: {', '.join(found)}" if found else "none"
@@ -179,7 +189,7 @@ class GroundTruth:
         return found[0]
 
     def find(self, place: Path) -> list[str]:
-        """The mask files of an image, of which there should be one."""
+        """The mask files of an image by their names, of which there should be one."""
         place = place.with_suffix("")
         masked = place.with_name(f"{place.name}_mask")
         return self.masks.get(_folded(masked)) or self.masks.get(_folded(place), [])

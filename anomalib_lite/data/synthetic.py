@@ -6,8 +6,9 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
-from .datasets import AnomalyDataset, install_hint
+from .datasets import AnomalyDataset
 from .drawing import blend, blob, local_mean, random_walk, redrawn, stroke
+from .packages import install_hint
 
 TEXTURES = ("brick", "grass", "gravel")
 
