@@ -242,15 +242,7 @@ def aupro(
     """
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr: expected a number in (0, 1], got {max_fpr!r}.")
-    normal, defect, weight = [], [], []
-    for mask, heat in _pairs(masks, maps):
-        regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-        normal.append(heat[~mask])
-        defect.append(heat[mask])
-        weight.append(1 / np.bincount(regions.ravel())[regions[mask]])  # 1 / size of its region
-    normal, defect, weight = (np.concatenate(parts) for parts in (normal, defect, weight))
-    _check_both_classes(len(defect), len(normal), "pixels")
-
+    normal, defect, weight = _values_of_regions(masks, maps)
     order = np.argsort(defect)
     defect, below = defect[order], np.append(0.0, np.cumsum(weight[order]))
     n_normal, n_kept = len(normal), int(np.ceil(max_fpr * len(normal)))
@@ -260,6 +252,81 @@ def aupro(
     overlap_before = 1 - below[np.searchsorted(defect, values, "right")] / below[-1]
     overlap_after = 1 - below[np.searchsorted(defect, values, "left")] / below[-1]
     return float(curves.area_of_segments(step, overlap_before, overlap_after, max_fpr))
+
+
+class ProCurve(NamedTuple):
+    """The curve whose area AUPRO is, from the strictest threshold to the most lenient.
+
+    Attributes
+    ----------
+    fpr : ndarray of shape (n_thresholds,)
+        Share of all normal pixels with map >= threshold; from 0 to 1.
+    overlap : ndarray of shape (n_thresholds,)
+        Share of a defect region's pixels with map >= threshold, on average; from 0 to 1.
+    thresholds : ndarray of shape (n_thresholds,)
+        All distinct values of the maps, descending, infinity before them.
+    """
+
+    fpr: np.ndarray
+    overlap: np.ndarray
+    thresholds: np.ndarray
+
+
+def pro_curve(
+    masks: ArrayLike | Sequence[ArrayLike], maps: ArrayLike | Sequence[ArrayLike]
+) -> ProCurve:
+    """Per-region overlap and false positive rate at every threshold: what :func:`aupro` measures.
+
+    Parameters
+    ----------
+    masks, maps
+        As for :func:`aupro`.
+
+    Returns
+    -------
+    curve : ProCurve
+
+    Raises
+    ------
+    ValueError
+        As by :func:`aupro`.
+
+    Examples
+    --------
+    >>> from anomalib_lite.metrics import pro_curve
+    >>> curve = pro_curve([[[1, 0], [0, 0]]], [[[3.0, 3.0], [2.0, 1.0]]])
+    >>> curve.thresholds
+    array([inf,  3.,  2.,  1.])
+    >>> curve.overlap
+    array([0., 1., 1., 1.])
+    """
+    normal, defect, weight = _values_of_regions(masks, maps)
+    values = np.concatenate([normal, defect])
+    rise = np.concatenate([np.zeros(len(normal)), weight])
+    order = np.argsort(-values, kind="stable")
+    values, n_normal = values[order], np.cumsum(order < len(normal))
+    rise = np.cumsum(rise[order])
+    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of equal values
+    fpr, overlap = n_normal[last] / len(normal), rise[last] / rise[-1]
+    start = np.zeros(1)
+    return ProCurve(
+        np.concatenate([start, fpr]),
+        np.concatenate([start, overlap]),
+        np.concatenate([[np.inf], values[last]]),
+    )
+
+
+def _values_of_regions(masks, maps):
+    """Map values of normal pixels, of defective ones, and the share that each is of its region."""
+    normal, defect, weight = [], [], []
+    for mask, heat in _pairs(masks, maps):
+        regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+        normal.append(heat[~mask])
+        defect.append(heat[mask])
+        weight.append(1 / np.bincount(regions.ravel())[regions[mask]])
+    normal, defect, weight = (np.concatenate(parts) for parts in (normal, defect, weight))
+    _check_both_classes(len(defect), len(normal), "pixels")
+    return normal, defect, weight
 
 
 def bootstrap_interval(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from oracles import slow_aupro, slow_bootstrap, slow_f1_max, slow_wilson
-from scipy import stats
+from scipy import ndimage, stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from anomalib_lite import metrics
@@ -18,6 +18,7 @@ from anomalib_lite.metrics import (
     image_auroc,
     pixel_auroc,
     pixel_average_precision,
+    pro_curve,
     wilson_interval,
 )
 
@@ -97,6 +98,28 @@ def test_aupro_equals_the_slow_implementation(seed, levels, max_fpr):
 def test_aupro_equals_the_slow_implementation_with_ties(masks, maps, max_fpr):
     expected = slow_aupro(masks, maps, max_fpr)
     assert aupro(masks, maps, max_fpr=max_fpr) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 1000])
+def test_points_of_the_pro_curve_by_hand(levels):
+    rng = np.random.default_rng(levels)
+    masks = rng.random((3, 6, 8)) < 0.2
+    maps = rng.integers(0, levels, size=masks.shape) + 2 * masks
+    curve = pro_curve(masks, maps)
+    assert curve.thresholds[1:].tolist() == sorted(set(maps.ravel()), reverse=True)
+    regions = [
+        (heat, labels == i)
+        for heat, (labels, n) in zip(
+            maps, (ndimage.label(m, structure=np.ones((3, 3))) for m in masks), strict=True
+        )
+        for i in range(1, n + 1)
+    ]
+    for fpr, overlap, threshold in zip(*curve, strict=True):
+        assert fpr == pytest.approx(np.mean(maps[~masks] >= threshold))
+        found = np.mean([np.mean(heat[region] >= threshold) for heat, region in regions])
+        assert overlap == pytest.approx(found)
+    area = np.diff(curve.fpr) @ (curve.overlap[1:] + curve.overlap[:-1]) / 2
+    assert area == pytest.approx(aupro(masks, maps, max_fpr=1))
 
 
 def test_aupro_of_perfect_constant_and_inverted_maps():

@@ -18,14 +18,21 @@
     root = "mvtec_ad"
     category = "bottle"
 
-    [datasets.boots]
+    [datasets.clothes]
     loader = "fashion_mnist"
-    one_vs_rest = "boot"
-    n_train = 500
+    one_vs_rest = true
 
-Paths are relative to the file. Without a ``category``, "mvtec" stands for all below ``root``, by
-their names. Loaders are "mvtec", "elpv", "textile", "texture" (of which each seed draws its own
-images) and "fashion_mnist", with the arguments of the functions in :mod:`anomalib_lite.data`.
+    [datasets.clothes.settings]
+    image_size = 64
+
+    [published.image_auroc.PatchCore]
+    bottle = 1.0
+
+Paths are relative to the file. ``settings`` are those of all methods on this data. Without a
+``category``, MVTec's relatives and VisA stand for all below ``root``, by their names; the splits of
+Fashion-MNIST stand for all classes where they are ``true``. Loaders take the arguments of the
+functions in :mod:`anomalib_lite.data`; "texture" is :func:`~anomalib_lite.data.planted_texture`, of
+which each seed draws its own images. ``published`` has figures of others, by metric.
 """
 
 import inspect
@@ -33,28 +40,51 @@ import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anomalib_lite
 
 from ..annotations import Path as PathLike
 from ..base import BaseDetector
-from ..data.classes import load_fashion_mnist
-from ..data.datasets import (
-    AnomalyDataset,
-    load_elpv,
+from ..data.classes import FASHION_MNIST, load_fashion_mnist
+from ..data.datasets import AnomalyDataset
+from ..data.folders import load_folder
+from ..data.mvtec import (
+    load_btad,
     load_mvtec,
-    load_textile,
+    load_mvtec_ad_2,
+    load_mvtec_loco,
     mvtec_categories,
 )
+from ..data.packages import load_elpv, load_textile
 from ..data.synthetic import planted_texture
+from ..data.visa import load_visa, visa_categories
+from .tables import Published
 
+_PARTS = ("methods", "datasets")
 _OPTIONS = ("seeds", "metrics", "out", "timeout")
-_PATHS = ("root", "path")
+_PATHS = ("root", "path", "good", "bad", "masks", "test_good")
 
 
-def read_config(path: PathLike) -> dict[str, Any]:
-    """The arguments of :func:`~anomalib_lite.benchmarks.benchmark` that a file stands for.
+class BenchmarkConfig(NamedTuple):
+    """What a file asks for.
+
+    Attributes
+    ----------
+    arguments : dict
+        Those of :func:`~anomalib_lite.benchmarks.benchmark`: ``methods``, ``datasets``,
+        ``settings`` and, as far as the file has them, ``seeds``, ``metrics``, ``out`` and
+        ``timeout``.
+    published : dict of str to dict
+        Figures of others, by metric, method and data set.
+    """
+
+    arguments: dict[str, Any]
+    published: dict[str, Published]
+
+
+def read_config(path: PathLike) -> BenchmarkConfig:
+    """The benchmark that a file stands for.
 
     Parameters
     ----------
@@ -62,9 +92,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
 
     Returns
     -------
-    arguments : dict
-        ``methods``, ``datasets`` and, as far as the file has them, ``seeds``, ``metrics``, ``out``
-        and ``timeout``.
+    config : BenchmarkConfig
 
     Raises
     ------
@@ -78,26 +106,47 @@ def read_config(path: PathLike) -> dict[str, Any]:
         arguments = {name: config.pop(name) for name in _OPTIONS if name in config}
         if "out" in arguments:
             arguments["out"] = path.parent / arguments["out"]
-        parts = {name: config.pop(name, None) for name in ("methods", "datasets")}
-        for name, tables in parts.items():
-            if not isinstance(tables, dict) or not all(
-                isinstance(x, dict) for x in tables.values()
-            ):
-                raise ValueError(f"{name}: expected tables such as [{name}.NAME].")
+        methods, datasets = (_tables(name, config.pop(name, None)) for name in _PARTS)
+        published = config.pop("published", {})
         if config:
-            known = ", ".join((*parts, *_OPTIONS))
+            known = ", ".join((*_PARTS, "published", *_OPTIONS))
             raise ValueError(f"{next(iter(config))}: expected one of {known}.")
-        arguments["methods"] = {
-            name: _method(name, dict(table)) for name, table in parts["methods"].items()
-        }
-        arguments["datasets"] = {
-            name: load
-            for title, table in parts["datasets"].items()
-            for name, load in _datasets(title, dict(table), path.parent)
-        }
+        arguments["methods"] = {name: _method(name, table) for name, table in methods.items()}
+        arguments |= _all_datasets(datasets, path.parent)
+        _check_published(published)
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return arguments
+    return BenchmarkConfig(arguments, published)
+
+
+def _tables(name, tables):
+    if not (isinstance(tables, dict) and all(isinstance(x, dict) for x in tables.values())):
+        raise ValueError(f"{name}: expected tables such as [{name}.NAME].")
+    return {title: dict(table) for title, table in tables.items()}
+
+
+def _all_datasets(tables, home):
+    datasets, settings = {}, {}
+    for title, table in tables.items():
+        adapted = table.pop("settings", {})
+        for name, load in _datasets(title, table, home):
+            if name in datasets:
+                raise ValueError(
+                    f"datasets.{title}: expected another name than {name}, used above."
+                )
+            datasets[name], settings[name] = load, adapted
+    return {"datasets": datasets, "settings": settings}
+
+
+def _check_published(published):
+    figures = [
+        figure
+        for metric, tables in _tables("published", published).items()
+        for table in _tables(f"published.{metric}", tables).values()
+        for figure in table.values()
+    ]
+    if not all(isinstance(figure, int | float) for figure in figures):
+        raise ValueError("published: expected figures, as in [published.image_auroc.PatchCore].")
 
 
 def _method(title, settings) -> BaseDetector:
@@ -110,17 +159,22 @@ def _method(title, settings) -> BaseDetector:
 
 
 def _datasets(title, settings, home):
-    """Names and loaders of a table, which may stand for many categories."""
+    """Names and loaders of a table, which may stand for many categories or classes."""
     name = settings.pop("loader", None)
     if name not in LOADERS:
         raise ValueError(f"datasets.{title}: expected a loader out of {[*LOADERS]}, got {name!r}.")
     _check_names(f"datasets.{title}", settings, LOADERS[name])
     settings |= {key: str(home / settings[key]) for key in _PATHS if key in settings}
-    if name == "mvtec" and "category" not in settings:
-        for category in mvtec_categories(settings.get("root", home)):
+    if name in _CATEGORIES and "category" not in settings:
+        for category in _CATEGORIES[name](settings.get("root", home)):
             yield category, partial(_load, name, {**settings, "category": category})
-    else:
-        yield title, partial(_load, name, settings)
+        return
+    for split, named in _SPLITS.items():
+        if settings.get(split) is True:
+            for kind in FASHION_MNIST:
+                yield named.format(kind), partial(_load, name, {**settings, split: kind})
+            return
+    yield title, partial(_load, name, settings)
 
 
 def _load(name, settings, seed) -> AnomalyDataset:
@@ -134,8 +188,29 @@ def _check_names(where, settings, function):
         raise ValueError(f"{where}: expected settings out of {known}, got {unknown[0]!r}.")
 
 
+def _folder(good, bad, masks=None, test_good=None, test_size=0.3, *, seed):
+    cut = {"test_good": test_good, "test_size": test_size, "random_state": seed}
+    return load_folder(good, bad, masks, **cut)
+
+
 def _mvtec(root, category=None, *, seed):
     return load_mvtec(root, category)
+
+
+def _mvtec_loco(root, category=None, validation=False, *, seed):
+    return load_mvtec_loco(root, category, validation=validation)
+
+
+def _mvtec_ad_2(root, category=None, validation=False, *, seed):
+    return load_mvtec_ad_2(root, category, validation=validation)
+
+
+def _btad(root, category=None, *, seed):
+    return load_btad(root, category)
+
+
+def _visa(root, category, *, seed):
+    return load_visa(root, category)
 
 
 def _elpv(kind="mono", n_train=400, *, seed):
@@ -161,9 +236,19 @@ def _fashion_mnist(one_vs_rest=None, rest_vs_one=None, n_train=None, path=None, 
 
 
 LOADERS: dict[str, Callable[..., AnomalyDataset]] = {
+    "folder": _folder,
     "mvtec": _mvtec,
+    "mvtec_loco": _mvtec_loco,
+    "mvtec_ad_2": _mvtec_ad_2,
+    "btad": _btad,
+    "visa": _visa,
     "elpv": _elpv,
     "textile": _textile,
     "texture": _texture,
     "fashion_mnist": _fashion_mnist,
 }
+_CATEGORIES = {
+    **dict.fromkeys(("mvtec", "mvtec_loco", "mvtec_ad_2", "btad"), mvtec_categories),
+    "visa": visa_categories,
+}
+_SPLITS = {"one_vs_rest": "{}", "rest_vs_one": "all but {}"}  # and names of its data sets

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 from filelock import FileLock, Timeout
@@ -32,6 +33,7 @@ def benchmark(
     *,
     seeds: Sequence[int] = (0,),
     metrics: Sequence[str] = ("image_auroc", "pixel_auroc", "aupro"),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     out: PathLike | None = None,
     timeout: float | None = None,
     retry: bool = False,
@@ -55,6 +57,9 @@ def benchmark(
     metrics : sequence of str, default=("image_auroc", "pixel_auroc", "aupro")
         Out of "image_auroc", "average_precision", "f1_max", "pixel_auroc" and "aupro". The last two
         are measured where there are masks.
+    settings : dict of str to dict, or None, default=None
+        Parameters of all methods on single data sets, by the data sets' names: such as an
+        ``image_size`` for small images.
     out : str or Path or None, default=None
         Folder for the rows; it is made if there is none. A row in it is measured again if the
         settings of its method have changed. What changes within a data set is not noticed.
@@ -73,8 +78,8 @@ def benchmark(
     Raises
     ------
     ValueError
-        If names are not unique, something is empty or unknown, the file of rows is none, or another
-        benchmark is writing to it.
+        If names are not unique, something is empty or unknown, a method lacks a setting, the file
+        of rows is none, or another benchmark is writing to it.
 
     Examples
     --------
@@ -92,6 +97,7 @@ def benchmark(
     | PaDiM | 1.000 |
     """
     methods, datasets = _named_methods(methods), _named_datasets(datasets)
+    adapted = _adapted(methods, datasets, settings or {})
     seeds, metrics = list(seeds), _checked_metrics(metrics)
     if not (methods and datasets and seeds):
         raise ValueError("expected a method, a data set and a seed, at least.")
@@ -100,7 +106,7 @@ def benchmark(
     jobs = [
         (_key(method, detector, name, seed), detector, dataset, seed)
         for name, dataset in datasets.items()
-        for method, detector in methods.items()
+        for method, detector in adapted[name].items()
         for seed in seeds
     ]
     with _Rows.opened(out) as rows, progress(total=len(jobs), verbose=verbose) as bar:
@@ -122,6 +128,23 @@ def _named_methods(methods):
                 f"methods: expected detectors, got {type(detector).__name__} as {name!r}."
             )
     return dict(methods)
+
+
+def _adapted(methods, datasets, settings):
+    """The methods by the names of the data sets, with what is set for these alone."""
+    unknown = [name for name in settings if name not in datasets]
+    if unknown:
+        raise ValueError(f"settings: expected names out of {[*datasets]}, got {unknown[0]!r}.")
+    adapted = {}
+    for dataset in datasets:
+        adapted[dataset] = {}
+        for method, detector in methods.items():
+            try:
+                changed = clone(detector).set_params(**settings.get(dataset, {}))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"settings: {dataset!r}, {method!r}: {error}") from error
+            adapted[dataset][method] = changed
+    return adapted
 
 
 def _named_datasets(datasets):

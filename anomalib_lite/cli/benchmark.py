@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..benchmarks.configs import read_config
 from ..benchmarks.running import benchmark
-from ..benchmarks.tables import BenchmarkTable
+from ..benchmarks.tables import BenchmarkTable, Published
 from ..texts import printable
 from . import ALL_GOOD, NOT_DONE
 from .console import Console
@@ -15,7 +15,7 @@ _COSTS = {"fit_s": 1, "score_ms": 1, "peak_mb": 0}  # and digits after the point
 
 def run(args: Namespace, console: Console) -> int:
     """Measure what was not measured yet, and print tables."""
-    arguments = read_config(args.config)
+    arguments, published = read_config(args.config)
     arguments.setdefault("out", Path(args.config).with_suffix(""))
     console.say(f"rows are kept in {arguments['out']}")
     table = benchmark(**arguments, retry=args.retry, verbose=console.shows_progress)
@@ -26,13 +26,14 @@ def run(args: Namespace, console: Console) -> int:
         for row in table.rows:
             console.report(row, ())
     else:
-        console.report({}, _lines(table, args.latex))
+        console.report({}, _lines(table, published, args.latex))
     return NOT_DONE if table.failures else ALL_GOOD
 
 
-def _lines(table: BenchmarkTable, as_latex: bool):
+def _lines(table: BenchmarkTable, published: dict[str, Published], as_latex: bool):
     written = table.to_latex if as_latex else table.to_markdown
     for metric in [*table.metrics, *_COSTS]:
         if any(row.get(metric) is not None for row in table.rows):
-            yield from written(metric, digits=_COSTS.get(metric, 3)).splitlines()
+            shown = {"digits": _COSTS.get(metric, 3), "published": published.get(metric)}
+            yield from written(metric, **shown).splitlines()
             yield ""

@@ -13,7 +13,7 @@ from ..annotations import Path as PathLike
 from .datasets import AnomalyDataset
 
 _DEBIAN = "/usr/share/datasets/fashion-mnist"
-_FASHION = (
+FASHION_MNIST = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
 )  # fmt: skip
 _UBYTE = 8  # the code of unsigned bytes in idx files
@@ -183,12 +183,12 @@ def load_fashion_mnist(path: PathLike | None = None) -> ImageClasses:
     for part, prefix in (("train", "train"), ("test", "t10k")):
         images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
         numbers = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
-        if len(images) != len(numbers) or numbers.max(initial=0) >= len(_FASHION):
+        if len(images) != len(numbers) or numbers.max(initial=0) >= len(FASHION_MNIST):
             raise ValueError(
                 f"{folder}: expected a label from 0 to 9 for each of {len(images)} images of "
                 f"{prefix}, got {len(numbers)}, the highest being {numbers.max(initial=0)}."
             )
-        parts |= {part: images, f"{part}_classes": np.array(_FASHION)[numbers]}
+        parts |= {part: images, f"{part}_classes": np.array(FASHION_MNIST)[numbers]}
     return ImageClasses("Fashion-MNIST", **parts)
 
 

@@ -10,11 +10,13 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .overlays import overlay as overlay
     from .overlays import save_overlays as save_overlays
     from .page import write as write
+    from .pro_curves import ProCurveDisplay as ProCurveDisplay
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "AnomalyMapDisplay": "displays",
+        "ProCurveDisplay": "pro_curves",
         "overlay": "overlays",
         "plot_score_histogram": "histograms",
         "save_overlays": "overlays",
@@ -24,6 +26,7 @@ __getattr__, __dir__ = lazy(
 
 __all__ = [
     "AnomalyMapDisplay",
+    "ProCurveDisplay",
     "overlay",
     "plot_score_histogram",
     "save_overlays",

@@ -37,7 +37,7 @@ def data(name="stripes", seed=0, *, masks=True):
 
 
 def small(**params):
-    return PaDiM(image_size=64, n_features=20, false_alarm_rate=0.2, **params)
+    return PaDiM(**{"image_size": 64, "n_features": 20, "false_alarm_rate": 0.2, **params})
 
 
 class Crashing(PaDiM):
@@ -165,6 +165,28 @@ def test_an_interrupted_benchmark_keeps_its_rows(tmp_path, monkeypatch):
 def test_what_cannot_be_measured_is_refused(asked, words):
     with pytest.raises(ValueError, match=words):
         benchmark(*asked)
+
+
+def test_settings_of_single_data_sets(tmp_path):
+    datasets = {"coarse": data(), "fine": data()}
+    asked = {"metrics": ["image_auroc"], "out": tmp_path}
+    table = benchmark([small()], datasets, settings={"coarse": {"image_size": 32}}, **asked)
+    assert ["image_size=32" in row["settings"] for row in table.rows] == [True, False]
+    again = benchmark([small(image_size=32)], {"coarse": data()}, **asked)
+    assert again.rows == table.rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"b": {}}, r"settings: expected names out of \['a'\], got 'b'"),
+        ({"a": {"coreset": 0.1}}, "settings: 'a', 'PaDiM': .*coreset"),
+        ({"a": 3}, "settings: 'a', 'PaDiM'"),
+    ],
+)
+def test_settings_that_there_are_not_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        benchmark([small()], {"a": data()}, settings=settings)
 
 
 @pytest.mark.parametrize("metrics", ["aupro", [], ["auc"]])

@@ -31,6 +31,12 @@ texture = "brick"
 n_train = 3
 n_test = 2
 image_size = 64
+
+[datasets.bricks.settings]
+image_size = 32
+
+[published.image_auroc.PatchCore]
+nut = 0.97
 """
 
 
@@ -52,7 +58,9 @@ def write(tmp_path):
 
 def test_a_file_names_methods_and_data(write):
     path = write(GOOD)
-    found = read_config(path)
+    found, published = read_config(path)
+    assert published == {"image_auroc": {"PatchCore": {"nut": 0.97}}}
+    assert found["settings"] == {"cog": {}, "nut": {}, "bricks": {"image_size": 32}}
     assert (found["seeds"], found["metrics"]) == ([0, 1], ["image_auroc"])
     assert found["out"] == path.parent / "runs"
     core, few = found["methods"].values()
@@ -68,7 +76,7 @@ def test_a_file_names_methods_and_data(write):
 
 def test_one_category(write):
     text = GOOD.replace('root = "parts"', 'root = "parts"\ncategory = "cog"')
-    found = read_config(write(text))["datasets"]
+    found = read_config(write(text)).arguments["datasets"]
     assert [*found] == ["parts", "bricks"] and found["parts"](0).name == "cog"
 
 
@@ -92,6 +100,9 @@ def test_one_category(write):
         ),
         ('root = "parts"', 'root = "nowhere"', "nowhere: expected a folder of categories"),
         ("[methods.PatchCore]", "[method.PatchCore]", "method: expected one of methods"),
+        ("datasets.bricks", "datasets.nut", "datasets.nut: expected another name than nut"),
+        ("nut = 0.97", 'nut = "high"', "published: expected figures"),
+        ("[published.image_auroc.PatchCore]", "[published.PatchCore]", "published.PatchCore: exp"),
     ],
 )
 def test_what_there_is_not_is_refused(write, old, new, words):
@@ -111,9 +122,47 @@ def test_both_parts_are_needed(write, tmp_path):
 
 def test_fashion_mnist_takes_either_split(write):
     text = GOOD + '\n[datasets.boots]\nloader = "fashion_mnist"\npath = "."\none_vs_rest = "boot"\n'
-    load = read_config(write(text))["datasets"]["boots"]
+    load = read_config(write(text)).arguments["datasets"]["boots"]
     with pytest.raises(ValueError, match="train-images-idx3-ubyte"):  # looked for beside the file
         load(0)
     both = text + 'rest_vs_one = "bag"\n'
     with pytest.raises(ValueError, match="either one_vs_rest or rest_vs_one"):
-        read_config(write(both))["datasets"]["boots"](0)
+        read_config(write(both)).arguments["datasets"]["boots"](0)
+
+
+def test_a_split_may_stand_for_all_classes(write):
+    splits = """
+[datasets.one]
+loader = "fashion_mnist"
+one_vs_rest = true
+
+[datasets.nine]
+loader = "fashion_mnist"
+rest_vs_one = true
+settings = { image_size = 32 }
+"""
+    found = read_config(write(GOOD + splits)).arguments
+    names = [*found["datasets"]]
+    assert len(names) == 3 + 20 and names[3] == "t-shirt" and names[-1] == "all but boot"
+    assert found["settings"]["all but bag"] == {"image_size": 32} and not found["settings"]["bag"]
+    assert [found["datasets"][name].args[1] for name in ("bag", "all but bag")] == [
+        {"one_vs_rest": "bag"},
+        {"rest_vs_one": "bag"},
+    ]
+
+
+@pytest.mark.parametrize("loader", ["mvtec", "mvtec_loco", "btad"])
+def test_relatives_of_mvtec_stand_for_all_categories(write, loader):
+    text = GOOD.replace('loader = "mvtec"', f'loader = "{loader}"')
+    found = read_config(write(text)).arguments["datasets"]
+    assert [*found] == ["cog", "nut", "bricks"] and found["cog"](0).test_labels.tolist() == [-1, 1]
+
+
+def test_folders_are_cut_by_the_seed(write, tmp_path):
+    for folder, n in (("fine", 10), ("rejects", 2)):
+        (tmp_path / folder).mkdir()
+        for i in range(n):
+            Image.new("L", (64, 64), i).save(tmp_path / folder / f"{i}.png")
+    text = '[methods.PaDiM]\n[datasets.own]\nloader = "folder"\ngood = "fine"\nbad = "rejects"\n'
+    load = read_config(write(text)).arguments["datasets"]["own"]
+    assert len(load(0).train) == 7 and load(0).train != load(1).train

@@ -23,6 +23,9 @@ image_size = -1
 loader = "mvtec"
 root = "."
 category = "stripes"
+
+[published.image_auroc.PaDiM]
+stripes = 0.987
 """
 
 
@@ -40,6 +43,7 @@ def test_tables_are_printed_and_failures_told(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "stripes, broken, seed 0: ValueError: image_size" in shown.err
     assert shown.out.startswith("| image_auroc | stripes |\n|---|---|\n| PaDiM | ")
+    assert shown.out.splitlines()[2].endswith(" (0.987) |")
     assert "| broken | failed |" in shown.out and "| fit_s | stripes |" in shown.out
     assert "pixel_auroc" not in shown.out  # there are no masks
     assert main(["benchmark", str(config), "--json", "--quiet"]) == 2
