@@ -28,7 +28,8 @@
     [published.image_auroc.PatchCore]
     bottle = 1.0
 
-Paths are relative to the file. ``settings`` are those of all methods on this data. Without a
+Paths are relative to the file. ``settings`` are those of all methods on this data, ``kinds`` the
+only defects to score, beside good images. Without a
 ``category``, MVTec's relatives and VisA stand for all below ``root``, by their names; the splits of
 Fashion-MNIST stand for all classes where they are ``true``. Loaders take the arguments of the
 functions in :mod:`anomalib_lite.data`; "texture" is :func:`~anomalib_lite.data.planted_texture`, of
@@ -160,25 +161,26 @@ def _method(title, settings) -> BaseDetector:
 
 def _datasets(title, settings, home):
     """Names and loaders of a table, which may stand for many categories or classes."""
-    name = settings.pop("loader", None)
+    name, kinds = settings.pop("loader", None), settings.pop("kinds", None)
     if name not in LOADERS:
         raise ValueError(f"datasets.{title}: expected a loader out of {[*LOADERS]}, got {name!r}.")
     _check_names(f"datasets.{title}", settings, LOADERS[name])
     settings |= {key: str(home / settings[key]) for key in _PATHS if key in settings}
     if name in _CATEGORIES and "category" not in settings:
         for category in _CATEGORIES[name](settings.get("root", home)):
-            yield category, partial(_load, name, {**settings, "category": category})
+            yield category, partial(_load, name, {**settings, "category": category}, kinds)
         return
     for split, named in _SPLITS.items():
         if settings.get(split) is True:
             for kind in FASHION_MNIST:
-                yield named.format(kind), partial(_load, name, {**settings, split: kind})
+                yield named.format(kind), partial(_load, name, {**settings, split: kind}, kinds)
             return
-    yield title, partial(_load, name, settings)
+    yield title, partial(_load, name, settings, kinds)
 
 
-def _load(name, settings, seed) -> AnomalyDataset:
-    return LOADERS[name](**settings, seed=seed)
+def _load(name, settings, kinds, seed) -> AnomalyDataset:
+    dataset = LOADERS[name](**settings, seed=seed)
+    return dataset if kinds is None else dataset.of_kinds(*kinds)
 
 
 def _check_names(where, settings, function):

@@ -59,7 +59,7 @@ def benchmark(
         are measured where there are masks.
     settings : dict of str to dict, or None, default=None
         Parameters of all methods on single data sets, by the data sets' names: such as an
-        ``image_size`` for small images.
+        ``image_size`` for small images. Under the name of a method, a dict of those of this one.
     out : str or Path or None, default=None
         Folder for the rows; it is made if there is none. A row in it is measured again if the
         settings of its method have changed. What changes within a data set is not noticed.
@@ -135,16 +135,21 @@ def _adapted(methods, datasets, settings):
     unknown = [name for name in settings if name not in datasets]
     if unknown:
         raise ValueError(f"settings: expected names out of {[*datasets]}, got {unknown[0]!r}.")
-    adapted = {}
-    for dataset in datasets:
-        adapted[dataset] = {}
-        for method, detector in methods.items():
-            try:
-                changed = clone(detector).set_params(**settings.get(dataset, {}))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"settings: {dataset!r}, {method!r}: {error}") from error
-            adapted[dataset][method] = changed
-    return adapted
+    return {
+        dataset: {
+            method: _changed(method, detector, dataset, settings.get(dataset, {}), methods)
+            for method, detector in methods.items()
+        }
+        for dataset in datasets
+    }
+
+
+def _changed(method, detector, dataset, settings, methods):
+    try:
+        of_all = {name: value for name, value in settings.items() if name not in methods}
+        return clone(detector).set_params(**of_all | settings.get(method, {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"settings: {dataset!r}, {method!r}: {error}") from error
 
 
 def _named_datasets(datasets):

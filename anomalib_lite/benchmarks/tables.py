@@ -1,8 +1,8 @@
 """Tables of what a benchmark has measured."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -94,10 +94,42 @@ class BenchmarkTable:
 
         return pd.DataFrame(self.rows)
 
+    def pooled(self, groups: Mapping[str, Sequence[str]]) -> Self:
+        """The same with some data sets as one: of each seed, their mean counts.
+
+        Parameters
+        ----------
+        groups : dict of str to sequence of str
+            New names, and those of the data sets behind them; others stay.
+
+        Returns
+        -------
+        table : BenchmarkTable
+
+        Raises
+        ------
+        ValueError
+            If a name is not among the data sets, or in two groups.
+        """
+        names = [name for group in groups.values() for name in group]
+        if len({*names}) < len(names) or not {*names} <= {*self.datasets}:
+            raise ValueError(
+                f"groups: expected names out of {self.datasets}, each once, got {names}."
+            )
+        group_of = {name: group for group, members in groups.items() for name in members}
+        rows = [
+            {**row, "dataset": group_of.get(row["dataset"], row["dataset"])} for row in self.rows
+        ]
+        return replace(self, rows=rows)
+
     def cell(self, method: str, dataset: str, metric: str) -> Cell:
         """What a method reached on a data set, over all seeds."""
         rows = [row for row in self.rows if (row["method"], row["dataset"]) == (method, dataset)]
-        values = [row[metric] for row in rows if row.get(metric) is not None]
+        by_seed = {}
+        for row in rows:
+            if row.get(metric) is not None:
+                by_seed.setdefault(row["seed"], []).append(row[metric])
+        values = [np.mean(figures) for figures in by_seed.values()]
         return Cell(
             float(np.mean(values)) if values else float("nan"),
             float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),

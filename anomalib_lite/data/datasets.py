@@ -1,7 +1,8 @@
 """`AnomalyDataset`: normal images to fit on, and labeled ones to score. Nothing is downloaded."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -47,6 +48,31 @@ class AnomalyDataset:
             return None
         masks = [self._mask(*part) for part in enumerate(zip(self.test, self.masks, strict=True))]
         return np.stack(masks) if isinstance(self.masks, np.ndarray) else masks
+
+    def of_kinds(self, *kinds: str) -> Self:
+        """The same with test images of some kinds of defects alone, beside all good ones.
+
+        Raises ValueError if there is no such kind.
+
+        Examples
+        --------
+        >>> labels, kinds = np.array([1, -1, -1]), np.array(["good", "dent", "crack"])
+        >>> data = AnomalyDataset("bolts", ["0.png"], ["a.png", "b.png", "c.png"], labels, kinds)
+        >>> data.of_kinds("crack").test
+        ['a.png', 'c.png']
+        """
+        known = set(self.test_defects[self.test_labels == -1].tolist())
+        unknown = [kind for kind in kinds if kind not in known]
+        if unknown or not kinds:
+            got = unknown[0] if unknown else "none"
+            raise ValueError(f"kinds: expected some of {sorted(known)}, got {got!r}.")
+        places = np.flatnonzero((self.test_labels == 1) | np.isin(self.test_defects, kinds))
+        test, masks = (
+            part[places] if isinstance(part, np.ndarray) else part and [part[i] for i in places]
+            for part in (self.test, self.masks)
+        )
+        labels, defects = self.test_labels[places], self.test_defects[places]
+        return replace(self, test=test, test_labels=labels, test_defects=defects, masks=masks)
 
     def _mask(self, index, image_and_mask):
         image, mask = image_and_mask

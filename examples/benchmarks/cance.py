@@ -23,7 +23,7 @@ import time
 from itertools import product
 
 import numpy as np
-from compare_methods import mnist
+from common import mnist, row
 from scipy import stats
 from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_breast_cancer, load_wine, make_moons
@@ -48,11 +48,6 @@ WAYS = ("e", "c", "h = 0", "LatNCE", "CNCE", "CANCE")
 
 
 PIXELS = ("pixels, PCA error", "pixels, PCA + KDE", "pixels, OC-SVM")
-
-
-def row(*cells):
-    shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-    print(f"| {' | '.join(shown)} |", flush=True)
 
 
 def head(*names):

@@ -22,6 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from common import row
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,11 +37,6 @@ ON_ELPV = {
     "learning_rate": 0.001, "schedule": "cosine", "epochs": 4, "n_scoring_negatives": 512,
 }  # fmt: skip
 PRETRAINED = {"backbone": "efficientnet_lite0", "normalize": True, "temperature": 0.1, "epochs": 20}
-
-
-def row(*cells):
-    shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-    print(f"| {' | '.join(shown)} |", flush=True)
 
 
 def evaluate(data, **params):

@@ -19,6 +19,7 @@ import time
 import numpy as np
 import timm
 import torch
+from common import row
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
@@ -43,11 +44,6 @@ def resnet18():
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
-
-
-def row(*cells):
-    shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-    print(f"| {' | '.join(shown)} |", flush=True)
 
 
 def trained(name, network, epochs, data, seed, learning_rate):

@@ -26,8 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from cance import PIXELS, head, pixels, row
-from compare_methods import mnist
-from patchcore_accuracy import control_map
+from common import control_map, mnist
 
 from anomalib_lite import CANCE, MLSAD, EntropyPatchGAN, PatchCore, PatchResampler
 from anomalib_lite.data import CORRUPTIONS, TEXTURES, corrupted, planted_texture

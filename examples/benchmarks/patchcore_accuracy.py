@@ -12,18 +12,11 @@ import argparse
 import time
 
 import numpy as np
-from scipy import ndimage
+from common import control_map
 
 from anomalib_lite import PatchCore
 from anomalib_lite.data import TEXTURES, load_elpv, planted_texture
 from anomalib_lite.metrics import aupro, image_auroc, pixel_auroc
-
-
-def control_map(images, window):
-    """|pixel - local mean|, smoothed like the detectors' maps."""
-    images = images.astype(np.float32)
-    deviation = np.abs(images - ndimage.uniform_filter(images, (0, window, window)))
-    return ndimage.gaussian_filter(deviation, (0, 4, 4))
 
 
 def elpv(coresets, seeds):

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from compare_methods import mnist, read, write
+from common import append_csv, mnist, read_csv
 from scipy.stats import spearmanr
 
 from anomalib_lite import DeepOneClass, PaDiM, PatchCore, SubspaceAD, planted_validation
@@ -94,7 +94,7 @@ def auroc(good, bad):
 
 
 def run(names, path):
-    done = {(row["dataset"], row["setting"]) for row in read(path)}
+    done = {(row["dataset"], row["setting"]) for row in read_csv(path)}
     for name in names:
         left = {k: v for k, v in settings(name) if (name, k) not in done}
         if not left:
@@ -107,7 +107,7 @@ def run(names, path):
             planted, true = measure(detector, trial, tests)
             for kind, value in true.items():
                 known = {"dataset": name, "setting": setting, "defects": kind}
-                write(path, known | planted | {"true": value}, COLUMNS)
+                append_csv(path, known | planted | {"true": value}, COLUMNS)
             print(f"{name}, {setting}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -116,7 +116,7 @@ def table(names, path):
     print("| data | defects | settings |", " | ".join(heads), "| default | best |")
     print("|---" * 11 + "|")
     groups = {}
-    for row in read(path):
+    for row in read_csv(path):
         if row["dataset"] in names:
             groups.setdefault((row["dataset"], row["defects"]), []).append(row)
     for group, rows in groups.items():

@@ -17,7 +17,7 @@ import warnings
 from functools import partial
 
 import numpy as np
-from compare_methods import mnist
+from common import mnist
 from sklearn.metrics import roc_auc_score
 
 from anomalib_lite import DetectorEnsemble, PatchCore, suggest_settings

@@ -11,7 +11,7 @@ import argparse
 import time
 
 import numpy as np
-from compare_methods import auroc_by_kind
+from common import auroc_by_kind
 
 from anomalib_lite import DeepOneClass, PaDiM, PatchCore
 from anomalib_lite.data import load_textile

@@ -19,8 +19,7 @@ import time
 
 import numpy as np
 import torch
-from compare_methods import mnist
-from patchcore_accuracy import control_map
+from common import control_map, mnist, row
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
@@ -46,11 +45,6 @@ ON_MNIST = {
     ),
 }
 HEADS = ("gaussian", "kde", "ocsvm", "knn")
-
-
-def row(*cells):
-    shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-    print(f"| {' | '.join(shown)} |", flush=True)
 
 
 # -- MNIST ----------------------------------------------------------------------------------------

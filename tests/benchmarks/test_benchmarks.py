@@ -174,6 +174,11 @@ def test_settings_of_single_data_sets(tmp_path):
     assert ["image_size=32" in row["settings"] for row in table.rows] == [True, False]
     again = benchmark([small(image_size=32)], {"coarse": data()}, **asked)
     assert again.rows == table.rows[:1]
+    own = {"coarse": {"image_size": 64, "finer": {"image_size": 32, "n_features": 19}}}
+    methods = {"PaDiM": small(), "finer": small()}
+    first, second = benchmark(methods, {"coarse": data()}, settings=own, **asked).rows
+    assert "image_size=64" in first["settings"] and "n_features=20" in first["settings"]
+    assert "image_size=32" in second["settings"] and "n_features=19" in second["settings"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +187,8 @@ def test_settings_of_single_data_sets(tmp_path):
         ({"b": {}}, r"settings: expected names out of \['a'\], got 'b'"),
         ({"a": {"coreset": 0.1}}, "settings: 'a', 'PaDiM': .*coreset"),
         ({"a": 3}, "settings: 'a', 'PaDiM'"),
+        ({"a": {"PaDiM": {"coreset": 0.1}}}, "settings: 'a', 'PaDiM': .*coreset"),
+        ({"a": {"PaDiM": 3}}, "settings: 'a', 'PaDiM'"),
     ],
 )
 def test_settings_that_there_are_not_are_refused(settings, words):
@@ -239,6 +246,18 @@ def test_tables_show_means_and_spreads():
 def test_a_mean_of_some_data_sets_alone_is_not_shown():
     rows = [row for row in table().rows if (row["method"], row["dataset"]) != ("A", "y")]
     assert "| A | 0.850 ± 0.071 | - | - |" in BenchmarkTable(rows, ["image_auroc"]).to_markdown()
+
+
+def test_pooled_data_sets_count_by_their_mean_of_each_seed():
+    pooled = table().pooled({"both": ["x_1", "y"]})
+    assert pooled.datasets == ["both"]
+    cell = pooled.cell("A", "both", "image_auroc")
+    assert (cell.mean, cell.n) == (pytest.approx(0.775), 2)  # of .8 and .75
+    assert cell.spread == pytest.approx(np.std([0.8, 0.75], ddof=1))
+    assert table().pooled({"z": ["y"]}).datasets == ["x_1", "z"]
+    for wrong in ({"z": ["y", "y"]}, {"z": ["w"]}, {"a": ["y"], "b": ["y"]}):
+        with pytest.raises(ValueError, match="groups: expected names out of"):
+            table().pooled(wrong)
 
 
 def test_latex_is_escaped_and_whole():

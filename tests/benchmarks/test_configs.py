@@ -158,6 +158,16 @@ def test_relatives_of_mvtec_stand_for_all_categories(write, loader):
     assert [*found] == ["cog", "nut", "bricks"] and found["cog"](0).test_labels.tolist() == [-1, 1]
 
 
+def test_some_kinds_of_defects_alone(write, tmp_path):
+    (tmp_path / "parts/cog/test/crack").mkdir()
+    Image.new("L", (64, 64)).save(tmp_path / "parts/cog/test/crack/0.png")
+    text = GOOD.replace('root = "parts"', 'root = "parts"\nkinds = ["crack"]')
+    load = read_config(write(text)).arguments["datasets"]
+    assert load["cog"](0).test_defects.tolist() == ["crack", "good"]
+    with pytest.raises(ValueError, match=r"kinds: expected some of \['dent'\], got 'crack'"):
+        load["nut"](0)
+
+
 def test_folders_are_cut_by_the_seed(write, tmp_path):
     for folder, n in (("fine", 10), ("rejects", 2)):
         (tmp_path / folder).mkdir()

@@ -1,6 +1,5 @@
 """Datasets: MVTec AD folders, the splits of ELPV and textile, planted defects and corruptions."""
 
-import importlib
 import os
 import shutil
 import sys
@@ -18,7 +17,6 @@ from anomalib_lite.data import (
     CORRUPTIONS,
     DEFECTS,
     TEXTURES,
-    AnomalyDataset,
     corrupted,
     image_files,
     load_elpv,
@@ -231,53 +229,6 @@ def test_mvtec_of_other_kinds_of_files_alone_says_so(tree):
         ValueError, match=r"expected images .*good.*Not read: \.heic: 2.*pillow-heif"
     ):
         load_mvtec(tree, "bottle")
-
-
-# -- the benchmark on own data --------------------------------------------------------------------
-
-
-@pytest.fixture
-def compare_methods(monkeypatch):
-    folder = Path(__file__).parents[2] / "examples/benchmarks"
-    monkeypatch.syspath_prepend(str(folder))
-    yield importlib.import_module("compare_methods")
-    for name in ("compare_methods", "patchcore_accuracy"):
-        sys.modules.pop(name, None)
-
-
-@pytest.mark.parametrize("category", ["brick", "elpv", "mnist 3", "grass"])
-def test_benchmark_measures_own_data_of_any_name(category, tree, compare_methods):
-    (tree / "bottle").rename(tree / category)
-    (name,) = compare_methods.dataset_names([], str(tree))
-    data, _ = compare_methods.load(name, seed=0)
-    assert data.test == load_mvtec(tree, category).test
-
-
-def test_benchmark_tells_own_rows_from_those_of_the_textures(tree, compare_methods, monkeypatch):
-    (tree / "bottle").rename(tree / "brick")
-    asked = []
-    monkeypatch.setattr(
-        compare_methods,
-        "measure_apart",
-        lambda *row: (
-            asked.append(row)
-            or dict.fromkeys(compare_methods.COLUMNS, "")
-            | {"method": row[0], "dataset": row[1], "seed": row[2], "pixel_auroc": 0.5}
-        ),
-    )
-    table = tree / "rows.csv"
-    for names in (["brick"], compare_methods.dataset_names([], str(tree))):
-        compare_methods.run(["PaDiM"], names, [0], table)
-    own = str((tree / "brick").resolve())
-    assert asked == [("PaDiM", "brick", 0), ("control", "brick", 0), ("PaDiM", own, 0)]
-
-
-def test_benchmark_tells_kinds_of_defects_apart(compare_methods):
-    defects = np.array(["good", "good", "local", "local", "global"])
-    labels = np.where(defects == "good", 1, -1)
-    data = AnomalyDataset("some", [], [], labels, defects)
-    found = compare_methods.auroc_by_kind(data, np.array([1, 3, 2, 4, 0]))
-    assert found == {"local": 0.75, "global": 0.0}
 
 
 # -- ELPV -----------------------------------------------------------------------------------------

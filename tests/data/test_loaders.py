@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from anomalib_lite.data import (
+    AnomalyDataset,
     load_btad,
     load_folder,
     load_mvtec,
@@ -269,6 +270,24 @@ def test_files_in_two_of_the_folders_are_refused(own):
     write(own, "rejects/OK/3.png")
     with pytest.raises(ValueError, match=r"good, or a defect\? Its folder OK is inside .*rejects,"):
         load_folder(own / "ok", own / "rejects")
+
+
+def test_some_kinds_alone(own):
+    data = load_folder(own / "ok", own / "rejects", own / "masks")
+    dents = data.of_kinds("dent")
+    assert dents.test == [*data.test[:3], *data.test[4:]]
+    assert dents.test_defects.tolist() == ["good"] * 3 + ["dent"] * 2
+    assert dents.test_labels.tolist() == [1, 1, 1, -1, -1]
+    np.testing.assert_array_equal(dents.test_masks, data.test_masks[:3] + data.test_masks[4:])
+    assert load_folder(own / "ok", own / "rejects").of_kinds("dent").masks is None
+    arrays = AnomalyDataset(
+        "a", np.zeros((1, 7, 9)), np.arange(6.0), data.test_labels, data.test_defects
+    )
+    assert arrays.of_kinds("defective", "dent").test.tolist() == [*range(6)]
+    assert arrays.of_kinds("defective").test.tolist() == [0, 1, 2, 3]
+    for wrong in (["good"], ["stain"], []):
+        with pytest.raises(ValueError, match=r"kinds: expected some of .*defective"):
+            data.of_kinds(*wrong)
 
 
 @pytest.mark.parametrize("test_size", [0, 1, 0.96, "half"])
