@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from . import curves
 from .intervals import Interval
 from .intervals import wilson_interval as wilson_interval
-from .validation import as_mask, as_real, check_confidence, check_count
+from .validation import as_mask, as_real, check_confidence, check_count, check_share
 
 _N_TOGETHER = 1_000_000  # counts of resamples that are looked at together
 
@@ -240,8 +240,7 @@ def aupro(
     >>> round(aupro([mask], [heat], max_fpr=0.3), 3)
     0.674
     """
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr: expected a number in (0, 1], got {max_fpr!r}.")
+    check_share("max_fpr", max_fpr)
     normal, defect, weight = _values_of_regions(masks, maps)
     order = np.argsort(defect)
     defect, below = defect[order], np.append(0.0, np.cumsum(weight[order]))
@@ -255,7 +254,7 @@ def aupro(
 
 
 class ProCurve(NamedTuple):
-    """The curve whose area AUPRO is, from the strictest threshold to the most lenient.
+    """The curve that AUPRO is the area of, from the strictest threshold to the most lenient.
 
     Attributes
     ----------
@@ -270,6 +269,12 @@ class ProCurve(NamedTuple):
     fpr: np.ndarray
     overlap: np.ndarray
     thresholds: np.ndarray
+
+    def area(self, max_fpr: float = 0.3) -> float:
+        """What :func:`aupro` returns, but for rounding."""
+        check_share("max_fpr", max_fpr)
+        ends = np.diff(self.fpr), self.overlap[:-1], self.overlap[1:]
+        return float(curves.area_of_segments(*ends, max_fpr))
 
 
 def pro_curve(
@@ -303,10 +308,10 @@ def pro_curve(
     normal, defect, weight = _values_of_regions(masks, maps)
     values = np.concatenate([normal, defect])
     rise = np.concatenate([np.zeros(len(normal)), weight])
-    order = np.argsort(-values, kind="stable")
+    order = np.argsort(values, kind="stable")[::-1]
     values, n_normal = values[order], np.cumsum(order < len(normal))
     rise = np.cumsum(rise[order])
-    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of equal values
+    last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)  # of equal values
     fpr, overlap = n_normal[last] / len(normal), rise[last] / rise[-1]
     start = np.zeros(1)
     return ProCurve(

@@ -100,11 +100,14 @@ def test_aupro_equals_the_slow_implementation_with_ties(masks, maps, max_fpr):
     assert aupro(masks, maps, max_fpr=max_fpr) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("levels", [2, 7, 1000])
-def test_points_of_the_pro_curve_by_hand(levels):
+@pytest.mark.parametrize(
+    ("levels", "dtype"),
+    [(2, float), (7, float), (1000, float), (7, np.uint8), (200, np.uint16), (7, np.int64)],
+)
+def test_points_of_the_pro_curve_by_hand(levels, dtype):
     rng = np.random.default_rng(levels)
     masks = rng.random((3, 6, 8)) < 0.2
-    maps = rng.integers(0, levels, size=masks.shape) + 2 * masks
+    maps = (rng.integers(0, levels, size=masks.shape) + 2 * masks).astype(dtype)
     curve = pro_curve(masks, maps)
     assert curve.thresholds[1:].tolist() == sorted(set(maps.ravel()), reverse=True)
     regions = [
@@ -120,6 +123,10 @@ def test_points_of_the_pro_curve_by_hand(levels):
         assert overlap == pytest.approx(found)
     area = np.diff(curve.fpr) @ (curve.overlap[1:] + curve.overlap[:-1]) / 2
     assert area == pytest.approx(aupro(masks, maps, max_fpr=1))
+    middle = np.median(maps)
+    called = pro_curve(masks, maps >= middle)
+    assert called.thresholds.tolist() == [np.inf, 1, 0]
+    assert called.fpr[1] == pytest.approx(np.mean(maps[~masks] >= middle))
 
 
 def test_aupro_of_perfect_constant_and_inverted_maps():

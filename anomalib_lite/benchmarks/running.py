@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..data.datasets import AnomalyDataset
 from ..io.files import write_file
 from ..runtime import progress
 from ..validation import check_positive
+from .loaders import NamedLoader
 from .row import OF_IMAGES, OF_PIXELS
 from .tables import BenchmarkTable
 
@@ -62,7 +64,8 @@ def benchmark(
         ``image_size`` for small images. Under the name of a method, a dict of those of this one.
     out : str or Path or None, default=None
         Folder for the rows; it is made if there is none. A row in it is measured again if the
-        settings of its method have changed. What changes within a data set is not noticed.
+        settings of its method have changed, or the number of the data set's images. What changes
+        within the images, and what a callable returns, is not noticed.
     timeout : float or None, default=None
         Seconds that a row may take, before it is recorded as failed.
     retry : bool, default=False
@@ -98,13 +101,13 @@ def benchmark(
     """
     methods, datasets = _named_methods(methods), _named_datasets(datasets)
     adapted = _adapted(methods, datasets, settings or {})
-    seeds, metrics = list(seeds), _checked_metrics(metrics)
+    seeds, metrics = _checked_seeds(seeds), _checked_metrics(metrics)
     if not (methods and datasets and seeds):
         raise ValueError("expected a method, a data set and a seed, at least.")
     if timeout is not None:
         check_positive("timeout", timeout)
     jobs = [
-        (_key(method, detector, name, seed), detector, dataset, seed)
+        (_key(method, detector, name, dataset, seed), detector, dataset, seed)
         for name, dataset in datasets.items()
         for method, detector in adapted[name].items()
         for seed in seeds
@@ -147,6 +150,9 @@ def _adapted(methods, datasets, settings):
 def _changed(method, detector, dataset, settings, methods):
     try:
         of_all = {name: value for name, value in settings.items() if name not in methods}
+        for name, value in of_all.items():
+            if isinstance(value, Mapping) and name not in detector.get_params():
+                raise ValueError(f"expected names out of {[*methods]}, got {name!r}.")
         return clone(detector).set_params(**of_all | settings.get(method, {}))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"settings: {dataset!r}, {method!r}: {error}") from error
@@ -177,23 +183,38 @@ def _unique(what, pairs):
     return named
 
 
+def _checked_seeds(seeds):
+    if not isinstance(seeds, Sequence) or not all(isinstance(seed, Integral) for seed in seeds):
+        raise ValueError(f"seeds: expected a list of ints, got {seeds!r}.")
+    return [int(seed) for seed in seeds]
+
+
 def _checked_metrics(metrics):
-    known, metrics = [*OF_IMAGES, *OF_PIXELS], list(metrics)
-    if isinstance(metrics, str) or not metrics or not set(metrics) <= set(known):
+    known = [*OF_IMAGES, *OF_PIXELS]
+    is_list = isinstance(metrics, Sequence) and not isinstance(metrics, str)
+    if not (is_list and metrics and set(metrics) <= set(known)):
         raise ValueError(f"metrics: expected names out of {known}, got {metrics!r}.")
-    return metrics
+    return list(metrics)
 
 
-def _key(method, detector, dataset, seed):
+def _key(method, detector, name, dataset, seed):
     params = detector.get_params(deep=False)
     params.pop("random_state", None)
     settings = ", ".join(f"{name}={value!r}" for name, value in sorted(params.items()))
     return {
         "method": str(method),
-        "dataset": str(dataset),
+        "dataset": str(name),
         "seed": seed,
         "settings": f"{type(detector).__name__}({settings})",
+        "data": _described(dataset),
     }
+
+
+def _described(dataset):
+    """What tells a data set from another one of its name; None if nothing does."""
+    if isinstance(dataset, AnomalyDataset):
+        return f"{len(dataset.train)} images to fit on, {len(dataset.test)} to score"
+    return dataset.description if isinstance(dataset, NamedLoader) else None
 
 
 def _measured_apart(job, timeout):
@@ -266,7 +287,7 @@ class _Rows:
 
     def has(self, key, metrics, retry):
         row = self._rows.get(self._place(key))
-        if row is None or row["settings"] != key["settings"]:
+        if row is None or any(row.get(part) != key[part] for part in ("settings", "data")):
             return False
         return not retry if row["error"] is not None else set(metrics) <= row.keys()
 

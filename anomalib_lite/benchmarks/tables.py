@@ -32,7 +32,7 @@ class Cell(NamedTuple):
     mean, spread : float
         Mean of the seeds and their standard deviation (ddof=1); NaN where there is none.
     n, n_failed : int
-        How many seeds were measured, and how many have failed.
+        How many seeds have figures, and how many rows have failed.
     """
 
     mean: float
@@ -48,9 +48,10 @@ class BenchmarkTable:
     Attributes
     ----------
     rows : list of dict
-        Of each method, data set and seed: these, ``settings``, ``n_train``, ``n_test``, a number or
-        None for each metric, ``fit_s``, ``score_ms`` (of an image), ``peak_mb``, ``measured`` (the
-        time), and ``error``, None unless the row has failed; then the figures are missing.
+        Of each method, data set and seed: these, ``settings`` and ``data`` (what tells it from
+        another one of its name), ``n_train``, ``n_test``, a number or None for each metric,
+        ``fit_s``, ``score_ms`` (of an image), ``peak_mb``, ``measured`` (the time), and ``error``,
+        None unless the row has failed; then the figures are missing.
     metrics : list of str
 
     Examples
@@ -97,6 +98,8 @@ class BenchmarkTable:
     def pooled(self, groups: Mapping[str, Sequence[str]]) -> Self:
         """The same with some data sets as one: of each seed, their mean counts.
 
+        Seeds without a figure of all of them have none.
+
         Parameters
         ----------
         groups : dict of str to sequence of str
@@ -109,13 +112,16 @@ class BenchmarkTable:
         Raises
         ------
         ValueError
-            If a name is not among the data sets, or in two groups.
+            If a name is not among the data sets, or in two groups, or a new one is taken.
         """
         names = [name for group in groups.values() for name in group]
         if len({*names}) < len(names) or not {*names} <= {*self.datasets}:
             raise ValueError(
-                f"groups: expected names out of {self.datasets}, each once, got {names}."
+                f"groups: expected lists of names out of {self.datasets}, each once, got {names}."
             )
+        taken = {*self.datasets} - {*names}
+        if not taken.isdisjoint(groups):
+            raise ValueError(f"groups: expected other names than {sorted(taken & {*groups})}.")
         group_of = {name: group for group, members in groups.items() for name in members}
         rows = [
             {**row, "dataset": group_of.get(row["dataset"], row["dataset"])} for row in self.rows
@@ -127,9 +133,8 @@ class BenchmarkTable:
         rows = [row for row in self.rows if (row["method"], row["dataset"]) == (method, dataset)]
         by_seed = {}
         for row in rows:
-            if row.get(metric) is not None:
-                by_seed.setdefault(row["seed"], []).append(row[metric])
-        values = [np.mean(figures) for figures in by_seed.values()]
+            by_seed.setdefault(row["seed"], []).append(row.get(metric))
+        values = [np.mean(figures) for figures in by_seed.values() if None not in figures]
         return Cell(
             float(np.mean(values)) if values else float("nan"),
             float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),

@@ -4,13 +4,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..benchmarks.configs import read_config
+from ..benchmarks.row import COSTS
 from ..benchmarks.running import benchmark
 from ..benchmarks.tables import BenchmarkTable, Published
 from ..texts import printable
 from . import ALL_GOOD, NOT_DONE
 from .console import Console
-
-_COSTS = {"fit_s": 1, "score_ms": 1, "peak_mb": 0}  # and digits after the point
 
 
 def run(args: Namespace, console: Console) -> int:
@@ -32,8 +31,8 @@ def run(args: Namespace, console: Console) -> int:
 
 def _lines(table: BenchmarkTable, published: dict[str, Published], as_latex: bool):
     written = table.to_latex if as_latex else table.to_markdown
-    for metric in [*table.metrics, *_COSTS]:
+    for metric in [*table.metrics, *COSTS]:
         if any(row.get(metric) is not None for row in table.rows):
-            shown = {"digits": _COSTS.get(metric, 3), "published": published.get(metric)}
+            shown = {"digits": COSTS.get(metric, 3), "published": published.get(metric)}
             yield from written(metric, **shown).splitlines()
             yield ""

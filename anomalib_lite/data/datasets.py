@@ -52,7 +52,7 @@ class AnomalyDataset:
     def of_kinds(self, *kinds: str) -> Self:
         """The same with test images of some kinds of defects alone, beside all good ones.
 
-        Raises ValueError if there is no such kind.
+        Its name says which. Raises ValueError if there is no such kind.
 
         Examples
         --------
@@ -62,17 +62,21 @@ class AnomalyDataset:
         ['a.png', 'c.png']
         """
         known = set(self.test_defects[self.test_labels == -1].tolist())
-        unknown = [kind for kind in kinds if kind not in known]
-        if unknown or not kinds:
-            got = unknown[0] if unknown else "none"
-            raise ValueError(f"kinds: expected some of {sorted(known)}, got {got!r}.")
+        if not kinds or not all(isinstance(kind, str) and kind in known for kind in kinds):
+            raise ValueError(f"kinds: expected some of {sorted(known)}, got {[*kinds]}.")
         places = np.flatnonzero((self.test_labels == 1) | np.isin(self.test_defects, kinds))
         test, masks = (
             part[places] if isinstance(part, np.ndarray) else part and [part[i] for i in places]
             for part in (self.test, self.masks)
         )
-        labels, defects = self.test_labels[places], self.test_defects[places]
-        return replace(self, test=test, test_labels=labels, test_defects=defects, masks=masks)
+        return replace(
+            self,
+            name=f"{self.name}: {', '.join(kinds)}",
+            test=test,
+            test_labels=self.test_labels[places],
+            test_defects=self.test_defects[places],
+            masks=masks,
+        )
 
     def _mask(self, index, image_and_mask):
         image, mask = image_and_mask
@@ -88,17 +92,11 @@ def labeled_mask(
 ) -> np.ndarray:
     """The mask (H, W) of an image, which must agree with its label.
 
-    ``mask`` is what :func:`read_mask` takes, a tuple of files, whose defects are put together, or
-    None for one that is empty. ``name`` is what errors call a mask that is no file.
+    ``mask`` is what :func:`read_mask` takes, or None for one that is empty. ``name`` is what errors
+    call a mask that is no file.
     """
-    if mask is None:
-        read = np.zeros(size, dtype=bool)
-    elif isinstance(mask, tuple):
-        read = np.any([read_mask(file, size=size) for file in mask], axis=0)
-        name = os.path.dirname(mask[0])
-    else:
-        name = os.fsdecode(mask) if isinstance(mask, str | os.PathLike) else name
-        read = read_mask(mask, size=size, name=name)
+    name = os.fsdecode(mask) if isinstance(mask, str | os.PathLike) else name
+    read = np.zeros(size, dtype=bool) if mask is None else read_mask(mask, size=size, name=name)
     if read.any() == is_normal:
         raise ValueError(
             f"{name}: expected {'no' if read.any() else 'a'} defective pixel, since its image "

@@ -50,8 +50,8 @@ def load_folder(
     Raises
     ------
     ValueError
-        If a folder is missing or empty, if there are too few good images to cut, if a file would be
-        both good and bad, or if some defective images have masks and others none.
+        If a folder is missing or empty, if there are too few good images to cut, if a file is in
+        two of the folders, or if some defective images have masks and others none.
 
     Warns
     -----
@@ -78,15 +78,7 @@ def load_folder(
         test = image_files(test_good)
     else:
         train, test = _cut(train, test_size, random_state)
-    homes = {}
-    for kind, paths in (("train", train), ("test", test), ("bad", found)):
-        for path in paths:
-            other = homes.setdefault(str(Path(path).resolve()), kind)
-            if other != kind:
-                raise ValueError(
-                    f"{path}: expected it in one of the folders {good}, {test_good or bad} and "
-                    f"{bad} alone. Is one of them inside another?"
-                )
+    _check_apart({"good images": train, "good test images": test, "defective images": found})
     of_bad = None
     if masks is not None:
         of_bad = masks_of_images(found, [bad], masks)
@@ -108,6 +100,19 @@ def load_folder(
         defects,
         None if of_bad is None else [None] * len(test) + [of_bad[i] for i in order],
     )
+
+
+def _check_apart(images):
+    """Raise ValueError if a file is among two kinds of images."""
+    kind_of_file = {}
+    for kind, paths in images.items():
+        for path in paths:
+            other = kind_of_file.setdefault(Path(path).resolve(), kind)
+            if other != kind:
+                raise ValueError(
+                    f"{path}: expected it among {other} or {kind}, found it among both. Is one of "
+                    "the folders inside another, or a link?"
+                )
 
 
 def _cut(paths, test_size, random_state):

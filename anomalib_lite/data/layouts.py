@@ -177,28 +177,28 @@ class GroundTruth:
         """
         if not self.masks:
             return None
-        found = self.find(place)
-        if not found and not Path(path).with_suffix("").is_dir():  # else, masks of images in it
-            several = self._inside.get(place.with_suffix("").as_posix().lower())
-            if several:
-                return tuple(several)
+        found = self.find(path, place)
         if len(found) != 1:
             wanted = self.folder / place.with_name(f"{place.stem}_mask.png")
-            several = f"{len(found)}: {', '.join(found)}" if found else "none"
+            several = f"{len(_files(found))}: {_listed(found)}" if found else "none"
             raise ValueError(f"{path}: expected its mask at {wanted}, found {several}.")
         return found[0]
 
-    def find(self, place: Path) -> list[str]:
-        """The mask files of an image by their names, of which there should be one."""
+    def find(self, path: str | Path, place: Path) -> list[str | tuple[str, ...]]:
+        """The masks of an image, of which there should be one: files, and a folder of several."""
         place = place.with_suffix("")
         masked = place.with_name(f"{place.name}_mask")
-        return self.masks.get(_folded(masked)) or self.masks.get(_folded(place), [])
+        found = self.masks.get(_folded(masked)) or self.masks.get(_folded(place), [])
+        inside = self._inside.get(place.as_posix().lower())
+        if inside and not Path(path).with_suffix("").is_dir():  # else, masks of images in it
+            return [*found, tuple(inside)]
+        return [*found]
 
 
 def masks_of_images(
     paths: Sequence[str], given: Sequence[PathLike], folder: PathLike
-) -> list[str | None]:
-    """The mask files of images; None for those that have none.
+) -> list[str | tuple[str, ...] | None]:
+    """The mask files of images, or several of one; None for those that have none.
 
     Parameters
     ----------
@@ -206,8 +206,8 @@ def masks_of_images(
     given : sequence of str or Path
         The files and folders that these were found in.
     folder : str or Path
-        With the masks, named like the images, or with ``_mask`` at the end, in the folders that
-        these have below the folders given.
+        With the masks, named like the images, or with ``_mask`` at the end, or several in a folder
+        named like the image, in the folders that these have below the folders given.
 
     Raises
     ------
@@ -221,13 +221,13 @@ def masks_of_images(
     for path in map(Path, paths):
         places = [path.relative_to(home) for home in homes if path.is_relative_to(home)]
         places = places or [Path(path.name)]
-        found = sorted({file for place in places for file in truth.find(place)})
+        found = [*dict.fromkeys(mask for place in places for mask in truth.find(path, place))]
         if len(found) > 1:
-            raise ValueError(f"{path}: expected one mask, found {', '.join(found)}.")
-        for mask in found:
-            if image_of.setdefault(mask, path) != path:
+            raise ValueError(f"{path}: expected one mask, found {_listed(found)}.")
+        for file in _files(found):
+            if image_of.setdefault(file, path) != path:
                 raise ValueError(
-                    f"{mask}: a mask of {image_of[mask]}, or of {path}? Give the folder that holds "
+                    f"{file}: a mask of {image_of[file]}, or of {path}? Give the folder that holds "
                     "both, and masks in the same folders."
                 )
         masks.append(found[0] if found else None)
@@ -242,6 +242,15 @@ def masks_of_images(
             f"{folder}: holds the mask of no image. That of {path} would be {example}."
         )
     return masks
+
+
+def _files(masks):
+    """The files of masks, of which one may be several."""
+    return [file for mask in masks for file in (mask if isinstance(mask, tuple) else (mask,))]
+
+
+def _listed(masks):
+    return ", ".join(_files(masks))
 
 
 def _folded(place):

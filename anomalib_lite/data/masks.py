@@ -19,9 +19,12 @@ gray, other                      above half of the scale: soft edges, traces of 
 The scale is 1, 255 or 65535, the smallest that holds the largest value. In lossy formats it is at
 least 255, and there are no classes. EXIF orientation is applied, and of several pictures in a file
 the primary one is read, as for images.
+
+Several files, in a list or tuple, are one mask: what any of them marks.
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,7 +41,12 @@ _MAX_CLASSES = 32  # values of a gray picture beyond which it is no picture of c
 
 
 def read_mask(
-    mask: str | os.PathLike[str] | Image.Image | ArrayLike | torch.Tensor,
+    mask: str
+    | os.PathLike[str]
+    | Sequence[str | os.PathLike[str]]
+    | Image.Image
+    | ArrayLike
+    | torch.Tensor,
     *,
     size: tuple[int, int] | None = None,
     name: str | None = None,
@@ -47,7 +55,7 @@ def read_mask(
 
     Parameters
     ----------
-    mask : str, Path, PIL image, array-like or tensor of shape (H, W)
+    mask : str, Path, sequence of these, PIL image, array-like or tensor of shape (H, W)
         See the table at the top of :mod:`anomalib_lite.data.masks`.
     size : tuple (H, W) or None, default=None
         The size of its image, after EXIF orientation; None compares none.
@@ -73,6 +81,14 @@ def read_mask(
     array([[False, False,  True],
            [False, False, False]])
     """
+    if _are_files(mask):
+        masks = [read_mask(file, size=size) for file in mask]
+        if len({read.shape for read in masks}) > 1:
+            raise ValueError(
+                f"{os.fsdecode(mask[0])}: expected a mask of the size of those beside it, got "
+                f"{[read.shape for read in masks]}."
+            )
+        return np.any(masks, axis=0)
     is_path = isinstance(mask, str | os.PathLike)
     name = name or (os.fsdecode(mask) if is_path else "mask")
     if is_path or isinstance(mask, Image.Image):
@@ -89,6 +105,11 @@ def read_mask(
             f"{name}: expected a mask of the image's size {tuple(size)}, got {read.shape}.{turned}"
         )
     return read
+
+
+def _are_files(mask):
+    is_list = isinstance(mask, list | tuple) and len(mask) > 0
+    return is_list and all(isinstance(file, str | os.PathLike) for file in mask)
 
 
 def _read_picture(mask, name):

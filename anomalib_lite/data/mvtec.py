@@ -246,7 +246,7 @@ def mvtec_categories(root: PathLike) -> list[str]:
 
 
 def _read(root, category, *, test="test", validation=False):
-    folder = Path(root) if category is None else Path(root) / category
+    folder = Path(root) if category is None else Path(root) / str(category)
     good, test_folder = _good_images(folder, "train"), part_of(folder, test)
     missing = "train/good" if not good else test if test_folder is None else None
     if validation and not missing:
@@ -259,9 +259,11 @@ def _read(root, category, *, test="test", validation=False):
         raise ValueError(f"expected a folder {folder / missing}, found none.{hint}")
     truth = GroundTruth(part_of(folder, "ground_truth") or part_of(test_folder, "ground_truth"))
     left_out = Counter()
-    train = [path for part in good for path in images_in(part, left_out)]
+    learned = [images_in(part, left_out) for part in good]
     paths, defects, masks = [], [], []
-    for kind in [path for path in subfolders(test_folder) if path != truth.folder]:
+    for kind in subfolders(test_folder):
+        if kind.name.lower() == "ground_truth":
+            continue
         holds_good = is_good(kind)
         for path in images_in(kind, left_out):
             paths.append(path)
@@ -269,16 +271,18 @@ def _read(root, category, *, test="test", validation=False):
             place = Path(path).relative_to(test_folder)
             masks.append(None if holds_good else truth.mask(path, place))
     refuse_loose_images(test_folder)
-    if not train or not paths:
-        empty = test_folder if train else good[0]
+    empty = [folder for folder, found in zip(good, learned, strict=True) if not found]
+    empty += [] if paths else [test_folder]
+    if empty:
         raise ValueError(
-            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {empty}."
+            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {empty[0]}."
             f"{describe(left_out, ' Not read: ')}"
         )
     warn_of(left_out, folder)
     defects = np.array(defects)
     labels = np.where(defects == "good", 1, -1)
     name = folder.resolve().name
+    train = [path for found in learned for path in found]
     return AnomalyDataset(name, train, paths, labels, defects, masks if truth.masks else None)
 
 

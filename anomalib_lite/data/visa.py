@@ -10,6 +10,7 @@ from ..annotations import Path as PathLike
 from .datasets import AnomalyDataset
 
 _SPLIT = Path("split_csv", "1cls.csv")
+_NORMAL = ("normal", "good")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 
 
@@ -70,17 +71,20 @@ def load_visa(root: PathLike, category: str) -> AnomalyDataset:
             wanted = "an image, and a mask where it is not normal"
             raise ValueError(f"{root / _SPLIT}: expected {wanted}, got {line}.")
         if line["split"] == "test":
-            test.append((image, "good" if is_normal else kinds.get(line["image"], "anomaly"), mask))
+            kind = "good" if is_normal else kinds.get(line["image"]) or "anomaly"
+            test.append((image, kind, mask, 1 if is_normal else -1))
         elif line["split"] == "train" and is_normal:
             train.append(image)
         else:
             wanted = "normal images to train on and others to test"
             raise ValueError(f"{root / _SPLIT}: expected {wanted}, got {line}.")
-    if not train or not test:
-        raise ValueError(f"{root / _SPLIT}: expected images of {category} to train on and to test.")
-    paths, defects, masks = zip(*sorted(test, key=itemgetter(0)), strict=True)
-    labels = np.where(np.array(defects) == "good", 1, -1)
-    return AnomalyDataset(category, sorted(train), [*paths], labels, np.array(defects), [*masks])
+    if not train or len({kind == "good" for _, kind, *_ in test}) < 2:
+        wanted = f"normal images of {category} to train on, and normal and other ones to test"
+        raise ValueError(f"{root / _SPLIT}: expected {wanted}.")
+    paths, defects, masks, labels = zip(*sorted(test, key=itemgetter(0)), strict=True)
+    return AnomalyDataset(
+        category, sorted(train), [*paths], np.array(labels), np.array(defects), [*masks]
+    )
 
 
 def visa_categories(root: PathLike) -> list[str]:
@@ -112,11 +116,12 @@ def visa_categories(root: PathLike) -> list[str]:
 def _table(path, columns):
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = list(reader := csv.DictReader(file))
+            lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: expected a table of images: {error}") from error
-    if not set(columns) <= set(reader.fieldnames or ()) or not lines:
-        raise ValueError(f"{path}: expected columns {', '.join(columns)} and lines below them.")
+    if not lines or any(line.get(name) is None for line in lines for name in columns):
+        wanted = f"columns {', '.join(columns)}, and lines below them that have all of these"
+        raise ValueError(f"{path}: expected {wanted}.")
     return lines
 
 
@@ -125,7 +130,8 @@ def _kinds(root, category):
     path = root / category / "image_anno.csv"
     if not path.exists():
         return {}
-    return {line["image"]: line["label"] for line in _table(path, ("image", "label"))}
+    lines = _table(path, ("image", "label"))
+    return {line["image"]: line["label"] for line in lines if line["label"] not in _NORMAL}
 
 
 def _file(root, place):

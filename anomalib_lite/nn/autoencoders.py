@@ -12,6 +12,7 @@ from ..contexts import plain
 from .layers import StoredNetwork, conv_block, mlp
 
 _ROUNDING = 1e-6  # deviations along components, in the largest, that are none
+_TALL = 2  # rows in columns, beyond which products of columns tell their axes in less time
 
 
 class Autoencoder(StoredNetwork):
@@ -181,14 +182,14 @@ class LinearAutoencoder(Autoencoder):
 
         Fewer, at least one, where the others would be components of rounding.
         """
-        rows = x.flatten(1).cpu().double()
+        rows = x.flatten(1).cpu()
         if latent_dim > min(rows.shape):
             raise ValueError(
                 f"latent_dim: expected at most {min(rows.shape)}, since principal components of "
                 f"{len(rows)} inputs of {rows.shape[1]} values are as many, got {latent_dim}."
             )
-        mean = rows.mean(0)
-        _, lengths, components = torch.linalg.svd(rows - mean, full_matrices=False)
+        mean = rows.mean(0, dtype=torch.float64)
+        lengths, components = _principal_axes(rows, mean)
         deviations = (lengths / max(len(rows) - 1, 1) ** 0.5).clamp_min(1e-15)
         latent_dim = int((deviations[:latent_dim] >= _ROUNDING * deviations[0]).sum())
         components, deviations = components[:latent_dim], deviations[:latent_dim, None]
@@ -204,6 +205,16 @@ class LinearAutoencoder(Autoencoder):
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return torch.addmm(self.mean, z, self.back).unflatten(1, self.shape)
+
+
+def _principal_axes(rows, mean):
+    """Lengths, falling, and directions of the axes of rows (n, d) around their mean."""
+    if len(rows) <= _TALL * rows.shape[1]:
+        _, lengths, directions = torch.linalg.svd(rows.double() - mean, full_matrices=False)
+        return lengths, directions
+    products = sum(part.T @ part for part in (block.double() - mean for block in rows.split(4096)))
+    squares, directions = torch.linalg.eigh(products)
+    return squares.flip(0).clamp_min(0).sqrt(), directions.T.flip(0)
 
 
 def reconstruction_errors(x: torch.Tensor, back: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..annotations import Images
-from ..metrics import aupro, pro_curve
+from ..metrics import pro_curve
+from ..validation import check_share
 from .layout import drawing
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ProCurveDisplay:
 
     Examples
     --------
+    >>> from anomalib_lite.report import ProCurveDisplay
     >>> masks = np.zeros((1, 4, 4), dtype=bool)
     >>> masks[0, 0, 0] = True
     >>> heat = np.arange(16.0)[::-1].reshape(1, 4, 4)
@@ -100,6 +102,7 @@ class ProCurveDisplay:
         -------
         display : ProCurveDisplay
         """
+        check_share("max_fpr", max_fpr)
         maps = [image.map for image in estimator.iter_inspect(X)]
         name = type(estimator).__name__ if name is None else name
         return cls.from_predictions(masks, maps, max_fpr=max_fpr, name=name, ax=ax, **kwargs)
@@ -139,7 +142,9 @@ class ProCurveDisplay:
         ValueError
             As by :func:`~anomalib_lite.metrics.aupro`.
         """
-        area, curve = aupro(masks, maps, max_fpr=max_fpr), pro_curve(masks, maps)
+        check_share("max_fpr", max_fpr)
+        curve = pro_curve(masks, maps)
+        area = curve.area(max_fpr)
         display = cls(fpr=curve.fpr, overlap=curve.overlap, area=area, max_fpr=max_fpr, name=name)
         return display.plot(ax, **kwargs)
 
@@ -159,6 +164,7 @@ class ProCurveDisplay:
         """
         from matplotlib import pyplot as plt
 
+        check_share("max_fpr", self.max_fpr)
         words = [self.name, None if self.area is None else f"AUPRO = {self.area:.3f}"]
         label = ", ".join(word for word in words if word is not None)
         with drawing(None if ax is None else ax.figure, plt.figure) as figure:
@@ -167,7 +173,7 @@ class ProCurveDisplay:
             ax.set(
                 xlabel="share of normal pixels called (false positive rate)",
                 ylabel="share of a defect's pixels found",
-                xlim=(0, self.max_fpr),
+                xlim=(0, max(line.get_xdata()[-1] for line in ax.lines)),
                 ylim=(0, 1.01),
             )
             if label:

@@ -1,5 +1,6 @@
 """Benchmarks: rows by processes of their own, what is kept of them, and tables."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -189,6 +190,7 @@ def test_settings_of_single_data_sets(tmp_path):
         ({"a": 3}, "settings: 'a', 'PaDiM'"),
         ({"a": {"PaDiM": {"coreset": 0.1}}}, "settings: 'a', 'PaDiM': .*coreset"),
         ({"a": {"PaDiM": 3}}, "settings: 'a', 'PaDiM'"),
+        ({"a": {"SPADE": {}}}, r"settings: 'a', 'PaDiM': expected names out of \['PaDiM'\], got"),
     ],
 )
 def test_settings_that_there_are_not_are_refused(settings, words):
@@ -196,7 +198,20 @@ def test_settings_that_there_are_not_are_refused(settings, words):
         benchmark([small()], {"a": data()}, settings=settings)
 
 
-@pytest.mark.parametrize("metrics", ["aupro", [], ["auc"]])
+def test_a_row_is_that_of_its_data(tmp_path):
+    table = benchmark([small()], [data()], metrics=["image_auroc"], out=tmp_path)
+    fewer = dataclasses.replace(data(), test=data().test[2:], test_labels=data().test_labels[2:])
+    again = benchmark([small()], [fewer], metrics=["image_auroc"], out=tmp_path)
+    assert [table.rows[0]["n_test"], again.rows[0]["n_test"]] == [12, 10]
+
+
+@pytest.mark.parametrize("seeds", [3, "01", [0.5], []])
+def test_unknown_seeds_are_refused(seeds):
+    with pytest.raises(ValueError, match=r"seeds: expected a list of ints|expected a method"):
+        benchmark([small()], [data()], seeds=seeds)
+
+
+@pytest.mark.parametrize("metrics", ["aupro", [], ["auc"], 3])
 def test_unknown_metrics_are_refused(metrics):
     with pytest.raises(ValueError, match="metrics: expected names out of"):
         benchmark([small()], [data()], metrics=metrics)
@@ -255,8 +270,14 @@ def test_pooled_data_sets_count_by_their_mean_of_each_seed():
     assert (cell.mean, cell.n) == (pytest.approx(0.775), 2)  # of .8 and .75
     assert cell.spread == pytest.approx(np.std([0.8, 0.75], ddof=1))
     assert table().pooled({"z": ["y"]}).datasets == ["x_1", "z"]
-    for wrong in ({"z": ["y", "y"]}, {"z": ["w"]}, {"a": ["y"], "b": ["y"]}):
-        with pytest.raises(ValueError, match="groups: expected names out of"):
+    gap = [{**row, "image_auroc": None} if row["dataset"] == "y" else row for row in table().rows]
+    gap = BenchmarkTable(gap, ["image_auroc"]).pooled({"both": ["x_1", "y"]})
+    assert gap.cell("A", "both", "image_auroc").n == 0  # not that of x_1 alone
+    assert table().pooled({"y": ["x_1", "y"]}).datasets == ["y"]
+    with pytest.raises(ValueError, match=r"groups: expected other names than \['y'\]"):
+        table().pooled({"y": ["x_1"]})
+    for wrong in ({"z": ["y", "y"]}, {"z": ["w"]}, {"z": "y1"}, {"a": ["y"], "b": ["y"]}):
+        with pytest.raises(ValueError, match="groups: expected lists of names out of"):
             table().pooled(wrong)
 
 

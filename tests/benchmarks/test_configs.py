@@ -1,5 +1,6 @@
 """Benchmarks that a file describes."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,9 @@ def test_a_file_names_methods_and_data(write):
 
 
 def test_one_category(write):
-    text = GOOD.replace('root = "parts"', 'root = "parts"\ncategory = "cog"')
+    text = GOOD.replace('root = "parts"', 'root = "parts"\ncategory = "cog"').replace(
+        "nut =", "parts ="
+    )
     found = read_config(write(text)).arguments["datasets"]
     assert [*found] == ["parts", "bricks"] and found["parts"](0).name == "cog"
 
@@ -100,8 +103,23 @@ def test_one_category(write):
         ),
         ('root = "parts"', 'root = "nowhere"', "nowhere: expected a folder of categories"),
         ("[methods.PatchCore]", "[method.PatchCore]", "method: expected one of methods"),
-        ("datasets.bricks", "datasets.nut", "datasets.nut: expected another name than nut"),
-        ("nut = 0.97", 'nut = "high"', "published: expected figures"),
+        ("nut = 0.97", 'nut = "high"', "published: expected figures, got 'high'"),
+        ("nut = 0.97", "nut = true", "published: expected figures, got True"),
+        ("nut = 0.97", "nit = 0.97", r"published: expected a data set out of .* got 'nit'"),
+        ("image_auroc.PatchCore", "auroc.PatchCore", r"published: expected a metric out of"),
+        ("auroc.PatchCore]", "auroc.SPADE]", r"published: expected a method out of .* got 'SP"),
+        ('out = "runs"', "out = 3", "out: expected a folder, got 3"),
+        ('root = "parts"', "root = 3", "datasets.parts: expected a path as root, got 3"),
+        ('root = "parts"', "", "datasets.parts: expected root, the folder"),
+        ('texture = "brick"', "", r"datasets.bricks: expected texture, got \['n_train"),
+        ('texture = "brick"', 'texture = "brick"\nkinds = "dent"', "expected kinds .* got 'dent'"),
+        ('texture = "brick"', 'texture = "brick"\nkinds = []', r"expected kinds .* got \[\]"),
+        ('loader = "mvtec"', 'loader = ["mvtec"]', r"datasets.parts: expected a loader out of"),
+        (
+            "[datasets.bricks.settings]\nimage_size = 32",
+            "settings = 3",
+            "settings in a table, got 3",
+        ),
         ("[published.image_auroc.PatchCore]", "[published.PatchCore]", "published.PatchCore: exp"),
     ],
 )
@@ -126,8 +144,10 @@ def test_fashion_mnist_takes_either_split(write):
     with pytest.raises(ValueError, match="train-images-idx3-ubyte"):  # looked for beside the file
         load(0)
     both = text + 'rest_vs_one = "bag"\n'
-    with pytest.raises(ValueError, match="either one_vs_rest or rest_vs_one"):
-        read_config(write(both)).arguments["datasets"]["boots"](0)
+    neither = text.replace('one_vs_rest = "boot"\n', "")
+    for wrong in (both, neither):
+        with pytest.raises(ValueError, match=r"datasets.boots: expected either one_vs_rest"):
+            read_config(write(wrong))
 
 
 def test_a_split_may_stand_for_all_classes(write):
@@ -145,17 +165,50 @@ settings = { image_size = 32 }
     names = [*found["datasets"]]
     assert len(names) == 3 + 20 and names[3] == "t-shirt" and names[-1] == "all but boot"
     assert found["settings"]["all but bag"] == {"image_size": 32} and not found["settings"]["bag"]
-    assert [found["datasets"][name].args[1] for name in ("bag", "all but bag")] == [
+    assert [found["datasets"][name].arguments for name in ("bag", "all but bag")] == [
         {"one_vs_rest": "bag"},
         {"rest_vs_one": "bag"},
     ]
 
 
-@pytest.mark.parametrize("loader", ["mvtec", "mvtec_loco", "btad"])
-def test_relatives_of_mvtec_stand_for_all_categories(write, loader):
-    text = GOOD.replace('loader = "mvtec"', f'loader = "{loader}"')
+@pytest.mark.parametrize("loader", ["mvtec", "mvtec_loco", "mvtec_ad_2", "btad"])
+def test_relatives_of_mvtec_stand_for_all_categories(write, tmp_path, loader):
+    has_validation = loader in ("mvtec_loco", "mvtec_ad_2")
+    for category in ("cog", "nut") if has_validation else ():
+        home = tmp_path / "parts" / category
+        (home / "validation" / "good").mkdir(parents=True)
+        shutil.copy(home / "train/good/0.png", home / "validation/good/0.png")
+    if loader == "mvtec_ad_2":
+        for test in sorted((tmp_path / "parts").glob("*/test")):
+            test.rename(test.with_name("test_public"))
+    more = f'loader = "{loader}"' + "\nvalidation = true" * has_validation
+    found = read_config(write(GOOD.replace('loader = "mvtec"', more))).arguments["datasets"]
+    assert [*found] == ["cog", "nut", "bricks"]
+    data = found["cog"](0)
+    assert data.test_labels.tolist() == [-1, 1] and len(data.train) == 1 + has_validation
+
+
+def test_visa_stands_for_all_categories(write, tmp_path):
+    lines = ["object,split,label,image,mask"]
+    for category in ("candle", "pcb1"):
+        for split, label, folder in (
+            ("train", "normal", "Images/Normal/0"),
+            ("test", "normal", "Images/Normal/1"),
+            ("test", "anomaly", "Images/Anomaly/0"),
+        ):
+            place = f"{category}/Data/{folder}.JPG"
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8)).save(tmp_path / place)
+            mask = place.replace("Images", "Masks") if label == "anomaly" else ""
+            lines.append(f"{category},{split},{label},{place},{mask}")
+            if mask:
+                (tmp_path / mask).parent.mkdir(parents=True)
+                shutil.copy(tmp_path / place, tmp_path / mask)
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv/1cls.csv").write_text("\n".join(lines))
+    text = '[methods.PaDiM]\n[datasets.visa]\nloader = "visa"\nroot = "."\n'
     found = read_config(write(text)).arguments["datasets"]
-    assert [*found] == ["cog", "nut", "bricks"] and found["cog"](0).test_labels.tolist() == [-1, 1]
+    assert [*found] == ["candle", "pcb1"] and found["pcb1"](0).test_labels.tolist() == [-1, 1]
 
 
 def test_some_kinds_of_defects_alone(write, tmp_path):
@@ -164,8 +217,17 @@ def test_some_kinds_of_defects_alone(write, tmp_path):
     text = GOOD.replace('root = "parts"', 'root = "parts"\nkinds = ["crack"]')
     load = read_config(write(text)).arguments["datasets"]
     assert load["cog"](0).test_defects.tolist() == ["crack", "good"]
-    with pytest.raises(ValueError, match=r"kinds: expected some of \['dent'\], got 'crack'"):
+    assert load["cog"].description != load["nut"].description
+    assert load["cog"](0).name == "cog: crack"
+    with pytest.raises(ValueError, match=r"kinds: expected some of \['dent'\], got \['crack'\]"):
         load["nut"](0)
+
+
+def test_names_that_are_taken_get_that_of_their_table(write):
+    more = '\n[datasets.again]\nloader = "mvtec"\nroot = "parts"\nkinds = ["dent"]\n'
+    found = read_config(write(GOOD + more)).arguments["datasets"]
+    assert [*found] == ["cog", "nut", "bricks", "again: cog", "again: nut"]
+    assert found["again: nut"].kinds == ("dent",) and found["nut"].kinds is None
 
 
 def test_folders_are_cut_by_the_seed(write, tmp_path):

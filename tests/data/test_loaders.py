@@ -18,7 +18,7 @@ from anomalib_lite.data import (
     visa_categories,
 )
 from anomalib_lite.data.datasets import labeled_mask
-from anomalib_lite.data.layouts import read_test_folder
+from anomalib_lite.data.layouts import masks_of_images, read_test_folder
 
 
 def write(root, *names, box=None, value=255):
@@ -91,11 +91,31 @@ def test_a_missing_folder_of_masks_is_named(loco):
         load_mvtec_loco(loco, "pushpins")
 
 
-def test_empty_masks_are_named_by_their_folder(loco):
+def test_empty_masks_are_named_by_their_image(loco):
     masks = loco / "pushpins/ground_truth/structural_anomalies/000"
     write(masks, "000.png")
-    with pytest.raises(ValueError, match=r"structural_anomalies.000: expected a defective pixel"):
+    with pytest.raises(ValueError, match=r"mask of .*anomalies.000\.png: expected a defective pix"):
         _ = load_mvtec_loco(loco, "pushpins").test_masks
+
+
+def test_masks_beside_their_folder_are_refused(loco):
+    write(loco, "pushpins/ground_truth/logical_anomalies/000_mask.png", box=ONE)
+    with pytest.raises(ValueError, match=r"found 3: .*000_mask\.png, .*000.000\.png, .*001\.png"):
+        load_mvtec_loco(loco, "pushpins")
+
+
+def test_an_empty_folder_for_validation_is_named(loco):
+    for path in (loco / "pushpins/validation/good").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"expected images .* in .*validation.good\."):
+        load_mvtec_loco(loco, "pushpins", validation=True)
+
+
+def test_a_second_ground_truth_is_no_kind_of_defect(loco):
+    write(loco, "pushpins/test/ground_truth/logical_anomalies/000/000.png", box=ONE)
+    assert load_mvtec_loco(loco, "pushpins").test_defects.tolist() == [
+        "good", "logical_anomalies", "structural_anomalies",
+    ]  # fmt: skip
 
 
 def test_folders_of_masks_are_found_by_evaluate_too(loco):
@@ -182,7 +202,12 @@ def test_visa_is_split_by_its_table(visa):
     assert data.test_defects.tolist() == ["bent", "melt,scratch", "good"]
     assert data.test_labels.tolist() == [-1, -1, 1]
     np.testing.assert_array_equal(data.test_masks, [marked(ONE), marked(OTHER), marked()])
-    (visa / "pcb1/image_anno.csv").unlink()
+    kinds = visa / "pcb1/image_anno.csv"
+    kinds.write_text(kinds.read_text().replace("bent", "good").replace('"melt,scratch"', ""))
+    again = load_visa(visa, "pcb1")  # the table of the split says what is normal
+    assert again.test_labels.tolist() == [-1, -1, 1]
+    assert again.test_defects.tolist() == ["anomaly", "anomaly", "good"]
+    kinds.unlink()
     assert load_visa(visa, "pcb1").test_defects.tolist() == ["anomaly", "anomaly", "good"]
 
 
@@ -194,18 +219,17 @@ def test_visa_is_split_by_its_table(visa):
         ("test,anomaly", "train,anomaly", "normal images to train on and others to test"),
         ("Masks/Anomaly/001.png", "Masks/Anomaly/9.png", r"9\.png: expected a file, which .*1cls"),
         (",pcb1/Data/Masks/Anomaly/001.png", ",", "and a mask where it is not normal"),
-        ("test,normal", "train,normal", None),
+        ("test,normal", "train,normal", "and normal and other ones to test"),
+        ("test,anomaly", "test,normal", "and a mask where it is not normal"),
         ("test,", "train,", "normal images to train on and others to test"),
-        ("train,normal,pcb1", "test,normal,pcb1", "images of pcb1 to train on and to test"),
+        ("train,normal,pcb1", "test,normal,pcb1", "normal images of pcb1 to train on"),
+        (",image,mask", ",image", "expected columns object, split, label, image, mask, and lines"),
     ],
 )
 def test_other_tables_are_refused(visa, old, new, words):
     table = visa / "split_csv/1cls.csv"
     assert old in table.read_text()
     table.write_text(table.read_text().replace(old, new))
-    if words is None:
-        assert len(load_visa(visa, "pcb1").train) == 3
-        return
     with pytest.raises(ValueError, match=words):
         load_visa(visa, "pcb1")
 
@@ -256,6 +280,27 @@ def test_good_images_to_test_may_be_given(own):
     assert len(data.train) == 10 and below(own, data.test[:1]) == ["more/a.png"]
 
 
+def test_folders_of_masks_of_ones_own(own):
+    write(own, "masks/dent/1/a.png", box=ONE)
+    write(own, "masks/dent/1/b.png", box=OTHER)
+    (own / "masks/dent/1_mask.png").unlink()
+    data = load_folder(own / "ok", own / "rejects", own / "masks")
+    np.testing.assert_array_equal(data.test_masks[-1], marked(ONE, OTHER))
+    paths = [str(own / f"rejects/{name}.png") for name in ("7", "dent/0", "dent/1")]
+    found = masks_of_images(paths, [own / "rejects"], own / "masks")
+    assert [isinstance(mask, tuple) for mask in found] == [False, False, True]
+    write(own, "masks/dent/1_mask.png", box=ONE)
+    with pytest.raises(ValueError, match=r"dent.1\.png: expected one mask, found .*1_mask.*a\.png"):
+        load_folder(own / "ok", own / "rejects", own / "masks")
+
+
+def test_a_link_inside_a_folder_may_fall_to_either_part(own):
+    (own / "ok" / "link.png").symlink_to(own / "ok" / "00.png")
+    with pytest.raises(ValueError, match="among good images or good test images, found it among"):
+        for seed in range(20):  # in some cuts they are on both sides
+            load_folder(own / "ok", own / "rejects", random_state=seed)
+
+
 def test_masks_of_some_are_refused(own):
     (own / "masks/dent/1_mask.png").unlink()
     with pytest.raises(ValueError, match=r"dent.1\.png: expected masks of all defective images"):
@@ -263,9 +308,9 @@ def test_masks_of_some_are_refused(own):
 
 
 def test_files_in_two_of_the_folders_are_refused(own):
-    with pytest.raises(ValueError, match="Is one of them inside another"):
+    with pytest.raises(ValueError, match="Is one of the folders inside another"):
         load_folder(own, own / "rejects")
-    with pytest.raises(ValueError, match="Is one of them inside another"):
+    with pytest.raises(ValueError, match="Is one of the folders inside another"):
         load_folder(own / "ok", own / "rejects", test_good=own / "ok")
     write(own, "rejects/OK/3.png")
     with pytest.raises(ValueError, match=r"good, or a defect\? Its folder OK is inside .*rejects,"):
@@ -285,7 +330,8 @@ def test_some_kinds_alone(own):
     )
     assert arrays.of_kinds("defective", "dent").test.tolist() == [*range(6)]
     assert arrays.of_kinds("defective").test.tolist() == [0, 1, 2, 3]
-    for wrong in (["good"], ["stain"], []):
+    assert arrays.of_kinds("defective", "dent").name == "a: defective, dent"
+    for wrong in (["good"], ["stain"], [], [["dent"]]):
         with pytest.raises(ValueError, match=r"kinds: expected some of .*defective"):
             data.of_kinds(*wrong)
 

@@ -273,8 +273,9 @@ def test_a_gray_autoencoder_counts_color_as_error(cls):
     torch.testing.assert_close(errors[1] - errors[0], torch.tensor(0.08 / 3))
 
 
-def test_components_of_rounding_are_left_out():
-    gray = torch.linspace(0.1, 0.9, 12)[:, None].expand(-1, 50)  # 12 rows that are constant
+@pytest.mark.parametrize("n", [12, 200])
+def test_components_of_rounding_are_left_out(n):
+    gray = torch.linspace(0.1, 0.9, n)[:, None].expand(-1, 50)  # rows that are constant
     network = LinearAutoencoder.from_data(gray, 6)
     assert network.latent_dim == network.arguments["latent_dim"] == 1
     code, back = network(gray)
@@ -282,8 +283,9 @@ def test_components_of_rounding_are_left_out():
     np.testing.assert_allclose(back, gray, atol=1e-6)
 
 
-def test_the_linear_autoencoder_is_scikit_learns_pca():
-    rows = np.random.default_rng(0).normal(size=(40, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5]) + 3
+@pytest.mark.parametrize("n", [7, 12, 13, 9000])  # up to twice as many as columns, and beyond
+def test_the_linear_autoencoder_is_scikit_learns_pca(n):
+    rows = np.random.default_rng(0).normal(size=(n, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5]) + 3
     pca = PCA(3, whiten=True, svd_solver="full").fit(rows)
     network = LinearAutoencoder.from_data(torch.from_numpy(rows), 3)
     code, back = network(torch.from_numpy(rows))

@@ -31,7 +31,7 @@ def seen():
 def test_the_curve_ends_at_the_largest_rate_and_has_its_area(seen):
     display = ProCurveDisplay.from_predictions(*seen, name="noisy")
     fpr, overlap = display.line_.get_data()
-    assert display.area == aupro(*seen)
+    assert display.area == pytest.approx(aupro(*seen), abs=1e-12)
     assert (fpr[0], overlap[0], fpr[-1]) == (0, 0, 0.3)
     drawn = np.diff(fpr) @ (overlap[1:] + overlap[:-1]) / 2 / 0.3
     assert drawn == pytest.approx(display.area, abs=2e-3)
@@ -48,6 +48,7 @@ def test_curves_share_axes(seen):
     assert second.figure_ is figure and [*ax.lines] == [first.line_, second.line_]
     assert (first.line_.get_color(), first.line_.get_label()) == ("red", "mine")
     assert first.line_.get_xdata()[-1] == first.line_.get_ydata()[-1] == 1
+    assert second.line_.get_xdata()[-1] == 0.3 and ax.get_xlim() == (0, 1)  # all of both
 
 
 def test_of_a_detector():
@@ -56,13 +57,20 @@ def test_of_a_detector():
     masks[:, 18:22, 33:47] = True
     images = scratched(4, seed=3)
     display = ProCurveDisplay.from_estimator(detector, images, masks)
-    assert display.name == "PaDiM" and display.area == aupro(masks, detector.anomaly_map(images))
+    assert display.name == "PaDiM" and display.area == pytest.approx(
+        aupro(masks, detector.anomaly_map(images)), abs=1e-12
+    )
 
 
 def test_what_cannot_be_drawn_leaves_no_figure(seen):
     masks, maps = seen
-    with pytest.raises(ValueError, match="max_fpr"):
-        ProCurveDisplay.from_predictions(masks, maps, max_fpr=0)
+    for draw in (
+        lambda: ProCurveDisplay.from_predictions(masks, maps, max_fpr=0),
+        lambda: ProCurveDisplay.from_estimator(None, None, None, max_fpr=1.5),  # at once
+        lambda: ProCurveDisplay(fpr=np.zeros(2), overlap=np.zeros(2), max_fpr=0).plot(),
+    ):
+        with pytest.raises(ValueError, match="max_fpr"):
+            draw()
     with pytest.raises(ValueError, match="The metric is undefined"):
         ProCurveDisplay.from_predictions(np.zeros_like(masks), maps)
     assert plt.get_fignums() == []
