@@ -284,9 +284,8 @@ MUTATIONS = [
         "False",
         "data/test_masks.py",
     ),
-    Mutation(
-        "data/datasets.py", "for file in mask]", "for file in mask[:1]]", "data/test_loaders.py"
-    ),
+    Mutation("data/masks.py", "for file in mask]", "for file in mask[:1]]", "data/test_loaders.py"),
+    Mutation("data/datasets.py", "(self.test_labels == 1) | ", "", "data/test_loaders.py"),
     Mutation(
         "data/layouts.py",
         'Path(path).with_suffix("").is_dir()',
@@ -294,6 +293,7 @@ MUTATIONS = [
         "data/test_loaders.py",
     ),
     Mutation("data/mvtec.py", "good += more", "pass", "data/test_loaders.py"),
+    Mutation("data/mvtec.py", "if not found]", "if False]", "data/test_loaders.py"),
     Mutation(
         "data/mvtec.py",
         'or part_of(test_folder, "ground_truth")',
@@ -309,10 +309,27 @@ MUTATIONS = [
     Mutation("data/folders.py", "if other != kind", "if False", "data/test_loaders.py"),
     Mutation(
         "data/visa.py",
-        'kinds.get(line["image"], "anomaly")',
+        'kinds.get(line["image"]) or "anomaly"',
         '"anomaly"',
         "data/test_loaders.py",
     ),
+    Mutation(
+        "benchmarks/tables.py",
+        "if None not in figures",
+        "if figures[0] is not None",
+        "benchmarks/test_benchmarks.py",
+    ),
+    Mutation("benchmarks/running.py", '("settings", "data")', '("settings",)', "benchmarks"),
+    Mutation("benchmarks/running.py", "of_all | settings", "settings", "benchmarks"),
+    Mutation("benchmarks/loaders.py", "dataset.of_kinds(*self.kinds)", "dataset", "benchmarks"),
+    Mutation("metrics.py", "rise[last] / rise[-1]", "rise[last] / len(rise)", "test_metrics.py"),
+    Mutation(
+        "report/pro_curves.py",
+        "np.append(self.fpr[:n], self.max_fpr)",
+        "np.append(self.fpr[:n], 1)",
+        "report/test_pro_curves.py",
+    ),
+    Mutation("nn/autoencoders.py", "directions.T.flip(0)", "directions.flip(0)", "nn"),
     Mutation("validation.py", "(array == 0) | (array == top)", "array >= 0", "data/test_masks.py"),
     Mutation(
         "data/synthetic.py",

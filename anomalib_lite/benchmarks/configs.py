@@ -33,7 +33,7 @@ only defects to score, beside good images. Without a ``category``, MVTec's relat
 for all below ``root``, by their names; the splits of Fashion-MNIST stand for all classes where they
 are ``true``. Loaders have arguments of the functions in :mod:`anomalib_lite.data`; "texture" is
 :func:`~anomalib_lite.data.planted_texture`, of which each seed draws its own images. ``published``
-has figures of others, by metric.
+has figures of others, by metric. ``"None"`` is Python's None.
 """
 
 import inspect
@@ -120,7 +120,21 @@ def _method(title, settings) -> BaseDetector:
     if not (inspect.isclass(cls) and issubclass(cls, BaseDetector)):
         raise ValueError(f"methods.{title}: expected the name of a detector, got {name!r}.")
     check_arguments(f"methods.{title}", settings, cls)
-    return cls(**settings)
+    return cls(**_all_as_python(settings))
+
+
+def _all_as_python(settings):
+    return {
+        key: _all_as_python(value) if isinstance(value, dict) else _as_python(value)
+        for key, value in settings.items()
+    }
+
+
+def _as_python(value):
+    """TOML has neither None nor tuples."""
+    if isinstance(value, list):
+        return tuple(map(_as_python, value))
+    return None if value == "None" else value
 
 
 def _datasets(tables, home):
@@ -130,6 +144,7 @@ def _datasets(tables, home):
         adapted = table.pop("settings", {})
         if not isinstance(adapted, dict):
             raise ValueError(f"datasets.{title}: expected settings in a table, got {adapted!r}.")
+        adapted = _all_as_python(adapted)
         for name, load in named_loaders(title, table, home):
             name = f"{title}: {name}" if name in datasets else name
             if name in datasets:

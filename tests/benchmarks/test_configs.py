@@ -22,6 +22,11 @@ coreset = 0.01
 class = "PaDiM"
 n_features = 20
 
+[methods.turned]
+class = "RotationPrediction"
+train_steps = "None"
+hidden = [64, 32]
+
 [datasets.parts]
 loader = "mvtec"
 root = "parts"
@@ -64,8 +69,9 @@ def test_a_file_names_methods_and_data(write):
     assert found["settings"] == {"cog": {}, "nut": {}, "bricks": {"image_size": 32}}
     assert (found["seeds"], found["metrics"]) == ([0, 1], ["image_auroc"])
     assert found["out"] == path.parent / "runs"
-    core, few = found["methods"].values()
-    assert [*found["methods"]] == ["PatchCore", "few features"]
+    core, few, turned = found["methods"].values()
+    assert [*found["methods"]] == ["PatchCore", "few features", "turned"]
+    assert turned.train_steps is None and turned.hidden == (64, 32)
     assert isinstance(core, PatchCore) and core.coreset == 0.01
     assert isinstance(few, PaDiM) and few.n_features == 20
     assert [*found["datasets"]] == ["cog", "nut", "bricks"]
