@@ -1,6 +1,7 @@
 """Benchmarks: rows by processes of their own, what is kept of them, and tables."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from filelock import FileLock
 from worlds import scratched, stripes
 
 from anomalib_lite import PaDiM, benchmark
-from anomalib_lite.benchmarks import BenchmarkTable
+from anomalib_lite.benchmarks import BenchmarkTable, running
 from anomalib_lite.data import AnomalyDataset
 from anomalib_lite.metrics import (
     aupro,
@@ -168,7 +169,19 @@ def test_what_cannot_be_measured_is_refused(asked, words):
         benchmark(*asked)
 
 
-def test_settings_of_single_data_sets(tmp_path):
+@pytest.fixture
+def measured(monkeypatch):
+    """Rows without their processes."""
+
+    def counted(job, timeout):
+        _, dataset, *_ = job
+        return {"image_auroc": 0.5, "n_test": len(dataset.test), "error": None, "n": next(numbers)}
+
+    numbers = itertools.count()
+    monkeypatch.setattr(running, "_measured_apart", counted)
+
+
+def test_settings_of_single_data_sets(tmp_path, measured):
     datasets = {"coarse": data(), "fine": data()}
     asked = {"metrics": ["image_auroc"], "out": tmp_path}
     table = benchmark([small()], datasets, settings={"coarse": {"image_size": 32}}, **asked)
@@ -198,7 +211,7 @@ def test_settings_that_there_are_not_are_refused(settings, words):
         benchmark([small()], {"a": data()}, settings=settings)
 
 
-def test_a_row_is_that_of_its_data(tmp_path):
+def test_a_row_is_that_of_its_data(tmp_path, measured):
     table = benchmark([small()], [data()], metrics=["image_auroc"], out=tmp_path)
     fewer = dataclasses.replace(data(), test=data().test[2:], test_labels=data().test_labels[2:])
     again = benchmark([small()], [fewer], metrics=["image_auroc"], out=tmp_path)
