@@ -25,7 +25,7 @@ BELOW = {
     "metrics": {"validation", "curves", "intervals"},
     "tally": {"validation", "curves", "intervals", "metrics"},
     "io": {"runtime", "contexts"},
-    "data": {"workers", "contexts", "validation"},
+    "data": {"notices", "workers", "contexts", "validation"},
     "search": {"workers", "runtime", "contexts", "validation"},
     "nn": {"workers", "notices", "runtime", "contexts", "validation"},
     "density": {"workers", "runtime", "contexts", "validation", "io", "nn", "ranking"},

@@ -44,7 +44,9 @@ class NamedLoader:
 
     def __call__(self, seed: int) -> AnomalyDataset:
         paths = {key: str(self.home / self.arguments[key]) for key in _PATHS & {*self.arguments}}
-        dataset = LOADERS[self.loader](**{**self.arguments, **paths}, seed=seed)
+        function = LOADERS[self.loader]
+        drawn = {"seed": seed} if "seed" in inspect.signature(function).parameters else {}
+        dataset = function(**{**self.arguments, **paths, **drawn})
         return dataset if self.kinds is None else dataset.of_kinds(*self.kinds)
 
     @property
@@ -116,32 +118,8 @@ def _folder(good, bad, masks=None, test_good=None, test_size=0.3, *, seed):
     return load_folder(good, bad, masks, **cut)
 
 
-def _mvtec(root, category=None, *, seed):
-    return load_mvtec(root, category)
-
-
-def _mvtec_loco(root, category=None, validation=False, *, seed):
-    return load_mvtec_loco(root, category, validation=validation)
-
-
-def _mvtec_ad_2(root, category=None, validation=False, *, seed):
-    return load_mvtec_ad_2(root, category, validation=validation)
-
-
-def _btad(root, category=None, *, seed):
-    return load_btad(root, category)
-
-
-def _visa(root, category, *, seed):
-    return load_visa(root, category)
-
-
-def _elpv(kind="mono", n_train=400, *, seed):
+def _elpv(kind="mono", n_train=400):
     return load_elpv(kind, n_train)
-
-
-def _textile(n_train=300, n_test=200, split=0, *, seed):
-    return load_textile(n_train, n_test, split)
 
 
 def _texture(texture, n_train=60, n_test=50, image_size=224, strength=1.0, *, seed):
@@ -158,13 +136,13 @@ def _fashion_mnist(one_vs_rest=None, rest_vs_one=None, n_train=None, path=None, 
 
 LOADERS: dict[str, Callable[..., AnomalyDataset]] = {
     "folder": _folder,
-    "mvtec": _mvtec,
-    "mvtec_loco": _mvtec_loco,
-    "mvtec_ad_2": _mvtec_ad_2,
-    "btad": _btad,
-    "visa": _visa,
+    "mvtec": load_mvtec,
+    "mvtec_loco": load_mvtec_loco,
+    "mvtec_ad_2": load_mvtec_ad_2,
+    "btad": load_btad,
+    "visa": load_visa,
     "elpv": _elpv,
-    "textile": _textile,
+    "textile": load_textile,
     "texture": _texture,
     "fashion_mnist": _fashion_mnist,
 }

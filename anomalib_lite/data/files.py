@@ -10,7 +10,6 @@ that is not read, or that have an unusual suffix, are left out with a warning th
 
 import os
 import stat
-import warnings
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..annotations import Path as PathLike
+from ..notices import warn_user
 
 IMAGE_SUFFIXES = frozenset(
     ".apng .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pfm .pgm "
@@ -117,13 +117,10 @@ def is_image_suffix(suffix: str) -> bool:
 
 
 def warn_of(left_out: Counter[str], folder: PathLike) -> None:
-    """Warn, on behalf of the caller's caller, if files were left out."""
+    """Warn if files were left out."""
     if left_out:
-        warnings.warn(
-            f"{folder}: files that look like images are left out{describe(left_out, ': ')}",
-            UserWarning,
-            stacklevel=3,
-        )
+        words = describe(left_out, ": ")
+        warn_user(f"{folder}: files that look like images are left out{words}")
 
 
 def describe(left_out: Counter[str], before: str) -> str:

@@ -163,6 +163,16 @@ def test_btad_calls_its_images_ok_and_ko(tmp_path):
     np.testing.assert_array_equal(data.test_masks, [marked(ONE), marked()])
 
 
+@pytest.mark.parametrize("load", [load_mvtec, load_btad, load_folder])
+def test_warnings_of_files_left_out_point_at_the_caller(tmp_path, load):
+    write(tmp_path, "train/good/0.png", "train/good/1.png", "test/good/0.png", "test/cut/0.png")
+    (tmp_path / "train/good/2.heic").write_bytes(b"")
+    folders = (tmp_path / "train/good", tmp_path / "test/cut")
+    with pytest.warns(UserWarning, match=r"left out: \.heic: 1") as caught:
+        load(*(folders if load is load_folder else (tmp_path,)))
+    assert [each.filename for each in caught] == [__file__]
+
+
 # -- VisA -----------------------------------------------------------------------------------------
 
 
